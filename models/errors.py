@@ -1,0 +1,28 @@
+"""The errors that a user meets: one line that names the file, the field and the cure, and an exit code."""
+
+
+class PyllmError(Exception):
+    """Anything the user can do something about. `str(error)` is the one line shown; `exit_code` ends the process."""
+
+    exit_code = 1
+
+
+class UsageError(PyllmError):
+    """A flag or an argument is wrong, or does not fit this model."""
+
+    exit_code = 2
+
+
+class ModelError(PyllmError):
+    """The model file is missing, damaged, or of a kind that pyllm does not support."""
+
+    exit_code = 3
+
+    def __init__(self, path: object, field: str, problem: str, cure: str = "") -> None:
+        super().__init__(f"{path}: {field}: {problem}" + (f"; {cure}" if cure else ""))
+
+
+class FitError(PyllmError):
+    """The model and its KV cache do not fit in the memory that is free."""
+
+    exit_code = 4
