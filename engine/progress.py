@@ -1,0 +1,89 @@
+"""How long work shows itself on stderr: a bar on a terminal, one line elsewhere, nothing for what is quick.
+
+Knows nothing of models; whoever works calls it with (stage, done, total).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+PATIENCE = 0.4  # seconds of silence that nobody minds
+PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what really takes long
+
+
+class Progress(Protocol):
+    """Called again and again while a stage goes on; `total` in bytes above a million, else a count."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The Progress of those who want none."""
+
+
+class Bars:
+    """A Progress on stderr. Rich is imported when the first bar is due, so a warm start never pays for it."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._rich: RichProgress | None = None
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        started = self._since.setdefault(stage, now)
+        if not self._terminal:
+            self._log(stage, now - started)
+        elif stage in self._tasks or (now - started >= PATIENCE and done < total):
+            self._draw(stage, done, total)
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the bars on the screen as they are; what comes next is printed below them."""
+        if self._rich is not None:
+            self._rich.stop()
+            self._rich = None
+        self._tasks.clear()
+        self._since.clear()
+
+    def _log(self, stage: str, elapsed: float) -> None:
+        if elapsed >= PATIENCE_LOG and self._since[stage] != float("inf"):
+            self._since[stage] = float("inf")  # said
+            print(f"pyllm: {stage} ...", file=sys.stderr, flush=True)
+
+    def _draw(self, stage: str, done: int, total: int) -> None:
+        if self._rich is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(24),
+                TextColumn("{task.fields[amount]}"),
+                TimeElapsedColumn(),
+            )
+            self._rich = RichProgress(*columns, console=Console(stderr=True, highlight=False))
+            self._rich.start()
+        if stage not in self._tasks:
+            # Stages come one after the other, so those before have ended, whatever they said last.
+            for task in self._tasks.values():
+                self._rich.stop_task(task)
+            self._tasks[stage] = self._rich.add_task(stage, total=total, amount="")
+        self._rich.update(self._tasks[stage], completed=min(done, total), total=total, amount=_amount(done, total))
+
+
+def _amount(done: int, total: int) -> str:
+    return f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if total > 1_000_000 else f"{done}/{total}"

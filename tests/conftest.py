@@ -1,0 +1,33 @@
+"""What the tests share: the default model, and the reference outputs beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pyllm.engine import sources
+from pyllm.models.errors import PyllmError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The default model's file, fetched as a user's first run does."""
+    try:
+        return sources.resolve(None, offline=bool(os.environ.get("PYLLM_TEST_OFFLINE")))
+    except PyllmError as error:
+        if os.environ.get("PYLLM_TEST_OFFLINE"):
+            pytest.skip(f"PYLLM_TEST_OFFLINE is set and the default model is not here: {error}")
+        raise
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference outputs (llama.cpp's logits, token ids); PYLLM_SHARED names it where it is elsewhere."""
+    folder = Path(os.environ.get("PYLLM_SHARED", ROOT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no reference outputs: {folder / 'golden'} is missing (PYLLM_SHARED names another folder)")
+    return folder

