@@ -6,8 +6,10 @@ lies in memory is the business of `tiles.py`, how it is multiplied that of `line
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +49,17 @@ class Format:
         return n // self.size * self.nbytes
 
 
+def _quiet(convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """What leaves a format's range becomes inf or NaN, as in ggml; NumPy need not warn of it."""
+
+    @functools.wraps(convert)
+    def quietly(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        with np.errstate(all="ignore"):
+            return convert(x)
+
+    return quietly
+
+
 def _blocks(x: F32Array) -> F32Array:
     return np.ascontiguousarray(x, dtype=np.float32).reshape(*x.shape[:-1], -1, 32)
 
@@ -56,14 +69,20 @@ def _bytes(blocks: npt.NDArray[np.void]) -> U8Array:
 
 
 def _inverse(d: F32Array) -> F32Array:
-    with np.errstate(divide="ignore"):
-        return np.where(d == 0, np.float32(0), np.float32(1) / d).astype(np.float32)
+    """1 / d, and 0 where that is not finite: for d = 0, and where d is so small that it is 0 in float16 anyway."""
+    inverse = np.float32(1) / d
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def _integers(x: F32Array, low: int, high: int) -> F32Array:
+    """Whole numbers within bounds, 0 for what is no number: a cast of others depends on the processor."""
+    return np.clip(np.nan_to_num(x), low, high)
 
 
 def _half_away(x: F32Array) -> F32Array:
     """C's roundf: halves away from zero, where NumPy's rint takes the even one."""
     whole = np.trunc(x)
-    return (whole + np.sign(x) * (np.abs(x - whole) >= 0.5)).astype(np.float32)
+    return whole + np.copysign(np.abs(x - whole) >= np.float32(0.5), x)
 
 
 _Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
@@ -71,55 +90,62 @@ _Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 _Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
 
 
+@_quiet
 def _encode_q8_0(x: F32Array) -> U8Array:
     v = _blocks(x)
     d = np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)
     out = np.empty(v.shape[:-1], _Q8_0)
     out["d"] = d[..., 0]
-    out["qs"] = _half_away(v * _inverse(d))
+    out["qs"] = _integers(_half_away(v * _inverse(d)), -127, 127)
     return _bytes(out)
 
 
+@_quiet
 def _decode_q8_0(raw: U8Array) -> F32Array:
     b = raw.view(_Q8_0)
-    return (b["d"].astype(np.float32)[..., None] * b["qs"]).astype(np.float32).reshape(*raw.shape[:-1], -1)
+    d: F32Array = b["d"].astype(np.float32)[..., None]
+    return (d * b["qs"].astype(np.float32)).reshape(*raw.shape[:-1], -1)
 
 
 def _nibbles(q: U8Array) -> U8Array:
     """(..., 32) integers below 16 -> (..., 16) bytes: value i in the low half of byte i, value i + 16 in the high."""
-    return q[..., :16] | (q[..., 16:] << 4)
+    return q[..., :16] | (q[..., 16:] << np.uint8(4))
 
 
 def _unnibble(qs: U8Array) -> U8Array:
-    return np.concatenate([qs & 15, qs >> 4], axis=-1)
+    return np.concatenate([qs & np.uint8(15), qs >> np.uint8(4)], axis=-1)
 
 
+@_quiet
 def _encode_q4_0(x: F32Array) -> U8Array:
     v = _blocks(x)
     at = np.abs(v).argmax(axis=-1, keepdims=True)
     d = np.take_along_axis(v, at, axis=-1) / np.float32(-8)
     out = np.empty(v.shape[:-1], _Q4_0)
     out["d"] = d[..., 0]
-    out["qs"] = _nibbles(np.minimum(np.trunc(v * _inverse(d) + np.float32(8.5)), 15).astype(np.uint8))
+    out["qs"] = _nibbles(_integers(np.trunc(v * _inverse(d) + np.float32(8.5)), 0, 15).astype(np.uint8))
     return _bytes(out)
 
 
+@_quiet
 def _decode_q4_0(raw: U8Array) -> F32Array:
     b = raw.view(_Q4_0)
     q = _unnibble(b["qs"]).astype(np.float32) - np.float32(8)
     return (b["d"].astype(np.float32)[..., None] * q).reshape(*raw.shape[:-1], -1)
 
 
+@_quiet
 def _encode_q4_1(x: F32Array) -> U8Array:
     v = _blocks(x)
     low, high = v.min(axis=-1, keepdims=True), v.max(axis=-1, keepdims=True)
     d = (high - low) / np.float32(15)
     out = np.empty(v.shape[:-1], _Q4_1)
     out["d"], out["m"] = d[..., 0], low[..., 0]
-    out["qs"] = _nibbles(np.minimum(np.trunc((v - low) * _inverse(d) + np.float32(0.5)), 15).astype(np.uint8))
+    out["qs"] = _nibbles(_integers(np.trunc((v - low) * _inverse(d) + np.float32(0.5)), 0, 15).astype(np.uint8))
     return _bytes(out)
 
 
+@_quiet
 def _decode_q4_1(raw: U8Array) -> F32Array:
     b = raw.view(_Q4_1)
     d, m = b["d"].astype(np.float32)[..., None], b["m"].astype(np.float32)[..., None]
@@ -134,10 +160,12 @@ def _decode_f32(raw: U8Array) -> F32Array:
     return raw.view("<f4").astype(np.float32)
 
 
+@_quiet
 def _encode_f16(x: F32Array) -> U8Array:
     return np.ascontiguousarray(x).astype("<f2").view(np.uint8)
 
 
+@_quiet
 def _decode_f16(raw: U8Array) -> F32Array:
     return raw.view("<f2").astype(np.float32)
 

@@ -1,0 +1,105 @@
+"""The table of formats against gguf's own NumPy code, bit for bit."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pyllm.kernels.formats import BY_GGML_ID, CACHE_TYPES, FORMATS, Format
+
+FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
+
+# A part of float32's range, so that the difference of two values is finite too; zeros and denormals are in it.
+VALUES = st.floats(-(2.0**126), 2.0**126, width=32)
+BLOCKS = st.integers(1, 4).flatmap(lambda n: arrays(np.float32, (n, 32), elements=VALUES))
+SMALL = arrays(np.float32, (2, 32), elements=st.floats(-4, 4, width=32))
+
+
+def _type(fmt: Format) -> gguf.GGMLQuantizationType:
+    return gguf.GGMLQuantizationType(fmt.ggml_id)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _scale_overflows(x: np.ndarray) -> np.ndarray:
+    """Blocks whose scale may be so small that its inverse is infinite, which ggml then casts to an integer."""
+    most = np.abs(x).max(axis=-1)
+    return (most < 1e-30) & (most > 0)
+
+
+@FORMAT
+def test_a_row_is_ggmls(fmt: Format) -> None:
+    assert gguf.GGML_QUANT_SIZES[_type(fmt)] == (fmt.size, fmt.nbytes)
+    assert _type(fmt).name.lower() == fmt.name
+    assert BY_GGML_ID[fmt.ggml_id] is fmt
+    assert fmt.row_bytes(96) == 96 * fmt.bits_per_value / 8
+    assert (fmt.name in CACHE_TYPES) == fmt.for_cache
+
+
+@FORMAT
+@given(x=BLOCKS | SMALL)
+@example(x=np.zeros((1, 32), np.float32))
+@example(x=np.full((1, 32), -0.0, np.float32))
+@example(x=np.full((1, 32), 65504 * 127, np.float32))
+@example(x=np.arange(-16, 16, dtype=np.float32).reshape(1, 32) / 2)  # halves, where roundings differ
+@example(x=np.where(np.arange(32) % 2, 3, -3).astype(np.float32).reshape(1, 32))  # two largest, of both signs
+def test_encode_is_ggmls(fmt: Format, x: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.quantize(x, _type(fmt)).view(np.uint8)
+    got = fmt.encode(x)
+    if fmt.bits:
+        tiny = _scale_overflows(x)
+        assert not np.nan_to_num(fmt.decode(got)[tiny]).any()
+        got, expected = got[~tiny], expected[~tiny]
+    assert _same_bits(got, expected)
+
+
+@FORMAT
+@given(data=st.data())
+def test_decode_is_ggmls_on_any_bytes(fmt: Format, data: st.DataObject) -> None:
+    raw = data.draw(arrays(np.uint8, (2, 3 * fmt.nbytes)))
+    with np.errstate(all="ignore"):
+        assert _same_bits(fmt.decode(raw), gguf.quants.dequantize(raw, _type(fmt)))
+
+
+@FORMAT
+@pytest.mark.parametrize("shape", [(32,), (3, 64), (2, 3, 96)])
+def test_shapes(fmt: Format, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    raw = fmt.encode(x)
+    assert raw.dtype == np.uint8
+    assert raw.shape == (*shape[:-1], fmt.row_bytes(shape[-1]))
+    assert fmt.decode(raw).dtype == np.float32
+    assert fmt.decode(raw).shape == shape
+    assert _same_bits(fmt.encode(np.asfortranarray(x)), raw)
+
+
+@FORMAT
+def test_round_trip_error(fmt: Format) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 1024), dtype=np.float32)
+    error = float(np.sqrt(np.mean((fmt.decode(fmt.encode(x)) - x).astype(np.float64) ** 2)))
+    assert error <= fmt.max_error
+    assert error >= fmt.max_error / 2, "the table's bound is too loose to catch an error"
+
+
+@FORMAT
+@settings(max_examples=20)
+@given(x=SMALL)
+def test_encoding_twice_changes_nothing_more(fmt: Format, x: np.ndarray) -> None:
+    once = fmt.decode(fmt.encode(x))
+    again = fmt.decode(fmt.encode(once))
+    assert np.abs(again - once).max() <= np.abs(once).max() * 2e-3
+
+
+@FORMAT
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_visible(fmt: Format, bad: float) -> None:
+    x = np.ones((1, 32), np.float32)
+    x[0, 5] = bad
+    assert not np.isfinite(fmt.decode(fmt.encode(x))).all()
