@@ -1,0 +1,50 @@
+"""What the CPU can do, read once and by feature: virtual machines lie about a CPU's name.
+
+Features are those that Numba compiles for, which a user may narrow: NUMBA_CPU_NAME=haswell gives the AVX2 form on a
+newer CPU, and PYLLM_PORTABLE=1 gives the forms that use no target instruction at all.
+"""
+
+from __future__ import annotations
+
+import os
+
+import llvmlite.binding as llvm
+
+# What LLVM implies by a CPU's name, as far as the kernels ask for it: only names that tests and users force.
+_NAMED = {
+    "haswell": "avx2 fma f16c",
+    "x86-64-v3": "avx2 fma f16c",
+    "skylake-avx512": "avx2 fma f16c avx512f avx512bw avx512vl avx512dq",
+    "x86-64-v4": "avx2 fma f16c avx512f avx512bw avx512vl avx512dq",
+}
+
+
+def _read() -> frozenset[str]:
+    if os.environ.get("PYLLM_PORTABLE", "0") not in ("", "0"):
+        return frozenset()
+    named, listed = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if listed is not None:
+        return frozenset(f[1:] for f in listed.split(",") if f.startswith("+"))
+    if named and named != "host":
+        return frozenset(_NAMED.get(named, "").split())
+    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+
+
+FEATURES: frozenset[str] = _read()
+
+
+def _dot() -> str:
+    if {"avx512vnni", "avx512f", "avx512bw"} <= FEATURES:
+        return "avx512vnni"
+    if "avx2" in FEATURES:
+        return "avx2"
+    if "dotprod" in FEATURES:
+        return "neon"
+    return "portable"
+
+
+DOT: str = _dot()
+"""The instruction set of the int8 dot product: avx512vnni, avx2, neon (sdot) or portable."""
+
+HALF: bool = bool({"f16c", "avx512f", "fullfp16", "neon"} & FEATURES)
+"""Whether half-precision numbers are converted by an instruction."""

@@ -1,0 +1,80 @@
+"""The int8 dot product, the one verb whose instruction is chosen by what the CPU offers.
+
+`dot_i8(acc, w, x)` adds to lane i of acc the four products w[4 i + c] * x[4 i + c]: four columns of 16 rows at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from . import cpu
+from .simd import I8, I16, I32, Vec, call, constant, i8x64, i32x16, rowwise
+
+STORED_BIAS: int = 128 if cpu.DOT == "avx512vnni" else 0
+"""What is added to signed weights in a tile. `vpdpbusd` wants one unsigned side: the weights are kept as q + 128 and
+the sum starts at -128 times the sum of x; the other instruction sets take signed weights as they are."""
+
+
+def _dot_avx512vnni(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    w32 = b.bitcast(w, acc.type)
+    return call(b, "llvm.x86.avx512.vpdpbusd.512", acc.type, acc, w32, x)
+
+
+def _halves(b: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
+    n = v.type.count // parts
+    index = [ir.Constant(ir.VectorType(I32, n), [p * n + i for i in range(n)]) for p in range(parts)]
+    return [b.shuffle_vector(v, v, i) for i in index]
+
+
+def _joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    while len(parts) > 1:
+        n = 2 * parts[0].type.count
+        index = ir.Constant(ir.VectorType(I32, n), list(range(n)))
+        parts = [b.shuffle_vector(lo, hi, index) for lo, hi in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    """|w| * (x with w's sign): pmaddubsw adds two products in 16 bits, at most 2 * 128 * 127: none saturates."""
+    bytes_, words, ints = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
+    sums = []
+    for part_w, part_x in zip(_halves(b, w, 2), _halves(b, b.bitcast(x, i8x64.ir), 2), strict=True):
+        negative = b.icmp_signed("<", part_w, constant(bytes_, 0))
+        size = b.select(negative, b.neg(part_w), part_w)
+        signed = b.select(negative, b.neg(part_x), part_x)
+        pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words, size, signed)
+        sums.append(call(b, "llvm.x86.avx2.pmadd.wd", ints, pairs, constant(words, 1)))
+    return b.add(acc, _joined(b, sums))
+
+
+def _dot_neon(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    parts = zip(_halves(b, acc, 4), _halves(b, w, 4), _halves(b, b.bitcast(x, i8x64.ir), 4), strict=True)
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    return _joined(b, [call(b, name, p[0].type, *p) for p in parts])
+
+
+def _dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    v = i32x16.ir
+    w = b.bitcast(w, v)
+    for c in range(4):
+        left, right = constant(v, 24 - 8 * c), constant(v, 24)
+        acc = b.add(acc, b.mul(b.ashr(b.shl(w, left), right), b.ashr(b.shl(x, left), right)))
+    return acc
+
+
+_DOTS = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon": _dot_neon, "portable": _dot_portable}
+_emit_dot = _DOTS[cpu.DOT]
+
+
+@intrinsic
+def dot_i8(typingctx: Any, acc: Any, w: Any, x: Any) -> Any:
+    """acc + w · x by fours: acc i32x16, w i8x64 (16 lanes of 4 bytes), x i32x16 (16 lanes of 4 signed bytes).
+
+    The bytes of w are read as unsigned on AVX512-VNNI and as signed elsewhere; bytes below 128 mean the same on both,
+    and full-range weights are stored with STORED_BIAS added.
+    """
+    out = Vec("i32", 16, max(acc.rows, x.rows))
+    return out(acc, w, x), rowwise(_emit_dot, out)

@@ -1,0 +1,285 @@
+"""A forward pass as a list of operations, recorded once and replayed by a team of threads without Python.
+
+An operation is a kernel, its arguments, how many items it has and what it costs. The threads take items from a shared
+counter, so a slow core does not hold up the others; between operations that depend on each other stands a barrier.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .jit import Kernel, inline, jit
+from .memory import peek_i64, poke_i64
+from .sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
+
+Array = npt.NDArray[Any]
+
+OP = np.dtype(
+    [
+        ("kernel", "<i8"),  # its address
+        ("args", "<i8"),  # address of its record
+        ("items", "<i8"),  # items of the operation, times ...
+        ("times", "<i8"),  # ... the int64 at this address, which the step sets
+        ("grain", "<i8"),  # items taken at once
+        ("barrier", "<i8"),  # 1: all wait here until every item is done
+        ("counter", "<i8"),  # the next item
+        ("_", "<i8"),
+    ]
+)
+_ONE = np.ones(1, np.int64)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an operation moves and multiplies: bytes by kind, multiply-adds by kind."""
+
+    weights: int = 0
+    k: int = 0
+    v: int = 0
+    activations: int = 0
+    macs_i8: int = 0
+    macs_f32: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
+
+    def values(self) -> tuple[int, ...]:
+        return self.weights, self.k, self.v, self.activations, self.macs_i8, self.macs_f32
+
+
+CostOf = Callable[[int, int], Cost]
+"""The cost of a step of so many rows, with so many tokens in the cache after it."""
+
+
+def free(rows: int, context: int) -> Cost:
+    """Costs nothing worth counting."""
+    return Cost()
+
+
+@dataclass
+class Op:
+    name: str
+    kernel: Kernel
+    args: Array
+    items: int
+    times: Array
+    grain: int
+    barrier: bool
+    cost: CostOf
+    operands: tuple[Array, ...] = field(repr=False, default=())
+
+
+class Plan:
+    """The operations of a step, in order. `add` records; `table` makes them ready to replay."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self._table: Array | None = None
+
+    def add(
+        self,
+        name: str,
+        kernel: Kernel,
+        *,
+        items: int,
+        times: Array = _ONE,
+        grain: int = 1,
+        barrier: bool = True,
+        cost: CostOf = free,
+        **operands: Array | int | float,
+    ) -> None:
+        """Record an operation of items * times[0] items.
+
+        operands: the fields of the kernel's record by name; an array stands for its address. With barrier=False the
+        next operation may start before this one is done.
+        """
+        args = np.zeros(1, kernel.args)
+        assert set(operands) == set(kernel.args.names or ()), (name, set(operands) ^ set(kernel.args.names or ()))
+        for key, value in operands.items():
+            args[key] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        held = tuple(v for v in operands.values() if isinstance(v, np.ndarray))
+        self.ops.append(Op(name, kernel, args, items, times, grain, barrier, cost, held))
+        self._table = None
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The kernels it needs, each once."""
+        return list(dict.fromkeys(op.kernel for op in self.ops))
+
+    @property
+    def table(self) -> Array:
+        """The operations as `replay` reads them, shape (ops,) of OP; compiles what is not compiled yet."""
+        if self._table is None:
+            table = np.zeros(len(self.ops), OP)
+            for row, op in zip(table, self.ops, strict=True):
+                row["kernel"], row["args"] = op.kernel.address, op.args.ctypes.data
+                row["items"], row["times"] = op.items, op.times.ctypes.data
+                row["grain"], row["barrier"] = op.grain, op.barrier
+            table[-1]["barrier"] = 1
+            self._table = table
+        return self._table
+
+    def cost(self, rows: int, context: int) -> Cost:
+        """Of one step of `rows` tokens, after which the cache holds `context` tokens."""
+        return sum((op.cost(rows, context) for op in self.ops), Cost())
+
+
+def compile_kernels(kernels: list[Kernel], progress: Callable[[int, int, str], None] | None = None) -> None:
+    """Compile or load each; progress(done, total, name of the next)."""
+    for done, kernel in enumerate(kernels):
+        if progress is not None:
+            progress(done, len(kernels), kernel.name)
+        _ = kernel.address
+    if progress is not None:
+        progress(len(kernels), len(kernels), "")
+
+
+# The mailbox of a team, one int64 per cache line.
+_EPOCH, _TABLE, _OPS, _STAMPS, _ARRIVED, _BASE, _STOP = (i * 64 for i in range(7))
+_PATIENCE = 20_000  # pauses (some microseconds to a millisecond) before a waiting thread lets others have its core
+
+
+@inline
+def _wait_for(address, value):  # type: ignore[no-untyped-def]
+    spins = 0
+    while load_acquire(address) < value:
+        spins += 1
+        if spins < _PATIENCE:
+            pause()
+        else:
+            give_way()
+
+
+@jit
+def replay(mailbox, thread, threads):  # type: ignore[no-untyped-def]
+    """Walk the plan in the mailbox as one of the team's threads; return when every operation is done."""
+    op, ops = peek_i64(mailbox + _TABLE), peek_i64(mailbox + _OPS)
+    stamps = peek_i64(mailbox + _STAMPS)
+    expected = peek_i64(mailbox + _BASE)
+    for i in range(ops):
+        items = peek_i64(op + 16) * peek_i64(peek_i64(op + 24))
+        grain = peek_i64(op + 32)
+        while True:
+            begin = fetch_add(op + 48, grain)
+            if begin >= items:
+                break
+            call_kernel(peek_i64(op), peek_i64(op + 8), begin, min(begin + grain, items), thread)
+        if peek_i64(op + 40) != 0:
+            expected += threads
+            if threads > 1:
+                fetch_add(mailbox + _ARRIVED, 1)
+                _wait_for(mailbox + _ARRIVED, expected)
+        if stamps != 0 and thread == 0:
+            poke_i64(stamps + 8 * (i + 1), clock())
+        op += 64
+
+
+@jit
+def _serve(mailbox, thread, threads, seen):  # type: ignore[no-untyped-def]
+    """Replay what is posted, until nothing came for a while; the last epoch that was seen."""
+    spins = 0
+    while spins < 2 * _PATIENCE:
+        epoch = load_acquire(mailbox + _EPOCH)
+        if epoch == seen:
+            spins += 1
+            pause()
+        elif peek_i64(mailbox + _STOP) != 0:
+            return epoch
+        else:
+            seen, spins = epoch, 0
+            replay(mailbox, thread, threads)
+    return seen
+
+
+@jit
+def _post(mailbox):  # type: ignore[no-untyped-def]
+    fetch_add(mailbox + _EPOCH, 1)
+
+
+class Team:
+    """Threads that replay plans together: the caller is thread 0, the others wait, spinning for a short while and
+    then asleep."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._mail = np.zeros(8 * 8, np.int64)
+        self._wake = threading.Condition()
+        self._barriers = 0
+        self._workers = [
+            threading.Thread(target=self._work, args=(i,), name=f"pyllm-{i}", daemon=True) for i in range(1, threads)
+        ]
+        self._started = False
+
+    def _set(self, slot: int, value: int) -> None:
+        self._mail[slot // 8] = value
+
+    def _work(self, thread: int) -> None:
+        seen = 0
+        while True:
+            seen = _serve(self._mail.ctypes.data, thread, self.threads, seen)
+            with self._wake:
+                if self._mail[_STOP // 8]:
+                    return
+                self._wake.wait_for(lambda: self._mail[0] != seen)  # noqa: B023 (called before seen changes)
+
+    def run(self, plan: Plan, stamps: Array | None = None) -> None:
+        """Replay a plan once.
+
+        stamps: int64 (ops + 1,), takes the clock at the start and after each operation.
+        """
+        table = plan.table
+        table["counter"] = 0
+        self._set(_TABLE, table.ctypes.data)
+        self._set(_OPS, len(table))
+        self._set(_STAMPS, 0 if stamps is None else stamps.ctypes.data)
+        self._set(_BASE, self._barriers)
+        self._barriers += int(table["barrier"].sum()) * self.threads
+        if not self._started:
+            self._started = True
+            _ = replay, _serve
+            for worker in self._workers:
+                worker.start()
+        with self._wake:
+            _post(self._mail.ctypes.data)
+            self._wake.notify_all()
+        if stamps is not None:
+            stamps[0] = now()
+        replay(self._mail.ctypes.data, 0, self.threads)
+
+    def close(self) -> None:
+        """End the threads; the team cannot run again."""
+        with self._wake:
+            self._set(_STOP, 1)
+            _post(self._mail.ctypes.data)
+            self._wake.notify_all()
+        if self._started:
+            for worker in self._workers:
+                worker.join()
+
+
+@jit
+def now():  # type: ignore[no-untyped-def]
+    """The counter that stamps are taken from."""
+    return clock()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: the affinity mask, the cgroup's quota, and physical cores where they tell."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(cores, psutil.cpu_count(logical=False) or cores)
+    try:
+        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()  # noqa: SIM115 (a line of the kernel's)
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)

@@ -1,0 +1,273 @@
+"""The vocabulary of the kernels: vectors of 16 numbers and verbs on them, each a few lines of LLVM IR.
+
+A `Vec` is one vector or, with `rows`, a group of them that the verbs treat alike: `fma(a, b, c)` with a group of six
+is six instructions, and a plain vector or a number beside it serves all six. LLVM lowers the generic verbs to AVX2,
+AVX-512 or NEON; only the int8 dot product (`dot.py`) chooses its instruction by the CPU.
+Memory is the business of `memory.py`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+F32, F64 = ir.FloatType(), ir.DoubleType()
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+ELEMENTS = {"f32": F32, "i32": I32, "i8": I8}
+
+
+class Vec(types.Type):  # type: ignore[misc]
+    """`lanes` numbers of kind `element` in one register, or `rows` such registers (0: not a group)."""
+
+    def __init__(self, element: str, lanes: int, rows: int = 0) -> None:
+        self.element, self.lanes, self.rows = element, lanes, rows
+        super().__init__(name=f"{element}x{lanes}" + (f"[{rows}]" if rows else ""))
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(ELEMENTS[self.element], self.lanes)
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vec) -> None:
+        super().__init__(dmm, fe_type, ir.ArrayType(fe_type.ir, fe_type.rows) if fe_type.rows else fe_type.ir)
+
+
+f32x16, i32x16, i8x64 = Vec("f32", 16), Vec("i32", 16), Vec("i8", 64)
+
+
+# How a verb is made: from what it emits for plain vectors ---------------------------------------------------------
+
+
+def splatted(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
+    one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    return builder.shuffle_vector(one, one, zeros)
+
+
+def _operand(context: Any, builder: ir.IRBuilder, ty: Any, value: ir.Value, row: int, like: Vec) -> ir.Value:
+    """An operand as a plain vector: row `row` of a group; a number is cast and repeated."""
+    if isinstance(ty, Vec):
+        return builder.extract_value(value, row) if ty.rows else value
+    number = types.float32 if like.element == "f32" else types.int32
+    return splatted(builder, context.cast(builder, value, ty, number), like.lanes)
+
+
+def result_type(operands: Sequence[Any], result: Vec | None) -> Vec:
+    rows = max((t.rows for t in operands if isinstance(t, Vec)), default=0)
+    like = next(t for t in operands if isinstance(t, Vec))
+    base = result or like
+    return Vec(base.element, base.lanes, rows)
+
+
+def rowwise(emit: Callable[..., ir.Value], out: Vec) -> Callable[..., ir.Value]:
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+        like = next(t for t in sig.args if isinstance(t, Vec))
+        results = [
+            emit(builder, *(_operand(context, builder, t, v, row, like) for t, v in zip(sig.args, args, strict=True)))
+            for row in range(out.rows or 1)
+        ]
+        return pack(builder, results, out)
+
+    return codegen
+
+
+def pack(builder: ir.IRBuilder, vectors: Sequence[ir.Value], out: Vec) -> ir.Value:
+    if not out.rows:
+        return vectors[0]
+    group = ir.Constant(ir.ArrayType(out.ir, out.rows), ir.Undefined)
+    for row, vector in enumerate(vectors):
+        group = builder.insert_value(group, vector, row)
+    return group
+
+
+def unary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    @intrinsic
+    def verb(typingctx: Any, a: Any) -> Any:
+        out = result_type((a,), result)
+        return out(a), rowwise(emit, out)
+
+    return verb
+
+
+def binary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    @intrinsic
+    def verb(typingctx: Any, a: Any, b: Any) -> Any:
+        out = result_type((a, b), result)
+        return out(a, b), rowwise(emit, out)
+
+    return verb
+
+
+def ternary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    @intrinsic
+    def verb(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+        out = result_type((a, b, c), result)
+        return out(a, b, c), rowwise(emit, out)
+
+    return verb
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    function = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
+
+
+def constant(vector: ir.Type, value: float) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _operator(symbol: Any, on_floats: str, on_ints: str) -> None:
+    """Give Vec a Python operator."""
+
+    @infer_global(symbol)
+    class _Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            if any(isinstance(a, Vec) for a in args):
+                return signature(result_type(args, None), *args)
+            return None
+
+    def lowered(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        instruction = on_floats if sig.return_type.element == "f32" else on_ints
+        return rowwise(lambda b, x, y: getattr(b, instruction)(x, y), sig.return_type)(context, builder, sig, args)
+
+    for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
+        lower_builtin(symbol, left, right)(lowered)
+
+
+_operator(operator.add, "fadd", "add")
+_operator(operator.sub, "fsub", "sub")
+_operator(operator.mul, "fmul", "mul")
+
+
+# Arithmetic -------------------------------------------------------------------------------------------------------
+
+fma = ternary(lambda b, x, y, z: call(b, "llvm.fma.v16f32", x.type, x, y, z))  # x * y + z, rounded once
+maximum = binary(lambda b, x, y: call(b, "llvm.maxnum.v16f32", x.type, x, y))
+minimum = binary(lambda b, x, y: call(b, "llvm.minnum.v16f32", x.type, x, y))
+absolute = unary(lambda b, x: call(b, "llvm.fabs.v16f32", x.type, x))
+round_half_away = unary(lambda b, x: call(b, "llvm.round.v16f32", x.type, x))
+divide = binary(lambda b, x, y: b.fdiv(x, y))
+to_f32 = unary(lambda b, x: b.sitofp(x, f32x16.ir), f32x16)
+to_i32 = unary(lambda b, x: b.fptosi(x, i32x16.ir), i32x16)  # towards zero; the value must fit
+
+
+def _emit_exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """e^x to 2 ulp: 2^k by the exponent's bits times a polynomial on [-ln2/2, ln2/2] (Cephes' expf); 0 below -87.3."""
+    v, i = f32x16.ir, i32x16.ir
+
+    def fused(x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        return call(b, "llvm.fma.v16f32", v, x, y, z)
+
+    clipped = call(b, "llvm.minnum.v16f32", v, x, constant(v, 88.0))
+    clipped = call(b, "llvm.maxnum.v16f32", v, clipped, constant(v, -87.3))
+    k = call(b, "llvm.rint.v16f32", v, b.fmul(clipped, constant(v, 1.4426950408889634)))
+    r = fused(k, constant(v, -0.693359375), clipped)
+    r = fused(k, constant(v, 2.12194440e-4), r)
+    p = constant(v, 1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = fused(p, r, constant(v, c))
+    p = b.fadd(fused(p, b.fmul(r, r), r), constant(v, 1.0))
+    power = b.bitcast(b.shl(b.add(b.fptosi(k, i), constant(i, 127)), constant(i, 23)), v)
+    return b.select(b.fcmp_ordered("<", x, constant(v, -87.3)), constant(v, 0.0), b.fmul(p, power))
+
+
+exp = unary(_emit_exp)
+
+
+@intrinsic
+def first_lanes(typingctx: Any, n: Any, a: Any, b: Any) -> Any:
+    """Lanes 0..n-1 of a, the others of b."""
+    out = result_type((a, b), None)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        count = builder.trunc(context.cast(builder, args[0], sig.args[0], types.int64), I32)
+        lanes = ir.Constant(ir.VectorType(I32, out.lanes), list(range(out.lanes)))
+        mask = builder.icmp_signed("<", lanes, splatted(builder, count, out.lanes))
+        inner = signature(out, *sig.args[1:])
+        return rowwise(lambda b, x, y: b.select(mask, x, y), out)(context, builder, inner, args[1:])
+
+    return out(n, a, b), codegen
+
+
+def _reduction(name: str, *start: float, ordered: bool = True) -> Any:
+    """A verb that makes one number of a vector's lanes, as a tree."""
+
+    @intrinsic
+    def verb(typingctx: Any, a: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            operands = [ir.Constant(F32, s) for s in start] + [args[0]]
+            function = ir.FunctionType(F32, [o.type for o in operands])
+            flags = () if ordered else ("reassoc",)
+            callee = cgutils.get_or_insert_function(builder.module, function, name)
+            return builder.call(callee, operands, fastmath=flags)
+
+        return types.float32(a), codegen
+
+    return verb
+
+
+sum_lanes = _reduction("llvm.vector.reduce.fadd.v16f32", -0.0, ordered=False)
+max_lanes = _reduction("llvm.vector.reduce.fmax.v16f32")
+
+
+@intrinsic
+def sum_lanes_i32(typingctx: Any, a: Any) -> Any:
+    """Sum of 16 integers, as int64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.sext(call(builder, "llvm.vector.reduce.add.v16i32", I32, args[0]), I64)
+
+    return types.int64(a), codegen
+
+
+low_nibbles = unary(lambda b, w: b.and_(w, constant(w.type, 15)))
+
+
+@unary
+def high_nibbles(b: ir.IRBuilder, w: ir.Value) -> ir.Value:
+    """Shifted as 16-bit words, which x86 has, then masked."""
+    words = ir.VectorType(I16, w.type.count // 2)
+    return b.and_(b.bitcast(b.lshr(b.bitcast(w, words), constant(words, 4)), w.type), constant(w.type, 15))
+
+
+@intrinsic(prefer_literal=True)
+def zeros_f32(typingctx: Any, rows: Any) -> Any:
+    """A group of `rows` vectors f32x16 of zeros."""
+    out = Vec("f32", 16, rows.literal_value)
+    return out(rows), lambda context, builder, sig, args: ir.Constant(ir.ArrayType(out.ir, out.rows), None)
+
+
+@intrinsic(prefer_literal=True)
+def zeros_i32(typingctx: Any, rows: Any) -> Any:
+    """A group of `rows` vectors i32x16 of zeros."""
+    out = Vec("i32", 16, rows.literal_value)
+    return out(rows), lambda context, builder, sig, args: ir.Constant(ir.ArrayType(out.ir, out.rows), None)
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any) -> Any:
+    """A number in all lanes of an f32x16."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return splatted(builder, context.cast(builder, args[0], sig.args[0], types.float32), 16)
+
+    return f32x16(value), codegen
+
+
+@intrinsic(prefer_literal=True)
+def row(typingctx: Any, group: Any, index: Any) -> Any:
+    """Vector `index` (a constant) of a group."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.extract_value(args[0], index.literal_value)
+
+    return Vec(group.element, group.lanes)(group, index), codegen
