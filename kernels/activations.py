@@ -6,9 +6,21 @@ import numpy as np
 
 from .jit import inline, kernel, record
 from .memory import load_f32, peek_i64, poke_f32, poke_i32, store_f32, store_low_bytes
-from .simd import absolute, divide, exp, fma, max_lanes, maximum, round_half_away, splat, sum_lanes, sum_lanes_i32, to_i32
+from .simd import (
+    absolute,
+    divide,
+    exp,
+    fma,
+    max_lanes,
+    maximum,
+    round_half_away,
+    splat,
+    sum_lanes,
+    sum_lanes_i32,
+    to_i32,
+)
 
-__all__ = ["NORM", "GATE", "gate_silu", "quantize_row", "rms_norm"]
+__all__ = ["GATE", "NORM", "gate_silu", "quantize_row", "rms_norm"]
 
 
 @inline
@@ -52,17 +64,21 @@ def rms_norm(a, begin, end, thread):  # type: ignore[no-untyped-def]
         quantize_row(y, n, a.q + item * n, a.meta + item * (n // 2))
 
 
-GATE = record(gate="ptr", up="ptr", q="ptr", meta="ptr", n="int", piece="int")
+GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", n="int", piece="int", gate_stride="int",
+              up_stride="int")  # fmt: skip
 
 
 @kernel(GATE)
 def gate_silu(a, begin, end, thread):  # type: ignore[no-untyped-def]
-    """Items are pieces of `piece` columns: up = silu(gate) * up, in place and as int8 blocks; n columns a row."""
+    """Items are pieces of `piece` columns: y = silu(gate) * up as float32 and as int8 blocks; n columns a row."""
     pieces = a.n // a.piece
     for item in range(begin, end):
         row, piece = divmod(item, pieces)
-        first = row * a.n + piece * a.piece
-        for i in range(first, first + a.piece, 16):
-            g = load_f32(a.gate + 4 * i)
-            store_f32(a.up + 4 * i, divide(g, exp(g * -1.0) + 1.0) * load_f32(a.up + 4 * i))
-        quantize_row(a.up + 4 * first, a.piece, a.q + first, a.meta + first // 2)
+        first = piece * a.piece
+        gate, up = a.gate + row * a.gate_stride + 4 * first, a.up + row * a.up_stride + 4 * first
+        at = row * a.n + first
+        y = a.y + 4 * at
+        for i in range(0, 4 * a.piece, 64):
+            g = load_f32(gate + i)
+            store_f32(y + i, divide(g, exp(g * -1.0) + 1.0) * load_f32(up + i))
+        quantize_row(y, a.piece, a.q + at, a.meta + at // 2)

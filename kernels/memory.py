@@ -27,7 +27,6 @@ from .simd import (
     i32x16,
     pack,
     splatted,
-    unary,
 )
 
 
@@ -111,8 +110,6 @@ load_bf16 = _loader(16, I16, _bf16_to_f32, f32x16)
 load_i8 = _loader(64, I8, lambda b, v: v, i8x64)
 load_i8_f32 = _loader(16, I8, lambda b, v: b.sitofp(v, f32x16.ir), f32x16)
 load_u8_i32 = _loader(16, I8, lambda b, v: b.zext(v, i32x16.ir), i32x16)
-low_nibbles_i32 = unary(lambda b, v: b.and_(v, constant(v.type, 15)))
-high_nibbles_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 4)))
 
 
 def _storer(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:

@@ -232,6 +232,10 @@ def sum_lanes_i32(typingctx: Any, a: Any) -> Any:
 low_nibbles = unary(lambda b, w: b.and_(w, constant(w.type, 15)))
 
 
+low_nibbles_i32 = unary(lambda b, v: b.and_(v, constant(v.type, 15)))
+high_nibbles_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 4)))
+
+
 @unary
 def high_nibbles(b: ir.IRBuilder, w: ir.Value) -> ir.Value:
     """Shifted as 16-bit words, which x86 has, then masked."""

@@ -1,0 +1,82 @@
+"""A model with all that a conversation needs: tokenizer, template, KV cache, sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..kernels.plan import usable_cores
+from ..models.config import Config
+from ..models.gguf import GGUF
+from ..models.model import Model
+from ..models.template import ChatTemplate
+from ..models.tokenizer import Tokenizer
+from .pages import PagePool
+from .progress import Progress, silent
+from .session import Session
+
+
+class LLM:
+    """Made by `load`; `session()` gives a sequence to run."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, n_ctx: int) -> None:
+        self.model, self.tokenizer, self.template, self.n_ctx = model, tokenizer, template, n_ctx
+        self.config = model.config
+        self.n_threads = model.team.threads
+        self._pool = PagePool(model.kv.n_pages)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str | GGUF,
+        *,
+        n_ctx: int,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
+        n_threads: int | None = None,
+        n_batch: int = 512,
+        max_outs: int = 8,
+        progress: Progress = silent,
+    ) -> LLM:
+        """Read, pack and compile. n_threads: None is the physical cores that this process may use."""
+        g = path if isinstance(path, GGUF) else GGUF.open(path)
+        config = Config.from_gguf(g)
+        tokenizer, template = Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
+        model = Model(
+            g,
+            config,
+            n_ctx=n_ctx,
+            types=[(cache_type_k, cache_type_v)] * config.n_layer,
+            threads=n_threads or usable_cores(),
+            n_batch=n_batch,
+            max_outs=max_outs,
+            progress=progress,
+        )
+        return cls(model, tokenizer, template, n_ctx)
+
+    def session(self) -> Session:
+        """A new, empty sequence."""
+        return Session(self.model, self._pool, self.n_ctx)
+
+    @property
+    def weight_bytes_per_token(self) -> int:
+        """Bytes of weights that a decode step reads."""
+        return self.model.decode_plan.cost(1, 0).weights
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the whole KV cache."""
+        return self.model.kv.nbytes
+
+    @property
+    def k_bytes_per_cached_token(self) -> int:
+        """Bytes of K that a decode step reads per token in the cache."""
+        return self.model.decode_plan.cost(1, 1).k
+
+    @property
+    def v_bytes_per_cached_token(self) -> int:
+        """Bytes of V that a decode step reads per token in the cache."""
+        return self.model.decode_plan.cost(1, 1).v
+
+    def close(self) -> None:
+        """End the threads."""
+        self.model.close()

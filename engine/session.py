@@ -1,0 +1,76 @@
+"""One sequence over a model: its tokens, and their K and V in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..models.errors import UsageError
+from ..models.model import Model
+from ..models.step import Span
+from .pages import PagePool, PageTable
+
+F32Array = npt.NDArray[np.float32]
+
+
+class Session:
+    """Takes tokens in, gives logits out. Logits are valid until the model's next step."""
+
+    def __init__(self, model: Model, pool: PagePool, n_ctx: int) -> None:
+        self._model, self.n_ctx = model, n_ctx
+        self._table = PageTable(pool, n_ctx)
+        self.tokens: list[int] = []
+
+    @property
+    def n_past(self) -> int:
+        """Tokens in the cache."""
+        return len(self.tokens)
+
+    def _take(self, tokens: Sequence[int], outs: Sequence[int]) -> F32Array:
+        self._table.reserve(self.n_past + len(tokens))
+        logits = self._model.step([Span(tokens, self.n_past, self._table.pages)], outs)
+        self.tokens.extend(tokens)
+        return logits
+
+    def _check(self, n: int) -> None:
+        if n == 0:
+            raise UsageError("the prompt is empty: there is no token to continue from")
+        if self.n_past + n > self.n_ctx:
+            raise UsageError(
+                f"{n} tokens after {self.n_past} do not fit in the context of {self.n_ctx}; use a larger -c"
+            )
+
+    def prefill(self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> F32Array:
+        """Take in many tokens; the logits after the last, (n_vocab,). progress(done, total)."""
+        self._check(len(tokens))
+        n, size = len(tokens), self._model.n_batch
+        for start in range(0, n, size):
+            batch = tokens[start : start + size]
+            logits = self._take(batch, [len(batch) - 1] if start + size >= n else [])
+            if progress is not None:
+                progress(min(n, start + size), n)
+        return logits[0]
+
+    def decode(self, token: int) -> F32Array:
+        """Take in one token; the logits after it, (n_vocab,)."""
+        self._check(1)
+        return self._take([token], [0])[0]
+
+    def score(self, tokens: Sequence[int]) -> Iterator[tuple[int, F32Array]]:
+        """Take in many tokens and see the logits after each: (index of the first, (rows, n_vocab)) piece by piece."""
+        self._check(len(tokens))
+        size = min(self._model.max_outs, self._model.n_batch)
+        for start in range(0, len(tokens), size):
+            batch = tokens[start : start + size]
+            yield start, self._take(batch, range(len(batch)))
+
+    def rewind(self, n: int) -> None:
+        """Forget all but the first n tokens."""
+        del self.tokens[n:]
+        self._table.truncate(n)
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self.rewind(0)

@@ -1,0 +1,74 @@
+"""Between the projections and attention: RoPE, K and V into the cache, Q into the shape that attention reads."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from .activations import quantize_row
+from .cache import store_k, store_v
+from .jit import Kernel, inline, kernel, record
+from .memory import peek_f32, peek_i64, poke_f32
+
+STORE = record(
+    q="ptr", k="ptr", v="ptr", q_stride="int", k_stride="int", v_stride="int",  # from the projections, float32
+    turns="ptr", rope_dim="int", positions="ptr", places="ptr",
+    k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
+    out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
+    kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int", scale="float",
+    scratch="ptr", scratch_bytes="int",
+)  # fmt: skip
+
+
+@inline
+def _rotate(x, n, rope_dim, turn, apart, step, scale, out):  # type: ignore[no-untyped-def]
+    """Turn pairs of the first rope_dim of n numbers: element i * step with the one `apart` behind; times scale."""
+    for i in range(rope_dim // 2):
+        c, s = peek_f32(turn + 8 * i), peek_f32(turn + 8 * i + 4)
+        at = 4 * i * step
+        a, b = peek_f32(x + at), peek_f32(x + at + 4 * apart)
+        poke_f32(out + at, (a * c - b * s) * scale)
+        poke_f32(out + at + 4 * apart, (a * s + b * c) * scale)
+    for i in range(rope_dim, n):
+        poke_f32(out + 4 * i, peek_f32(x + 4 * i) * scale)
+
+
+@cache
+def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
+    """The kernel for a pair of cache types. Items: rows x KV heads.
+
+    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. places: page * 64 + slot of each row, int64. Q goes to
+    `out` (float32) and `out_q`, `out_meta` (int8 blocks), times `scale`, as [KV head][max_rows][group][k_columns].
+    neox: pairs lie half of rope_dim apart, else side by side.
+    """
+
+    @kernel(STORE, f"rope_store_{k_type}_{v_type}")
+    def rope_store(a, begin, end, thread):  # type: ignore[no-untyped-def]
+        x = a.scratch + thread * a.scratch_bytes
+        block = x + 4 * max(a.k_columns, a.v_columns)
+        apart, step = (a.rope_dim // 2, 1) if neox else (1, 2)
+        for i in range(max(a.k_columns, a.v_columns)):
+            poke_f32(x + 4 * i, np.float32(0))
+        for item in range(begin, end):
+            row, head = divmod(item, a.kv_heads)
+            turn = a.turns + peek_i64(a.positions + 8 * row) * a.rope_dim * 4
+            page, slot = divmod(peek_i64(a.places + 8 * row), 64)
+
+            k = a.k + row * a.k_stride + head * a.k_dim * 4
+            _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)
+            store_k(k_type, x, a.k_columns, a.k_pool + head * a.k_head + page * a.k_page, slot, block)
+
+            for g in range(a.group):
+                q = a.q + row * a.q_stride + (head * a.group + g) * a.k_dim * 4
+                vector = (head * a.max_rows + row) * a.group + g
+                out = a.out + vector * a.k_columns * 4
+                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, a.scale, out)
+                quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))
+
+            v = a.v + row * a.v_stride + head * a.v_dim * 4
+            for i in range(a.v_columns):
+                poke_f32(x + 4 * i, peek_f32(v + 4 * i) if i < a.v_dim else np.float32(0))
+            store_v(v_type, x, a.v_columns, a.v_pool + head * a.v_head + page * a.v_page, slot)
+
+    return rope_store

@@ -1,0 +1,58 @@
+"""The memory of the KV cache: for each layer a format for K and one for V, and a pool of pages per KV head.
+
+Which pages belong to which sequence is not known here (see engine/pages.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import cache, tiles
+from ..kernels.formats import Format
+from .config import Config, check_cache_type
+
+U8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCache:
+    """K and V of one layer: pools of [KV head][page], bytes."""
+
+    k_format: Format
+    v_format: Format
+    k_pool: U8Array
+    v_pool: U8Array
+    k_page: int  # bytes of a page
+    v_page: int
+    k_head: int  # bytes from one head's pages to the next head's
+    v_head: int
+
+
+class KVCache:
+    """Pages of PAGE tokens for every layer and KV head; page number p means page p in each of the pools."""
+
+    def __init__(self, config: Config, n_pages: int, types: Sequence[tuple[str, str]]) -> None:
+        """types: the names of the formats of K and V for each layer."""
+        assert len(types) == config.n_layer
+        self.n_pages = n_pages
+        self.layers = [self._layer(config, *pair) for pair in types]
+
+    def _layer(self, config: Config, k_type: str, v_type: str) -> LayerCache:
+        k, v = check_cache_type(config, "k", k_type), check_cache_type(config, "v", v_type)
+        k_page, v_page = cache.k_page_bytes(k, config.head_dim_k), cache.v_page_bytes(v, config.head_dim_v)
+        k_head, v_head = self.n_pages * k_page, self.n_pages * v_page
+        pools = [tiles.aligned(config.n_head_kv * head) for head in (k_head, v_head)]
+        return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.k_pool.nbytes + layer.v_pool.nbytes for layer in self.layers)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds."""
+        return self.n_pages * cache.PAGE

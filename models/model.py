@@ -1,0 +1,83 @@
+"""A model ready to run: an architecture's weights, its KV cache and its recorded plans behind one verb, `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels.cache import PAGE
+from ..kernels.plan import Cost, Team, compile_kernels
+from .config import Config
+from .gguf import GGUF
+from .kv_cache import KVCache
+from .llama import Llama
+from .recorder import Buffers, Recorder
+from .step import Span, Step
+from .weights import Weights
+
+ARCHITECTURES = {"llama": Llama}
+
+Progress = Callable[[str, int, int], None]
+
+
+class Model:
+    """Owns the memory and the threads. Not for several Python threads at once."""
+
+    def __init__(
+        self,
+        g: GGUF,
+        config: Config,
+        *,
+        n_ctx: int,
+        types: Sequence[tuple[str, str]],
+        threads: int,
+        n_batch: int = 512,
+        max_outs: int = 8,
+        progress: Progress = lambda stage, done, total: None,
+    ) -> None:
+        """n_ctx: positions, of all sequences together, for which the cache has room. types: (K, V) of each layer.
+
+        max_outs: logits of so many rows can be asked for in a step. progress(stage, done, total).
+        """
+        self.config, self.n_batch, self.max_outs = config, n_batch, max_outs
+        self.team = Team(threads)
+        weights = Weights(g)
+        self.net = ARCHITECTURES[config.architecture](weights, config)
+        weights.pack(self.team, lambda done, total: progress("reading weights", done, total))
+        self.kv = KVCache(config, -(-n_ctx // PAGE), types)
+        self._step = Step(n_batch, threads)
+        self._buffers = Buffers(config, n_batch, max_outs, threads)
+        turns = self.net.turns(self.kv.tokens)
+        self.decode_plan = self._record(turns, many=False)
+        self.batch_plan = self._record(turns, many=True)
+        kernels = list(dict.fromkeys(self.decode_plan.kernels + self.batch_plan.kernels))
+        compile_kernels(kernels, lambda done, total, name: progress("compiling kernels", done, total))
+
+    def _record(self, turns: npt.NDArray[np.float32], *, many: bool):  # type: ignore[no-untyped-def]
+        recorder = Recorder(self.config, self.kv, self._step, self._buffers, many=many)
+        self.net.forward(recorder, turns)
+        return recorder.plan
+
+    def step(self, spans: Sequence[Span], outs: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Take in the tokens of the spans, n_batch at most in all; logits of the rows `outs`, (len(outs), n_vocab).
+
+        Rows count through the spans in order. The result is valid until the next call.
+        """
+        rows = sum(len(s.tokens) for s in spans)
+        assert 0 < rows <= self.n_batch and len(outs) <= self.max_outs
+        self._step.fill(spans, outs, self.config.n_head // self.config.n_head_kv)
+        tokens = self._step.tokens[:rows]
+        assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
+        self._buffers.x.x[:rows] = self.net.token_embd.rows(tokens)
+        self.team.run(self.decode_plan if rows == 1 else self.batch_plan)
+        return self._buffers.logits[: len(outs), : self.config.n_vocab]
+
+    def cost(self, rows: int, context: int) -> Cost:
+        """Of a step of `rows` tokens after which a sequence has `context` tokens."""
+        return (self.decode_plan if rows == 1 else self.batch_plan).cost(rows, context)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.team.close()

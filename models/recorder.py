@@ -1,0 +1,233 @@
+"""What a forward pass is written in: verbs that record operations into a plan, with the buffers that they share.
+
+An architecture's `forward` calls these verbs in the order of its formulas; nothing is computed until the plan runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import activations, attention, cache, linear, rope, tiles
+from ..kernels.plan import Cost, Plan
+from .config import Config
+from .kv_cache import KVCache
+from .step import MAX_SPLITS, Step
+from .weights import Matrix
+
+F32Array = npt.NDArray[np.float32]
+
+
+def floats(*shape: int) -> F32Array:
+    """Zeroed, at a multiple of 64 bytes."""
+    return tiles.aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of activations, (rows, n): as float32, and as int8 blocks where they enter a product."""
+
+    x: F32Array
+    q: npt.NDArray[np.int8] | None = None
+    meta: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[1]
+
+    @staticmethod
+    def blocks(rows: int, n: int) -> Rows:
+        """With room for int8 blocks."""
+        return Rows(
+            floats(rows, n), tiles.aligned(rows * n).view(np.int8).reshape(rows, n), tiles.aligned(rows * n // 2)
+        )
+
+
+class Buffers:
+    """Activations of a step, shared by all layers and by the plans of a model."""
+
+    def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
+        c, rows = config, max_rows + linear.MANY
+        self.max_rows, self.max_outs = max_rows, max_outs
+        self.x = Rows(floats(rows, c.n_embd))
+        self.norm = Rows.blocks(rows, c.n_embd)
+        self.attended = Rows.blocks(rows, c.n_head * c.head_dim_v)
+        self.gated = Rows.blocks(rows, c.n_ff)
+        self._outputs: dict[str, Rows] = {}
+        self.logits = floats(max_outs + linear.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
+        columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
+        vectors = max_rows * c.n_head + linear.MANY
+        self.queries = Rows.blocks(vectors, columns_k)
+        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + 16)
+        self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
+        self.scratch = tiles.aligned(threads * self.scratch_bytes)
+
+    def output(self, role: str, n: int) -> Rows:
+        """The buffer for what is called `role`: layers take turns with it."""
+        if role not in self._outputs:
+            self._outputs[role] = Rows(floats(self.max_rows + linear.MANY, -(-n // tiles.ROWS) * tiles.ROWS))
+        return self._outputs[role]
+
+
+class Recorder:
+    """Records one plan: for single rows (decode) or for many (prefill)."""
+
+    def __init__(self, config: Config, kv: KVCache, step: Step, buffers: Buffers, *, many: bool) -> None:
+        self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
+        self.plan = Plan()
+        self._group = linear.MANY if many else linear.FEW
+
+    def embedded(self) -> Rows:
+        """The embeddings of the step's tokens, which are filled in before the plan runs."""
+        return self.buffers.x
+
+    def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
+        """RMSNorm of each row, or of the rows whose logits are wanted."""
+        to = self.buffers.norm
+        self.plan.add(
+            "norm",
+            activations.rms_norm,
+            items=1,
+            times=self.step.outs if outs else self.step.rows,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 9),
+            x=x.x,
+            weight=weight,
+            rows=self.step.out_rows if outs else 0,
+            y=to.x,
+            q=to.q,
+            meta=to.meta,
+            n=x.n,
+            x_stride=x.x.strides[0],
+            eps=self.config.norm_eps,
+        )
+        return to
+
+    def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
+        """Products of x with each of the matrices, which do not wait for each other."""
+        out = [self.buffers.output(m.name.split(".")[-2], m.rows) for m in matrices]
+        for m, y in zip(matrices, out, strict=True):
+            self._product(x, m, y, barrier=m is matrices[-1])
+        return out
+
+    def add_linear(self, to: Rows, x: Rows, matrix: Matrix) -> None:
+        """to += W x."""
+        self._product(x, matrix, to, add=True)
+
+    def logits(self, x: Rows, matrix: Matrix) -> None:
+        """Logits of the rows that were asked for."""
+        self._product(x, matrix, Rows(self.buffers.logits), outs=True)
+
+    def _product(
+        self, x: Rows, m: Matrix, y: Rows, *, add: bool = False, outs: bool = False, barrier: bool = True
+    ) -> None:
+        step, ints = self.step, m.format.bits > 0
+        source = x.q if ints else x.x
+        assert source is not None and x.n == m.columns
+        macs = m.rows * m.columns
+
+        def cost(rows: int, context: int) -> Cost:
+            rows = min(rows, self.buffers.max_outs) if outs else rows
+            kind: dict[str, int] = {"macs_i8" if ints else "macs_f32": rows * macs}
+            return Cost(weights=m.nbytes, activations=rows * (m.columns + 4 * m.rows), **kind)
+
+        self.plan.add(
+            m.name.split(".")[-2],
+            linear.linear(m.format.name, self._group),
+            items=m.tiles,
+            times=step.out_chunks if outs else step.chunks,
+            grain=max(1, min(16, m.tiles // (8 * step.threads))),
+            barrier=barrier,
+            cost=cost,
+            weights=m.data,
+            x=source,
+            meta=x.meta if ints else 0,
+            y=y.x,
+            rows=step.outs if outs else step.rows,
+            tiles=m.tiles,
+            tile_bytes=m.tile_bytes,
+            columns=m.columns,
+            x_stride=source.strides[0],
+            meta_stride=m.columns // 2,
+            y_stride=y.x.strides[0],
+            add=int(add),
+        )
+
+    def attention(self, layer: int, q: Rows, k: Rows, v: Rows, turns: F32Array, *, neox: bool, scale: float) -> Rows:
+        """RoPE of q and k by `turns`, k and v into the cache, and causal attention over the cache."""
+        c, b, step, kv = self.config, self.buffers, self.step, self.kv.layers[layer]
+        group = c.n_head // c.n_head_kv
+        k_type, v_type = kv.k_format.name, kv.v_format.name
+        k_columns, v_columns = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
+        ints = kv.k_format.bits > 0
+        pools: dict[str, Any] = {
+            "k_pool": kv.k_pool, "v_pool": kv.v_pool, "k_head": kv.k_head, "v_head": kv.v_head,
+            "k_page": kv.k_page, "v_page": kv.v_page, "kv_heads": c.n_head_kv, "group": group,
+            "k_columns": k_columns, "v_columns": v_columns, "max_rows": b.max_rows,
+            "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
+        }  # fmt: skip
+        k_row, v_row = kv.k_format.row_bytes(c.head_dim_k), kv.v_format.row_bytes(c.head_dim_v)
+        self.plan.add(
+            "rope_store",
+            rope.rope_store(k_type, v_type, neox),
+            items=c.n_head_kv,
+            times=step.rows,
+            cost=lambda rows, context: Cost(activations=rows * c.n_head_kv * (k_row + v_row)),
+            q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
+            turns=turns, rope_dim=c.rope_dim, positions=step.positions, places=step.places,
+            out=b.queries.x, out_q=b.queries.q, out_meta=b.queries.meta,
+            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scale=scale, **pools,
+        )  # fmt: skip
+
+        def cost(rows: int, context: int) -> Cost:
+            # A block of rows reads the cache once; in it each row meets the tokens before it.
+            reads = -(-rows // attention.block_rows(group)) if self.many else rows
+            seen = rows * context - rows * (rows - 1) // 2
+            macs = {"macs_i8": 0, "macs_f32": seen * c.n_head * c.head_dim_v}
+            macs["macs_i8" if ints else "macs_f32"] += seen * c.n_head * c.head_dim_k
+            return Cost(k=reads * context * c.n_head_kv * k_row, v=reads * context * c.n_head_kv * v_row, **macs)
+
+        source = b.queries.q if ints else b.queries.x
+        assert source is not None and b.queries.meta is not None
+        kernel = attention.attend_many(k_type, v_type) if self.many else attention.attend_one(k_type, v_type, group)
+        self.plan.add(
+            "attend",
+            kernel,
+            items=c.n_head_kv,
+            times=step.span_blocks if self.many else step.span_splits,
+            cost=cost,
+            spans=step.spans, splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
+            q=source, meta=b.queries.meta, q_bytes=source.strides[0], meta_bytes=k_columns // 2,
+            k_tile=tiles.tile_bytes(kv.k_format, k_columns), v_scales=cache.v_scale_bytes(kv.v_format, c.head_dim_v),
+            v_row=cache.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, **pools,
+        )  # fmt: skip
+        to = b.attended
+        self.plan.add(
+            "combine",
+            attention.combine,
+            items=1,
+            times=step.rows,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 9),
+            sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
+            y=to.x, q=to.q, meta=to.meta,
+        )  # fmt: skip
+        return to
+
+    def gate_silu(self, gate: Rows, up: Rows) -> Rows:
+        """silu(gate) * up."""
+        to, piece = self.buffers.gated, 32
+        while piece < 256 and to.n % (2 * piece) == 0:
+            piece *= 2
+        self.plan.add(
+            "gate",
+            activations.gate_silu,
+            items=to.n // piece,
+            times=self.step.rows,
+            grain=2,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 13),
+            gate=gate.x, up=up.x, y=to.x, q=to.q, meta=to.meta, n=to.n, piece=piece,
+            gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
+        )  # fmt: skip
+        return to

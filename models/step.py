@@ -1,0 +1,78 @@
+"""What differs from step to step, in memory that the plan's operations point to: Python fills it and says go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import attention, linear
+from ..kernels.cache import PAGE
+
+I64Array = npt.NDArray[np.int64]
+
+MAX_SPLITS = 64
+"""Parts that the tokens of a decode step are split in, at most."""
+SPLIT_PAGES = 4
+"""Pages of a part, at least."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens of one sequence that a step takes in: they stand at `position` and after, and attend to all before.
+
+    table: the sequence's pages, int64, long enough for position + len(tokens) and kept alive by the caller.
+    """
+
+    tokens: Sequence[int]
+    position: int
+    table: I64Array
+
+
+class Step:
+    """The numbers of a step: int64 each, in arrays whose addresses stay."""
+
+    def __init__(self, max_rows: int, threads: int) -> None:
+        self.max_rows, self.threads = max_rows, threads
+        self._numbers = np.zeros(16, np.int64)
+        self.rows = self._numbers[0:1]  # tokens taken in
+        self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
+        self.outs = self._numbers[2:3]  # rows whose logits are wanted
+        self.out_chunks = self._numbers[3:4]
+        self.splits = self._numbers[4:5]  # parts of the tokens in decode
+        self.split_pages = self._numbers[5:6]
+        self.span_splits = self._numbers[6:7]  # spans x splits
+        self.blocks = self._numbers[7:8]  # row blocks of the longest span in prefill
+        self.span_blocks = self._numbers[8:9]  # spans x blocks
+        self.tokens = np.zeros(max_rows, np.int64)
+        self.positions = np.zeros(max_rows, np.int64)
+        self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
+        self.out_rows = np.zeros(max_rows, np.int64)
+        self.spans = np.zeros((max_rows, attention.SPAN), np.int64)
+
+    def fill(self, spans: Sequence[Span], outs: Sequence[int], group: int) -> None:
+        """Describe a step of these spans, with logits for the rows `outs`; group: query heads per KV head."""
+        row = longest = 0
+        pages = 1
+        for i, span in enumerate(spans):
+            n = len(span.tokens)
+            positions = np.arange(span.position, span.position + n)
+            self.tokens[row : row + n] = span.tokens
+            self.positions[row : row + n] = positions
+            self.places[row : row + n] = span.table[positions // PAGE] * PAGE + positions % PAGE
+            self.spans[i] = row, n, span.position, span.table.ctypes.data
+            longest = max(longest, n)
+            pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
+            row += n
+        self.rows[0], self.chunks[0] = row, -(-row // linear.CHUNK)
+        self.outs[0], self.out_chunks[0] = len(outs), -(-len(outs) // linear.CHUNK)
+        self.out_rows[: len(outs)] = outs
+        decode = row == len(spans)
+        per_split = max(SPLIT_PAGES, -(-pages // MAX_SPLITS)) if decode and self.threads > 1 else pages
+        self.splits[0] = -(-pages // per_split) if decode else 1
+        self.split_pages[0] = per_split
+        self.span_splits[0] = len(spans) * self.splits[0]
+        self.blocks[0] = -(-longest // attention.block_rows(group))
+        self.span_blocks[0] = len(spans) * self.blocks[0]

@@ -1,0 +1,134 @@
+"""The weights of a model as the kernels read them: matrices in tiles, vectors in float32, embeddings as in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import tiles
+from ..kernels.formats import FORMATS, Format
+from ..kernels.plan import Plan, Team
+from .errors import ModelError
+from .gguf import GGUF
+from .header import Tensor
+
+F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """W of y = W x, in tiles of 16 rows. rows: outputs; columns: inputs; rows are padded to whole tiles."""
+
+    name: str
+    format: Format
+    rows: int
+    columns: int
+    data: U8Array
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.rows // tiles.ROWS)
+
+    @property
+    def tile_bytes(self) -> int:
+        return tiles.tile_bytes(self.format, self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the canonical blocks, which are what a product must read."""
+        return self.rows * self.format.row_bytes(self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Rows of a table, decoded one by one from the blocks in the file."""
+
+    format: Format
+    raw: U8Array  # (n_vocab, bytes of a row)
+
+    def rows(self, tokens: npt.NDArray[np.int64]) -> F32Array:
+        """(n, n_embd) float32; tokens must be below n_vocab."""
+        return self.format.decode(self.raw[tokens])
+
+
+class Weights:
+    """Takes tensors from a GGUF by name and checks their shape and type; packs matrices when told to."""
+
+    def __init__(self, g: GGUF) -> None:
+        self._gguf = g
+        self._matrices: list[tuple[Matrix, U8Array]] = []
+
+    def _tensor(self, name: str, *shape: int) -> Tensor:
+        tensor = self._gguf.tensors.get(name)
+        if tensor is None:
+            raise ModelError(self._gguf.path, name, "is missing", "the file is incomplete; convert the model again")
+        if tensor.shape != shape:
+            problem = f"has shape {list(tensor.shape)}, the hyperparameters ask for {list(shape)}"
+            raise ModelError(self._gguf.path, name, problem, "convert the model again")
+        if tensor.type not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise ModelError(
+                self._gguf.path, name, f"has type {tensor.type}, which pyllm does not read", f"use {known}"
+            )
+        return tensor
+
+    def has(self, name: str) -> bool:
+        return name in self._gguf.tensors
+
+    def vector(self, name: str, n: int) -> F32Array:
+        tensor = self._tensor(name, n)
+        return FORMATS[tensor.type].decode(tensor.data).astype(np.float32)
+
+    def embedding(self, name: str, rows: int, columns: int) -> Embedding:
+        tensor = self._tensor(name, rows, columns)
+        return Embedding(FORMATS[tensor.type], tensor.data.reshape(rows, -1))
+
+    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        """Space for a matrix, filled by `pack`."""
+        tensor = self._tensor(name, rows, columns)
+        fmt = FORMATS[tensor.type]
+        if columns % 32:
+            problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
+            raise ModelError(self._gguf.path, name, problem, "take another model")
+        data = tiles.aligned(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
+        matrix = Matrix(name, fmt, rows, columns, data)
+        self._matrices.append((matrix, tensor.data))
+        return matrix
+
+    def pack(self, team: Team, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy the file's blocks into tiles with all threads; progress(bytes done, bytes in all)."""
+        total = sum(raw.nbytes for _, raw in self._matrices)
+        done = 0
+        for plan, nbytes in self._portions(64 << 20):
+            if progress is not None:
+                progress(done, total)
+            team.run(plan)
+            done += nbytes
+        if progress is not None:
+            progress(total, total)
+        self._matrices.clear()
+
+    def _portions(self, size: int) -> Iterator[tuple[Plan, int]]:
+        """Plans that each copy about `size` bytes: what is copied between two signs of progress."""
+        plan, nbytes = Plan(), 0
+        for matrix, raw in self._matrices:
+            fmt = matrix.format
+            plan.add(
+                matrix.name,
+                tiles.pack_blocks if fmt.bits else tiles.pack_floats,
+                items=matrix.tiles,
+                barrier=False,
+                raw=raw,
+                tiles=matrix.data,
+                **tiles.pack_arguments(fmt, matrix.rows, matrix.columns),
+            )
+            nbytes += raw.nbytes
+            if nbytes >= size:
+                yield plan, nbytes
+                plan, nbytes = Plan(), 0
+        if plan.ops:
+            yield plan, nbytes
