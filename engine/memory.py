@@ -1,0 +1,129 @@
+"""Whether a model and its KV cache fit, asked before any of it is taken; knows sizes and limits, runs nothing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..models.config import Config, kv_bytes_per_token
+from ..models.errors import FitError
+from ..models.gguf import GGUF
+from .units import size
+
+PREFILL_ROWS = 512  # as many tokens of a prompt go through the layers together
+PROGRAM = 160 << 20  # Numba, LLVM and the kernels' code, resident
+ADDRESSES = 1 << 30  # libraries, stacks and allocator arenas reserve addresses that they never touch
+STEP = 64  # a context is proposed in multiples of it
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a model will take."""
+
+    weights: int
+    kv_per_token: int
+    buffers: int
+    n_ctx: int
+
+    @property
+    def kv(self) -> int:
+        return self.n_ctx * self.kv_per_token
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.buffers
+
+    def largest_ctx(self, free: int) -> int:
+        """The largest context that fits, in multiples of STEP; 0 if none does."""
+        return max(0, (free - self.weights - self.buffers) // self.kv_per_token // STEP * STEP)
+
+
+def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
+    """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
+    heads = config.n_head * (config.head_dim_k + config.head_dim_v) + config.n_head_kv * config.head_dim_k
+    activations = PREFILL_ROWS * 4 * (6 * config.n_embd + 3 * config.n_ff + 2 * heads)
+    return Needs(
+        weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
+        kv_per_token=kv_bytes_per_token(config, k_type, v_type),
+        buffers=activations + 8 * config.n_vocab + PROGRAM,
+        n_ctx=n_ctx,
+    )
+
+
+def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> None:
+    """Raises FitError, with the numbers and a cure, if there is not enough memory for this model and this cache."""
+    need = needs(gguf, config, n_ctx, k_type, v_type)
+    free, limit = free_memory(mapped=gguf.nbytes)
+    if need.total <= free:
+        return
+    smaller = need.largest_ctx(free)
+    if smaller:
+        cure = f"-c {smaller} would fit, and smaller cache types (-ctk q8_0 -ctv q4_0) take less"
+    else:
+        cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
+    raise FitError(
+        f"{gguf.path}: needs {size(need.total)} of memory (weights {size(need.weights)}, "
+        f"KV cache {size(need.kv)} for -c {n_ctx} at {k_type}/{v_type}, buffers {size(need.buffers)}), "
+        f"but {limit} leaves {size(max(free, 0))}; {cure}"
+    )
+
+
+def free_memory(mapped: int = 0) -> tuple[int, str]:
+    """(bytes, what limits them): the least that machine, container and ulimit leave to this process.
+
+    `mapped` bytes of files will be mapped, which only a limit on addresses counts.
+    """
+    limits = [(int(psutil.virtual_memory().available), "this machine's memory")]
+    if (left := cgroup_left()) is not None:
+        limits.append((left, "the container's limit (cgroup)"))
+    if (left := _addresses_left()) is not None:
+        limits.append((left - mapped - ADDRESSES, "the limit on addresses (ulimit -v)"))
+    return min(limits)
+
+
+def cgroup_left(root: Path = Path("/")) -> int | None:
+    """What the control groups of this process, versions 1 and 2, still allow; None where none has a limit."""
+    left: list[int] = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                left += _groups_left(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+                left += _groups_left(root / "sys/fs/cgroup/memory", path, *names)
+    return min(left, default=None)
+
+
+def _groups_left(mount: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
+    """A group's limit binds those below it. In a container the path may be the host's: then the mount is its group."""
+    left = []
+    group = mount / path.strip("/")
+    for folder in (group, *group.parents):
+        with suppress(OSError, ValueError):  # "max" is no number, and the uppermost group has no such files
+            free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+            left.append(free + _stat(folder / "memory.stat", reclaimable))
+        if folder == mount:
+            break
+    return left
+
+
+def _stat(path: Path, key: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    return 0
+
+
+def _addresses_left() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft - int(psutil.Process().memory_info().vms)

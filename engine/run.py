@@ -1,0 +1,130 @@
+"""`pyllm run`: a model is loaded, a prompt answered, or a chat begun; knows flags and streams, no arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from . import report, sources
+from .flags import DEFAULT_CTX
+from .generate import Timings, generate
+from .progress import Bars, Progress
+from .prompt import check_chat, check_length, encode, read_prompt
+from .stream import stream
+
+if TYPE_CHECKING:
+    from ..models.config import Config
+    from .llm import LLM
+    from .sampler import Sampler
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers the prompt that the flags or stdin give, or chats where there is none and a terminal to type at."""
+    prompt = read_prompt(args)
+    if prompt is None:
+        check_chat(args)
+    with Bars() as progress:
+        path = sources.resolve(args.model, offline=args.offline, progress=progress)
+        llm, load_seconds = load(path, args, progress)
+    if prompt is None:
+        from .chat import chat
+
+        return chat(llm, args, load_seconds, partial(make_sampler, llm, args))
+    return answer(llm, args, prompt, load_seconds)
+
+
+def load(path: Path, args: argparse.Namespace, progress: Progress) -> tuple[LLM, float]:
+    """The model in memory, and how long that took. What the file and the flags rule out is said before."""
+    begin = perf_counter()
+    from ..models.config import Config
+    from ..models.gguf import GGUF
+    from .memory import check_fit
+
+    gguf = GGUF.open(path)
+    config = Config.from_gguf(gguf)
+    n_ctx = context_size(args.ctx_size, config)
+    check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
+
+    from .llm import LLM
+
+    llm = LLM.load(
+        path,
+        n_ctx=n_ctx,
+        cache_type_k=args.cache_type_k,
+        cache_type_v=args.cache_type_v,
+        n_threads=args.threads,
+        progress=progress,
+    )
+    return llm, perf_counter() - begin
+
+
+def context_size(asked: int | None, config: Config) -> int:
+    """Tokens in the context: as asked, 0 for the model's own, and without -c that up to a default."""
+    if asked is None:
+        return min(DEFAULT_CTX, config.n_ctx_train)
+    if asked > config.n_ctx_train:
+        print(
+            f"pyllm: -c {asked} is more than the {config.n_ctx_train} tokens that the model was trained on; "
+            "answers may get worse beyond them",
+            file=sys.stderr,
+        )
+    return asked or config.n_ctx_train
+
+
+def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
+    from .sampler import Sampler, SamplerParams
+
+    params = SamplerParams(
+        temp=args.temp,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repeat_penalty=args.repeat_penalty,
+    )
+    return Sampler(params, args.seed, llm.config.n_vocab)
+
+
+def answer(llm: LLM, args: argparse.Namespace, prompt: str, load_seconds: float) -> int:
+    """One prompt, one answer, then the statistics."""
+    tokens = encode(llm, args, prompt)
+    check_length(tokens, llm)
+    sampler, timings = make_sampler(llm, args), Timings(load=load_seconds)
+    with Bars() as progress:
+        pieces = generate(
+            llm.session(), tokens, sampler, llm.tokenizer,
+            n_ctx=llm.n_ctx, n_predict=args.predict, timings=timings, progress=progress,
+        )  # fmt: skip
+        text, stop = stream(pieces, None if args.json else sys.stdout, progress)
+    if args.json:
+        result = {"text": text, "stop": stop, **report.as_json(llm, timings), "settings": settings(llm, args, sampler)}
+        print(json.dumps(result))
+        return 0
+    if stop == "context":
+        print(f"pyllm: the context of {llm.n_ctx} tokens is full; a larger -c holds more", file=sys.stderr)
+    report.show(report.rows(llm, timings, args.cache_type_k, args.cache_type_v))
+    return 0
+
+
+def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, object]:
+    """All that the answer depends on, besides the prompt."""
+    return {
+        "model": llm.config.name,
+        "n_ctx": llm.n_ctx,
+        "threads": llm.n_threads,
+        "cache_type_k": args.cache_type_k,
+        "cache_type_v": args.cache_type_v,
+        "predict": args.predict,
+        "raw": args.raw,
+        "system_prompt": args.system_prompt,
+        "seed": sampler.seed,
+        "temp": args.temp,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repeat_penalty": args.repeat_penalty,
+    }

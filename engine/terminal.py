@@ -1,0 +1,46 @@
+"""Reading lines at a terminal, with history and line editing; knows prompt_toolkit and nothing of models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+
+
+def line_reader(input: Input | None = None, output: Output | None = None) -> Callable[[], str]:
+    """A function that asks for a line: KeyboardInterrupt for Ctrl-C on an empty one, EOFError for Ctrl-D."""
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def cancel(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+    session: PromptSession[str] = PromptSession(
+        history=history(), key_bindings=keys, input=input, output=output, prompt_continuation="  "
+    )
+    return lambda: session.prompt("> ")
+
+
+def history() -> History:
+    """What was typed before, in a file that only its owner reads; for this run alone where it cannot be kept."""
+    from platformdirs import user_state_path
+
+    path = user_state_path("pyllm", appauthor=False) / "history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600))
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)

@@ -1,0 +1,103 @@
+"""What fits is let through, what does not is refused with numbers and a context that would."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import tiny
+
+from pyllm.engine import memory
+from pyllm.models.config import Config, kv_bytes_per_token
+from pyllm.models.errors import FitError
+from pyllm.models.gguf import GGUF
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[GGUF, Config]:
+    gguf = GGUF.open(tiny.write(tmp_path / "tiny.gguf"))
+    return gguf, Config.from_gguf(gguf)
+
+
+def leave(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda mapped: (free, "a test"))
+
+
+def test_needs(model: tuple[GGUF, Config]) -> None:
+    gguf, config = model
+    need = memory.needs(gguf, config, 1000, "q8_0", "q4_0")
+    assert need.weights == sum(tensor.data.nbytes for tensor in gguf.tensors.values())
+    assert need.kv == 1000 * kv_bytes_per_token(config, "q8_0", "q4_0")
+    assert need.total > need.weights + need.kv
+
+
+def test_what_fits(model: tuple[GGUF, Config]) -> None:
+    memory.check_fit(*model, 512, "f16", "f16")
+
+
+def test_the_proposed_context_fits(model: tuple[GGUF, Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(memory.needs(*model, 20_000, "f16", "f16").total, monkeypatch)
+    with pytest.raises(FitError) as error:
+        memory.check_fit(*model, 1_000_000, "f16", "f16")
+    assert error.value.exit_code == 4
+    message = str(error.value)
+    for part in ("weights", "KV cache", "-c 1000000 at f16/f16", "a test leaves"):
+        assert part in message
+    match = re.search(r"-c (\d+) would fit", message)
+    assert match is not None and int(match[1]) == 20_000 // 64 * 64
+    memory.check_fit(*model, int(match[1]), "f16", "f16")
+
+
+def test_weights_alone_do_not_fit(model: tuple[GGUF, Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(1000, monkeypatch)
+    with pytest.raises(FitError, match="no context fits beside the weights"):
+        memory.check_fit(*model, 512, "f16", "f16")
+
+
+def test_the_tightest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(memory, "cgroup_left", lambda: 500)
+    monkeypatch.setattr(memory, "_addresses_left", lambda: None)
+    assert memory.free_memory() == (500, "the container's limit (cgroup)")
+    monkeypatch.setattr(memory, "cgroup_left", lambda: None)
+    assert memory.free_memory() == (1000, "this machine's memory")
+    monkeypatch.setattr(memory, "_addresses_left", lambda: memory.ADDRESSES + 300)
+    assert memory.free_memory(mapped=100)[0] == 200
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def group(folder: Path, limit: str, usage: int, inactive: int) -> None:
+    write(folder / "memory.max", limit)
+    write(folder / "memory.current", str(usage))
+    write(folder / "memory.stat", f"anon 5\ninactive_file {inactive}\n")
+
+
+def test_no_cgroup(tmp_path: Path) -> None:
+    assert memory.cgroup_left(tmp_path) is None
+
+
+def test_cgroup_2_inherits_limits(tmp_path: Path) -> None:
+    write(tmp_path / "proc/self/cgroup", "0::/outer/inner\n")
+    mount = tmp_path / "sys/fs/cgroup"
+    group(mount / "outer/inner", "max\n", 10, 0)
+    assert memory.cgroup_left(tmp_path) is None
+    group(mount / "outer", "1000\n", 400, 50)
+    assert memory.cgroup_left(tmp_path) == 650
+    group(mount / "outer/inner", "500\n", 10, 0)
+    assert memory.cgroup_left(tmp_path) == 490
+
+
+def test_cgroup_1_in_a_container(tmp_path: Path) -> None:
+    write(tmp_path / "proc/self/cgroup", "7:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/\n")
+    mount = tmp_path / "sys/fs/cgroup/memory"  # the host's path is not here: the mount is the container's own
+    write(mount / "memory.limit_in_bytes", "2000")
+    write(mount / "memory.usage_in_bytes", "700")
+    write(mount / "memory.stat", "inactive_file 1\ntotal_inactive_file 100\n")
+    assert memory.cgroup_left(tmp_path) == 1400

@@ -1,0 +1,134 @@
+"""A stand-in for the engine: a model that always says what the test wants; for tests of all that is above it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyllm.models.config import Config
+from pyllm.models.gguf import GGUF
+from pyllm.models.tokenizer import Tokenizer
+
+REPLY = "hello the world 😀"
+
+
+class FakeTemplate:
+    """ChatML. Contents are text, whatever they look like."""
+
+    def encode(
+        self, messages: list[dict[str, str]], tokenizer: Tokenizer, add_generation_prompt: bool = True
+    ) -> list[int]:
+        ids: list[int] = []
+        for message in messages:
+            ids += tokenizer.encode(f"<|im_start|>{message['role']}\n", special=True)
+            ids += tokenizer.encode(message["content"])
+            ids += tokenizer.encode("<|im_end|>\n", special=True)
+        return ids + tokenizer.encode("<|im_start|>assistant\n", special=True)
+
+
+class FakeSession:
+    """Says `llm.reply` after every prompt, and then the end token."""
+
+    def __init__(self, llm: FakeLLM) -> None:
+        self._llm = llm
+        self.tokens: list[int] = []
+        self.prefilled: list[list[int]] = []  # what each call was given
+        self._script: list[int] = []
+
+    @property
+    def n_past(self) -> int:
+        return len(self.tokens)
+
+    def prefill(self, tokens: Sequence[int], progress: Callable[[str, int, int], None] | None = None) -> np.ndarray:
+        assert tokens, "the last token's logits need a token"
+        self._take(tokens)
+        self.prefilled.append(list(tokens))
+        if progress is not None:
+            progress("reading the prompt", len(tokens), len(tokens))
+        self._script = self._llm.tokenizer.encode(self._llm.reply)
+        return self._logits()
+
+    def decode(self, token: int) -> np.ndarray:
+        self._take([token])
+        time.sleep(self._llm.seconds_per_token)
+        self._llm.on_decode(self)
+        return self._logits()
+
+    def rewind(self, n: int) -> None:
+        assert 0 <= n <= self.n_past
+        del self.tokens[n:]
+
+    def _take(self, tokens: Sequence[int]) -> None:
+        self.tokens += tokens
+        assert self.n_past <= self._llm.n_ctx, "more than the context holds"
+
+    def _logits(self) -> np.ndarray:
+        logits = np.zeros(self._llm.config.n_vocab, np.float32)
+        logits[self._script.pop(0) if self._script else min(self._llm.tokenizer.eog)] = 1
+        return logits
+
+
+class FakeLLM:
+    """What engine/llm.py promises, without a model behind it."""
+
+    reply = REPLY
+    seconds_per_token = 0.0
+    loaded: dict[str, Any]  # what `load` was called with
+
+    def __init__(self, path: Path, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
+        file = GGUF.open(path)
+        self.config, self.tokenizer = Config.from_gguf(file), Tokenizer.from_gguf(file)
+        self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
+        self.n_ctx, self.n_threads = n_ctx, n_threads or 1
+        self.weight_bytes_per_token = 1_000_000
+        self.k_bytes_per_cached_token, self.v_bytes_per_cached_token = 200, 100
+        self.kv_bytes = 300 * n_ctx
+        self.on_decode: Callable[[FakeSession], None] = lambda session: None
+        self.sessions: list[FakeSession] = []
+
+    @classmethod
+    def load(cls, path: Path, *, progress: Callable[[str, int, int], None], **settings: Any) -> FakeLLM:
+        cls.loaded = settings
+        progress("reading weights", 0, 2_000_000)
+        progress("reading weights", 2_000_000, 2_000_000)
+        return cls(path, **settings)
+
+    def session(self) -> FakeSession:
+        self.sessions.append(FakeSession(self))
+        return self.sessions[-1]
+
+
+class FakeParams:
+    def __init__(self, **values: float) -> None:
+        self.values = values
+
+
+class FakeSampler:
+    """The likeliest token."""
+
+    def __init__(self, params: FakeParams, seed: int, n_vocab: int) -> None:
+        self.params, self.seed, self.accepted = params, 7 if seed < 0 else seed, list[int]()
+
+    def __call__(self, logits: np.ndarray) -> int:
+        return int(logits.argmax())
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
+    """Puts the fakes in the engine's place until the test ends; returns a class of FakeLLM of its own."""
+    llm: Any = ModuleType("pyllm.engine.llm")
+    llm.LLM = type("LLM", (FakeLLM,), {})
+    sampler: Any = ModuleType("pyllm.engine.sampler")
+    sampler.Sampler, sampler.SamplerParams = FakeSampler, FakeParams
+    patch.setitem(sys.modules, "pyllm.engine.llm", llm)
+    patch.setitem(sys.modules, "pyllm.engine.sampler", sampler)
+    return llm.LLM  # type: ignore[no-any-return]
