@@ -18,10 +18,11 @@ from .simd import exp
 __all__ = ["Scratch", "draw", "narrow"]
 
 _BINS = 1 << 11
+_INF = 0x7F800000  # the bits of infinity, the distance of a token that is ruled out
 
 
 class Scratch:
-    """The memory of `narrow`: its candidates, and what it counts with. Where there are n, entries from n on are stale."""
+    """The memory of `narrow`: its candidates, and what it counts with. Of n candidates, entries from n on are stale."""
 
     def __init__(self, n_vocab: int) -> None:
         padded = -(-n_vocab // 16) * 16  # vectors of 16 run over the end
@@ -95,17 +96,13 @@ def _gather(logits, peak, top_k, ids, distance, counts):  # type: ignore[no-unty
     limit = np.float32(np.inf)
     if top_k > 0:
         counts[:] = 0
-        one = np.empty(1, np.float32)
-        bits = one.view(np.int32)
         for i in range(len(logits)):
-            one[0] = peak - logits[i]
-            counts[bits[0] >> 18] += 1
+            counts[np.float32(peak - logits[i]).view(np.int32) >> 18] += 1
         seen, cut = np.int64(0), -1
         while seen < top_k:
             cut += 1
             seen += counts[cut]
-        bits[0] = ((cut + 1) << 18) - 1  # the largest distance in the bin
-        limit = one[0]
+        limit = np.int32(min(((cut + 1) << 18) - 1, _INF)).view(np.float32)  # the largest distance in the bin
     n = 0
     for i in range(len(logits)):
         d = peak - logits[i]

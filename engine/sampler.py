@@ -1,0 +1,92 @@
+"""Chooses the next token from the logits as llama.cpp's flags say; knows token ids, neither texts nor models."""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels.sample import Scratch, draw, narrow
+from ..models.errors import PyllmError, UsageError
+
+
+@dataclass(frozen=True)
+class SamplerParams:
+    """llama.cpp's flags and defaults, applied in this order; raises UsageError for a value without a meaning."""
+
+    repeat_penalty: float = 1.0  # what the logits of recent tokens are divided by (below zero: multiplied); 1: off
+    repeat_last_n: int = 64  # how many tokens are recent; 0: none, -1: all
+    top_k: int = 40  # keep the likeliest k; 0: all
+    top_p: float = 0.95  # keep the likeliest whose probabilities sum up to p; 1: all
+    min_p: float = 0.05  # keep those at least this times as likely as the likeliest; 0: all
+    temp: float = 0.8  # divide the logits; 0 or less: always the likeliest token
+
+    def __post_init__(self) -> None:
+        for name, low, high, wanted in (
+            ("repeat_penalty", 1e-6, 1e6, "from 1e-6 to 1e6 (1: off)"),
+            ("repeat_last_n", -1, math.inf, "-1 (all), 0 (none) or more"),
+            ("top_k", 0, math.inf, "0 (all) or more"),
+            ("top_p", 0, 1, "from 0 to 1 (all)"),
+            ("min_p", 0, 1, "from 0 (all) to 1"),
+            ("temp", -math.inf, math.inf, "a finite number (0: always the likeliest token)"),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high or (isinstance(value, float) and math.isinf(value)):  # NaN too
+                raise UsageError(f"--{name.replace('_', '-')}: is {value}, must be {wanted}")
+
+
+class Sampler:
+    """The state of one sequence's sampling: its recent tokens and its random numbers. Same seed, same tokens."""
+
+    def __init__(self, params: SamplerParams, seed: int, n_vocab: int) -> None:
+        """seed: -1 takes one by chance; `self.seed` is the one in use."""
+        if seed < -1:
+            raise UsageError(f"--seed: is {seed}, must be -1 (a random one) or more")
+        self.params = params
+        self.seed = secrets.randbits(32) if seed == -1 else seed
+        self._random = random.Random(self.seed)
+        last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
+        self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)
+        self._penalized = np.empty(n_vocab, np.float32)
+        self._scratch = Scratch(n_vocab)
+
+    def __call__(self, logits: npt.NDArray[np.float32]) -> int:
+        """The next token for logits (n_vocab,), which are left as they are. Raises PyllmError where they are broken."""
+        if self.params.temp <= 0:
+            return int(self._penalize(logits).argmax())
+        n = self._candidates(logits)
+        return int(draw(self._scratch.ids, self._scratch.weight, n, self._random.random()))
+
+    def accept(self, token: int) -> None:
+        """Counts a token of the prompt or of the answer as a recent one."""
+        self._recent.append(token)
+
+    def candidates(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+        """The tokens that may come next, by rising id, and their probabilities; both (n,). Needs a temp above 0."""
+        n = self._candidates(logits)
+        weight = self._scratch.weight[:n].astype(np.float64)
+        return self._scratch.ids[:n].copy(), weight / weight.sum()
+
+    def _candidates(self, logits: npt.NDArray[np.float32]) -> int:
+        p, x = self.params, self._penalize(logits)
+        peak = float(x[x.argmax()])
+        return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temp)
+
+    def _penalize(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The logits with the recent tokens held back; checked: the largest is finite, none is NaN."""
+        x = logits
+        if self._recent:
+            x = self._penalized
+            np.copyto(x, logits)
+            recent = np.fromiter(set(self._recent), np.int64)
+            held, penalty = x[recent], np.float32(self.params.repeat_penalty)
+            x[recent] = np.where(held > 0, held / penalty, held * penalty)
+        # argmax takes NaN for the largest. Tokens may be ruled out by -inf, but not all of them.
+        if not math.isfinite(x[x.argmax()]):
+            raise PyllmError("the model produced NaN or infinite logits: its file or a kernel is broken")
+        return x
