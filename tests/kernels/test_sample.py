@@ -25,7 +25,7 @@ def naive_sample(
     logits: npt.NDArray[np.float32], *, top_k: int, top_p: float, min_p: float, temp: float
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """What llama.cpp's filters leave, likeliest first: ids and their probabilities."""
-    ids = np.argsort(-logits.astype(np.float64), kind="stable")
+    ids = np.argsort(logits.max() - logits, kind="stable")  # equal are those whose distances are, in float32
     ids = ids[: top_k or None]
     p = _softmax(logits[ids])
     if top_p < 1:
