@@ -108,7 +108,7 @@ class Chat:
                     progress(stage, done, total)
 
                 pieces = generate(
-                    self._session, tokens, self._sampler, self._llm.tokenizer, n_ctx=self._llm.n_ctx,
+                    self._session, tokens, self._sampler, self._llm.tokenizer,
                     n_predict=self._args.predict, timings=timings, progress=prefilling, interrupted=pressed,
                 )  # fmt: skip
                 answer, stop = stream(pieces, self._out, progress)

@@ -54,7 +54,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     _value(sampling, "--top-p", "X", real(0, 1), 0.95, "only the likeliest that make up X (1: all; default: 0.95)")
     _value(sampling, "--min-p", "X", real(0, 1), 0.05, "only those X times as likely as the first (default: 0.05)")
     penalty = "how much tokens seen of late are held back (default: 1, not at all)"
-    _value(sampling, "--repeat-penalty", "X", real(0, math.inf, above=True), 1.0, penalty)
+    _value(sampling, "--repeat-penalty", "X", real(1e-6, 1e6), 1.0, penalty)
 
     other = parser.add_argument_group("other")
     other.add_argument("--json", action="store_true", help="print one JSON object: text, counts, timings, bytes")
@@ -105,16 +105,16 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return convert
 
 
-def real(low: float, high: float, above: bool = False) -> Callable[[str], float]:
-    """The type of a flag that takes a finite number in these bounds; `above`: not the lower bound itself."""
-    wanted = f"must be a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else "")
+def real(low: float, high: float) -> Callable[[str], float]:
+    """The type of a flag that takes a finite number in these bounds."""
+    wanted = f"must be a number from {low:g}" + (f" to {high:g}" if high < math.inf else "")
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+        if not math.isfinite(value) or not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} {wanted}")
         return value
 

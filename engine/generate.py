@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
-from .progress import Progress
+from .progress import Progress, silent
 
 if TYPE_CHECKING:
     from ..models.tokenizer import Tokenizer
-    from .llm import Session
     from .sampler import Sampler
+    from .session import Session
 
 Stop = Literal["eog", "limit", "context", "interrupt"]
 
@@ -59,13 +59,12 @@ def generate(
     sampler: Sampler,
     tokenizer: Tokenizer,
     *,
-    n_ctx: int,
     n_predict: int = -1,
     timings: Timings | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
-    """Continues `prompt`, whose tokens must fit in `n_ctx`, until an end token, n_predict tokens or a full context.
+    """Continues `prompt`, which must fit in the context, until an end token, n_predict tokens or a full context.
 
     What session and prompt have in common at the start is not computed again. Between any two tokens the session is
     whole, so that the caller may stop listening there, or ask for it through `interrupted`.
@@ -77,7 +76,7 @@ def generate(
     begin = perf_counter()
     kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last one is needed for its logits
     session.rewind(kept)
-    logits = session.prefill(prompt[kept:], progress)
+    logits = session.prefill(prompt[kept:], lambda done, total: progress("reading the prompt", done, total))
     for token in prompt[kept:]:
         sampler.accept(token)
     times.prompt_n, times.reused_n, times.prompt = len(prompt) - kept, kept, perf_counter() - begin
@@ -98,7 +97,7 @@ def generate(
         yield Piece(text)
         if times.generated_n == n_predict:
             stop = "limit"
-        elif session.n_past >= n_ctx:
+        elif session.n_past >= session.n_ctx:
             stop = "context"
         elif interrupted():
             stop = "interrupt"

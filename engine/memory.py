@@ -14,6 +14,7 @@ from ..models.gguf import GGUF
 from .units import size
 
 PREFILL_ROWS = 512  # as many tokens of a prompt go through the layers together
+LOGITS = 9  # rows of them: eight may be asked for in a step, and the sampler has a copy
 PROGRAM = 160 << 20  # Numba, LLVM and the kernels' code, resident
 ADDRESSES = 1 << 30  # libraries, stacks and allocator arenas reserve addresses that they never touch
 STEP = 64  # a context is proposed in multiples of it
@@ -48,7 +49,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> N
     return Needs(
         weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
         kv_per_token=kv_bytes_per_token(config, k_type, v_type),
-        buffers=activations + 8 * config.n_vocab + PROGRAM,
+        buffers=activations + LOGITS * 4 * config.n_vocab + PROGRAM,
         n_ctx=n_ctx,
     )
 

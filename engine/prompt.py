@@ -35,7 +35,8 @@ def read_prompt(args: argparse.Namespace) -> str | None:
     else:
         text = _read_file("-")
     if not text:
-        raise UsageError("the prompt is empty: give a text with -p, or a file with -f")
+        where = "" if names else " (stdin gave none, and the first word that is no flag is MODEL)"
+        raise UsageError(f"the prompt is empty{where}: give a text with -p, or a file with -f")
     return text
 
 

@@ -49,11 +49,14 @@ def load(path: Path, args: argparse.Namespace, progress: Progress) -> tuple[LLM,
     config = Config.from_gguf(gguf)
     n_ctx = context_size(args.ctx_size, config)
     check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
+    if n_ctx > config.n_ctx_train:
+        warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
+        print(f"pyllm: {warning}: beyond them, answers get worse", file=sys.stderr)
 
     from .llm import LLM
 
     llm = LLM.load(
-        path,
+        gguf,
         n_ctx=n_ctx,
         cache_type_k=args.cache_type_k,
         cache_type_v=args.cache_type_v,
@@ -65,15 +68,7 @@ def load(path: Path, args: argparse.Namespace, progress: Progress) -> tuple[LLM,
 
 def context_size(asked: int | None, config: Config) -> int:
     """Tokens in the context: as asked, 0 for the model's own, and without -c that up to a default."""
-    if asked is None:
-        return min(DEFAULT_CTX, config.n_ctx_train)
-    if asked > config.n_ctx_train:
-        print(
-            f"pyllm: -c {asked} is more than the {config.n_ctx_train} tokens that the model was trained on; "
-            "answers may get worse beyond them",
-            file=sys.stderr,
-        )
-    return asked or config.n_ctx_train
+    return min(DEFAULT_CTX, config.n_ctx_train) if asked is None else asked or config.n_ctx_train
 
 
 def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
@@ -97,7 +92,7 @@ def answer(llm: LLM, args: argparse.Namespace, prompt: str, load_seconds: float)
     with Bars() as progress:
         pieces = generate(
             llm.session(), tokens, sampler, llm.tokenizer,
-            n_ctx=llm.n_ctx, n_predict=args.predict, timings=timings, progress=progress,
+            n_predict=args.predict, timings=timings, progress=progress,
         )  # fmt: skip
         text, stop = stream(pieces, None if args.json else sys.stdout, progress)
     if args.json:

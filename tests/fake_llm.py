@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -43,15 +42,19 @@ class FakeSession:
         self._script: list[int] = []
 
     @property
+    def n_ctx(self) -> int:
+        return self._llm.n_ctx
+
+    @property
     def n_past(self) -> int:
         return len(self.tokens)
 
-    def prefill(self, tokens: Sequence[int], progress: Callable[[str, int, int], None] | None = None) -> np.ndarray:
+    def prefill(self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         assert tokens, "the last token's logits need a token"
         self._take(tokens)
         self.prefilled.append(list(tokens))
         if progress is not None:
-            progress("reading the prompt", len(tokens), len(tokens))
+            progress(len(tokens), len(tokens))
         self._script = self._llm.tokenizer.encode(self._llm.reply)
         return self._logits()
 
@@ -82,8 +85,7 @@ class FakeLLM:
     seconds_per_token = 0.0
     loaded: dict[str, Any]  # what `load` was called with
 
-    def __init__(self, path: Path, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
-        file = GGUF.open(path)
+    def __init__(self, file: GGUF, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
         self.config, self.tokenizer = Config.from_gguf(file), Tokenizer.from_gguf(file)
         self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
         self.n_ctx, self.n_threads = n_ctx, n_threads or 1
@@ -94,11 +96,11 @@ class FakeLLM:
         self.sessions: list[FakeSession] = []
 
     @classmethod
-    def load(cls, path: Path, *, progress: Callable[[str, int, int], None], **settings: Any) -> FakeLLM:
+    def load(cls, file: GGUF, *, progress: Callable[[str, int, int], None], **settings: Any) -> FakeLLM:
         cls.loaded = settings
         progress("reading weights", 0, 2_000_000)
         progress("reading weights", 2_000_000, 2_000_000)
-        return cls(path, **settings)
+        return cls(file, **settings)
 
     def session(self) -> FakeSession:
         self.sessions.append(FakeSession(self))

@@ -10,11 +10,12 @@ import tiny
 from fake_llm import REPLY, FakeLLM, FakeParams, FakeSampler, FakeSession
 
 from pyllm.engine.generate import Timings, common_prefix, generate
+from pyllm.models.gguf import GGUF
 
 
 @pytest.fixture
 def llm(tmp_path: Path) -> FakeLLM:
-    return FakeLLM(tiny.write(tmp_path / "tiny.gguf"))
+    return FakeLLM(GGUF.open(tiny.write(tmp_path / "tiny.gguf")))
 
 
 def run(
@@ -22,7 +23,7 @@ def run(
 ) -> tuple[str, Any, Timings]:
     timings = Timings()
     sampler = FakeSampler(FakeParams(), 0, llm.config.n_vocab)
-    options = {"n_ctx": llm.n_ctx, "timings": timings} | options
+    options = {"timings": timings} | options
     pieces = list(generate(session or llm.session(), prompt, sampler, llm.tokenizer, **options))
     assert all(piece.stop is None for piece in pieces[:-1])
     return "".join(piece.text for piece in pieces), pieces[-1].stop, timings
@@ -37,9 +38,7 @@ def test_until_the_end_token(llm: FakeLLM) -> None:
 
 def test_pieces_are_whole_characters(llm: FakeLLM) -> None:
     llm.reply = "😀é"  # one token a byte
-    pieces = list(
-        generate(llm.session(), [5], FakeSampler(FakeParams(), 0, llm.config.n_vocab), llm.tokenizer, n_ctx=512)
-    )
+    pieces = list(generate(llm.session(), [5], FakeSampler(FakeParams(), 0, llm.config.n_vocab), llm.tokenizer))
     assert [piece.text for piece in pieces if piece.text] == ["😀", "é"]
 
 
@@ -91,7 +90,7 @@ def test_depth_is_what_the_decoded_tokens_read(llm: FakeLLM) -> None:
 
 def test_the_sampler_sees_prompt_and_answer(llm: FakeLLM) -> None:
     sampler = FakeSampler(FakeParams(), 0, llm.config.n_vocab)
-    list(generate(llm.session(), [5, 6], sampler, llm.tokenizer, n_ctx=512, n_predict=2))
+    list(generate(llm.session(), [5, 6], sampler, llm.tokenizer, n_predict=2))
     assert sampler.accepted == [5, 6, *llm.tokenizer.encode(REPLY)[:2]]
 
 
