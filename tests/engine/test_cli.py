@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,16 +72,10 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["run", "--help"], ["inspect", "--help"]])
 def test_help_is_light(argv: list[str]) -> None:
-    heavy = [
-        "numba",
-        "llvmlite",
-        "rich",
-        "prompt_toolkit",
-        "jinja2",
-        "tokenizers",
-        *(["numpy"] if argv[0][0] == "-" else []),
-    ]
-    code = f"import sys; from pyllm.engine.cli import main; main({argv!r}); print([m for m in {heavy} if m in sys.modules])"
+    heavy = ["numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tokenizers"]
+    if argv[0].startswith("-"):
+        heavy.append("numpy")
+    code = f"import sys, pyllm.engine.cli as cli; cli.main({argv}); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -110,8 +103,9 @@ def test_flags_stand_anywhere(
 
 
 def test_settings_reach_the_engine(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = "-n 4 -c 256 -t 2 -s 5 -sys Short. --temp 0 --top-k 3 --top-p 0.5 --min-p 0 --repeat-penalty 1.1 -ctk q8_0 -ctv q4_0"
-    assert main(["run", model, "hello", "--json", *flags.split()]) == 0
+    engine = ["-n", "4", "-c", "256", "-t", "2", "-s", "5", "-sys", "Short.", "-ctk", "q8_0", "-ctv", "q4_0"]
+    sampling = ["--temp", "0", "--top-k", "3", "--top-p", "0.5", "--min-p", "0", "--repeat-penalty", "1.1"]
+    assert main(["run", model, "hello", "--json", *engine, *sampling]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == ""
@@ -285,6 +279,7 @@ def test_no_model_is_the_default_one(
         assert main(["run", "-p", "hello", "--offline"]) == 0
         assert asked == [(None, False), (None, True)]
     capsys.readouterr()
+    pipe(b"")
     assert "MODEL" in failure(["run", "Why is the sky blue?"], capsys)[1]
     pipe(b"hello")
     code, message = failure(["run", "Why is the sky blue?"], capsys)
@@ -366,19 +361,7 @@ def test_a_full_disk(model: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "wb") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "run", model, "-p", "x"],
-            env=ENVIRONMENT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-        )
+        command = [sys.executable, "-c", PROGRAM, "run", model, "-p", "x"]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1 and b"No space left" in err and err.count(b"\n") == 1
-
-
-def test_startup_is_quick() -> None:
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "pyllm.engine.cli", "--version"], env=ENVIRONMENT, check=True, capture_output=True
-    )
-    assert time.perf_counter() - begin < 5, "a generous bound: it takes 0.1 s where nothing else runs"
