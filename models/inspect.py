@@ -1,0 +1,112 @@
+"""What there is to say about a GGUF file, as plain data; knows no terminal, and loads no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from ..kernels.formats import CACHE_TYPES, FORMATS
+from .config import Config, side_bytes_per_token
+from .errors import ModelError, UsageError
+from .gguf import GGUF
+from .header import quote
+
+CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
+
+
+def describe(g: GGUF) -> dict[str, Any]:
+    """A description of the file that JSON can hold. Sizes are bytes.
+
+    A model that pyllm cannot run is described too: `problem` says why (None: its hyperparameters and tensor types are
+    supported), and `config` and `cache`, which follow from the hyperparameters, are None where these are not.
+    """
+    config, problem = None, None
+    try:
+        config = Config.from_gguf(g)
+        _check_types(g)
+    except ModelError as e:
+        problem = str(e)
+    template = _text(g, "tokenizer.chat_template") or ""
+    weights = sum(t.data.nbytes for t in g.tensors.values())
+    parameters = sum(math.prod(t.shape) for t in g.tensors.values())
+    return {
+        "file": {"paths": [str(p) for p in g.paths], "bytes": g.nbytes, "gguf_version": g.version},
+        "architecture": _text(g, "general.architecture"),
+        "name": _text(g, "general.name"),
+        "problem": problem,
+        "parameters": parameters,
+        "weights_bytes": weights,
+        "bits_per_weight": 8 * weights / parameters if parameters else None,
+        "config": asdict(config) if config else None,
+        "quantization": _quantization(g),
+        "tokenizer": _tokenizer(g),
+        "chat_template": {"present": bool(template), "characters": len(template)},
+        "cache": _cache(config) if config else None,
+        "tensors": [
+            {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.data.nbytes} for t in g.tensors.values()
+        ],
+    }
+
+
+def _check_types(g: GGUF) -> None:
+    for t in g.tensors.values():
+        if t.type not in FORMATS:
+            problem = f"is {t.type}, pyllm multiplies {', '.join(FORMATS)}"
+            raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
+
+
+def _text(g: GGUF, key: str) -> str | None:
+    value = g.metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _quantization(g: GGUF) -> list[dict[str, Any]]:
+    """Tensors, values and bytes of each tensor type, most bytes first."""
+    found: dict[str, dict[str, Any]] = {}
+    for t in g.tensors.values():
+        row = found.setdefault(t.type, {"type": t.type, "tensors": 0, "parameters": 0, "bytes": 0})
+        row["tensors"] += 1
+        row["parameters"] += math.prod(t.shape)
+        row["bytes"] += t.data.nbytes
+    return sorted(found.values(), key=lambda row: -int(row["bytes"]))
+
+
+def _tokenizer(g: GGUF) -> dict[str, Any]:
+    """What the file says of its vocabulary; None for what is missing or of the wrong type, as running it would tell."""
+    said: dict[str, Any] = {"model": _text(g, "tokenizer.ggml.model"), "pre": _text(g, "tokenizer.ggml.pre")}
+    for name in ("tokens", "merges"):
+        value = g.metadata.get(f"tokenizer.ggml.{name}")
+        said[name] = len(value) if isinstance(value, list) else None
+    tokens = g.metadata.get("tokenizer.ggml.tokens")
+    for role in ("bos", "eos", "eot", "unknown", "padding"):
+        number = g.metadata.get(f"tokenizer.ggml.{role}_token_id")
+        known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
+        said[role] = {"id": number, "text": tokens[number]} if known and tokens else None
+    try:
+        kinds = g.ints("tokenizer.ggml.token_type", -(1 << 31), (1 << 31) - 1, default=[])
+        said["control_tokens"] = int((kinds == CONTROL_TOKEN).sum())
+    except ModelError:
+        said["control_tokens"] = None
+    for name in ("add_bos_token", "add_eos_token", "add_space_prefix"):
+        value = g.metadata.get(f"tokenizer.ggml.{name}")
+        said[name] = value if isinstance(value, bool) else None
+    return said
+
+
+def _cache(config: Config) -> dict[str, Any]:
+    """Bytes of a token by format: of K, of V, and of every pair "K/V"; None where a head does not fill the blocks."""
+    sides = {side: {t: _side(config, side, t) for t in CACHE_TYPES} for side in ("k", "v")}
+    pairs = {
+        f"{k_type}/{v_type}": None if k is None or v is None else k + v
+        for k_type, k in sides["k"].items()
+        for v_type, v in sides["v"].items()
+    }
+    return {**sides, "pairs": pairs}
+
+
+def _side(config: Config, side: str, cache_type: str) -> int | None:
+    try:
+        return side_bytes_per_token(config, side, cache_type)
+    except UsageError:
+        return None
