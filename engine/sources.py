@@ -22,7 +22,7 @@ def cache_folder() -> Path:
         return Path(given).expanduser().absolute()
     from platformdirs import user_cache_path
 
-    return user_cache_path("pyllm", appauthor=False)
+    return user_cache_path("pyllm")
 
 
 def resolve(name: str | None, *, offline: bool, progress: Progress = silent) -> Path:

@@ -37,7 +37,7 @@ def history() -> History:
     """What was typed before, in a file that only its owner reads; for this run alone where it cannot be kept."""
     from platformdirs import user_state_path
 
-    path = user_state_path("pyllm", appauthor=False) / "history"
+    path = user_state_path("pyllm") / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600))
