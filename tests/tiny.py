@@ -165,7 +165,7 @@ def _format_of(name: str, x: np.ndarray, types: str | Mapping[str, str]) -> str:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Writes a pair, empty texts and lists too, which the writer's own methods leave out."""
+    """Writes a pair, an empty text too, which the writer's own method leaves out."""
     kind = gguf.GGUFValueType
     if isinstance(value, bool):
         writer.add_bool(key, value)
