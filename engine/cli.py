@@ -86,6 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, PyllmError.exit_code)
 
 
+def script() -> NoReturn:
+    """The command `pyllm`: `main`, and out."""
+    code = main()
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+    # All is written and the threads are daemons. Taking Numba and LLVM apart would be 0.4 s of waiting for the prompt.
+    os._exit(code)
+
+
 def _dispatch(argv: list[str]) -> int:
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" and goes on
@@ -149,4 +158,4 @@ def _terminable() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()
