@@ -1,7 +1,8 @@
 """A forward pass as a list of operations, recorded once and replayed by a team of threads without Python.
 
 An operation is a kernel, its arguments, how many items it has and what it costs. The threads take items from a shared
-counter, so a slow core does not hold up the others; between operations that depend on each other stands a barrier.
+counter, so a slow core does not hold up the others. Between operations that depend on each other stands a barrier,
+which waits for the items and not for the threads: one that lost its core in between holds up nobody.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .buffers import LINE, aligned
 from .jit import Kernel, inline, jit
 from .memory import peek_i64, poke_i64
 from .sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
@@ -28,9 +30,9 @@ OP = np.dtype(
         ("items", "<i8"),  # items of the operation, times ...
         ("times", "<i8"),  # ... the int64 at this address, which the step sets
         ("grain", "<i8"),  # items taken at once
-        ("barrier", "<i8"),  # 1: all wait here until every item is done
-        ("counter", "<i8"),  # the next item
-        ("_", "<i8"),
+        ("barrier", "<i8"),  # 1: what follows starts when every item up to here is done
+        ("next", "<i8"),  # the next item to take
+        ("done", "<i8"),  # items that are done
     ]
 )
 _ONE = np.ones(1, np.int64)
@@ -117,7 +119,7 @@ class Plan:
     def table(self) -> Array:
         """The operations as `replay` reads them, shape (ops,) of OP; compiles what is not compiled yet."""
         if self._table is None:
-            table = np.zeros(len(self.ops), OP)
+            table = aligned(len(self.ops) * OP.itemsize).view(OP)
             for row, op in zip(table, self.ops, strict=True):
                 row["kernel"], row["args"] = op.kernel.address, op.args.ctypes.data
                 row["items"], row["times"] = op.items, op.times.ctypes.data
@@ -142,8 +144,9 @@ def compile_kernels(kernels: list[Kernel], progress: Callable[[int, int, str], N
 
 
 # The mailbox of a team, one int64 per cache line.
-_EPOCH, _TABLE, _OPS, _STAMPS, _ARRIVED, _BASE, _STOP = (i * 64 for i in range(7))
-_PATIENCE = 20_000  # pauses (some microseconds to a millisecond) before a waiting thread lets others have its core
+_EPOCH, _TABLE, _OPS, _STAMPS, _LEFT, _STOP = (i * LINE for i in range(6))
+_SPINS = 2_000  # pauses (some ten microseconds) before a waiting thread offers its core to others
+_IDLE_SPINS = 40_000  # and before a worker with nothing to do goes to sleep
 
 
 @inline
@@ -151,41 +154,49 @@ def _wait_for(address, value):  # type: ignore[no-untyped-def]
     spins = 0
     while load_acquire(address) < value:
         spins += 1
-        if spins < _PATIENCE:
+        if spins < _SPINS:
             pause()
         else:
             give_way()
 
 
+@inline
+def _items(op):  # type: ignore[no-untyped-def]
+    return peek_i64(op + 16) * peek_i64(peek_i64(op + 24))
+
+
 @jit
-def replay(mailbox, thread, threads):  # type: ignore[no-untyped-def]
-    """Walk the plan in the mailbox as one of the team's threads; return when every operation is done."""
+def replay(mailbox, thread):  # type: ignore[no-untyped-def]
+    """Walk the plan in the mailbox as one of the team's threads; return when every item is done."""
     op, ops = peek_i64(mailbox + _TABLE), peek_i64(mailbox + _OPS)
     stamps = peek_i64(mailbox + _STAMPS)
-    expected = peek_i64(mailbox + _BASE)
+    waiting = op  # the first operation that is not known to be done
     for i in range(ops):
-        items = peek_i64(op + 16) * peek_i64(peek_i64(op + 24))
-        grain = peek_i64(op + 32)
+        items, grain = _items(op), peek_i64(op + 32)
+        done = 0
         while True:
             begin = fetch_add(op + 48, grain)
             if begin >= items:
                 break
-            call_kernel(peek_i64(op), peek_i64(op + 8), begin, min(begin + grain, items), thread)
+            end = min(begin + grain, items)
+            call_kernel(peek_i64(op), peek_i64(op + 8), begin, end, thread)
+            done += end - begin
+        if done > 0:
+            fetch_add(op + 56, done)
         if peek_i64(op + 40) != 0:
-            expected += threads
-            if threads > 1:
-                fetch_add(mailbox + _ARRIVED, 1)
-                _wait_for(mailbox + _ARRIVED, expected)
+            while waiting <= op:
+                _wait_for(waiting + 56, _items(waiting))
+                waiting += 64
         if stamps != 0 and thread == 0:
             poke_i64(stamps + 8 * (i + 1), clock())
         op += 64
 
 
 @jit
-def _serve(mailbox, thread, threads, seen):  # type: ignore[no-untyped-def]
+def _serve(mailbox, thread, seen):  # type: ignore[no-untyped-def]
     """Replay what is posted, until nothing came for a while; the last epoch that was seen."""
     spins = 0
-    while spins < 2 * _PATIENCE:
+    while spins < _IDLE_SPINS:
         epoch = load_acquire(mailbox + _EPOCH)
         if epoch == seen:
             spins += 1
@@ -194,7 +205,8 @@ def _serve(mailbox, thread, threads, seen):  # type: ignore[no-untyped-def]
             return epoch
         else:
             seen, spins = epoch, 0
-            replay(mailbox, thread, threads)
+            replay(mailbox, thread)
+            fetch_add(mailbox + _LEFT, 1)
     return seen
 
 
@@ -203,31 +215,42 @@ def _post(mailbox):  # type: ignore[no-untyped-def]
     fetch_add(mailbox + _EPOCH, 1)
 
 
+@jit
+def _all_left(mailbox, count):  # type: ignore[no-untyped-def]
+    _wait_for(mailbox + _LEFT, count)
+
+
 class Team:
     """Threads that replay plans together: the caller is thread 0, the others wait, spinning for a short while and
     then asleep."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._mail = np.zeros(8 * 8, np.int64)
+        self._mail = aligned(8 * LINE).view(np.int64)
+        self._address = self._mail.ctypes.data
         self._wake = threading.Condition()
-        self._barriers = 0
+        self._runs = 0
+        self._plan: Plan | None = None
+        self._stamps: Array | None = None
         self._workers = [
             threading.Thread(target=self._work, args=(i,), name=f"pyllm-{i}", daemon=True) for i in range(1, threads)
         ]
         self._started = False
 
-    def _set(self, slot: int, value: int) -> None:
-        self._mail[slot // 8] = value
-
     def _work(self, thread: int) -> None:
         seen = 0
         while True:
-            seen = _serve(self._mail.ctypes.data, thread, self.threads, seen)
+            seen = _serve(self._address, thread, seen)
             with self._wake:
+                while self._mail[_EPOCH // 8] == seen:
+                    self._wake.wait()
                 if self._mail[_STOP // 8]:
                     return
-                self._wake.wait_for(lambda: self._mail[0] != seen)  # noqa: B023 (called before seen changes)
+
+    def _go(self) -> None:
+        with self._wake:
+            _post(self._address)
+            self._wake.notify_all()
 
     def run(self, plan: Plan, stamps: Array | None = None) -> None:
         """Replay a plan once.
@@ -235,31 +258,29 @@ class Team:
         stamps: int64 (ops + 1,), takes the clock at the start and after each operation.
         """
         table = plan.table
-        table["counter"] = 0
-        self._set(_TABLE, table.ctypes.data)
-        self._set(_OPS, len(table))
-        self._set(_STAMPS, 0 if stamps is None else stamps.ctypes.data)
-        self._set(_BASE, self._barriers)
-        self._barriers += int(table["barrier"].sum()) * self.threads
         if not self._started:
             self._started = True
-            _ = replay, _serve
             for worker in self._workers:
                 worker.start()
-        with self._wake:
-            _post(self._mail.ctypes.data)
-            self._wake.notify_all()
+        # A worker may still walk the run before, where nothing is left to do: its memory and counters must stay.
+        _all_left(self._address, self._runs * len(self._workers))
+        self._plan, self._stamps = plan, stamps
+        table["next"] = table["done"] = 0
+        for slot, value in ((_TABLE, table.ctypes.data), (_OPS, len(table))):
+            self._mail[slot // 8] = value
+        self._mail[_STAMPS // 8] = 0 if stamps is None else stamps.ctypes.data
+        self._runs += 1
+        if self._workers:
+            self._go()
         if stamps is not None:
             stamps[0] = now()
-        replay(self._mail.ctypes.data, 0, self.threads)
+        replay(self._address, 0)
 
     def close(self) -> None:
         """End the threads; the team cannot run again."""
-        with self._wake:
-            self._set(_STOP, 1)
-            _post(self._mail.ctypes.data)
-            self._wake.notify_all()
+        self._mail[_STOP // 8] = 1
         if self._started:
+            self._go()
             for worker in self._workers:
                 worker.join()
 

@@ -80,7 +80,7 @@ def _floats(f: Format, n: int) -> Callable[..., Any]:
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type: ignore[no-untyped-def]
         even, odd = zeros_f32(n), zeros_f32(n)
-        for i in range(0, columns, 2):
+        for _ in range(columns // 2):
             even = fma(splat_floats(x, x_stride, n), load(tile), even)
             odd = fma(splat_floats(x + 4, x_stride, n), load(tile + step), odd)
             tile += 2 * step

@@ -11,8 +11,6 @@ place differs, and `unpack` gives the canonical blocks back. The 16 rows are out
 
 from __future__ import annotations
 
-import mmap
-
 import numpy as np
 import numpy.typing as npt
 
@@ -23,17 +21,6 @@ from .memory import peek_i32, peek_u16, poke_i32, poke_u16
 
 ROWS = 16
 U8Array = npt.NDArray[np.uint8]
-
-
-def aligned(nbytes: int) -> U8Array:
-    """Zeroed memory at a multiple of 64 bytes; large pieces in huge pages where the system lends them."""
-    if nbytes < 1 << 21:
-        raw = np.zeros(nbytes + 64, np.uint8)
-        return raw[-raw.ctypes.data % 64 :][:nbytes]
-    anonymous = mmap.mmap(-1, nbytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        anonymous.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(anonymous, np.uint8)
 
 
 def scale_bytes(fmt: Format, columns: int) -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import cache, tiles
+from ..kernels import cache
+from ..kernels.buffers import aligned
 from ..kernels.formats import Format
 from .config import Config, check_cache_type
 
@@ -45,7 +46,7 @@ class KVCache:
         k, v = check_cache_type(config, "k", k_type), check_cache_type(config, "v", v_type)
         k_page, v_page = cache.k_page_bytes(k, config.head_dim_k), cache.v_page_bytes(v, config.head_dim_v)
         k_head, v_head = self.n_pages * k_page, self.n_pages * v_page
-        pools = [tiles.aligned(config.n_head_kv * head) for head in (k_head, v_head)]
+        pools = [aligned(config.n_head_kv * head) for head in (k_head, v_head)]
         return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head)
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import activations, attention, cache, linear, rope, tiles
+from ..kernels.buffers import aligned
 from ..kernels.plan import Cost, Plan
 from .config import Config
 from .kv_cache import KVCache
@@ -23,7 +24,7 @@ F32Array = npt.NDArray[np.float32]
 
 def floats(*shape: int) -> F32Array:
     """Zeroed, at a multiple of 64 bytes."""
-    return tiles.aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+    return aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Rows:
     def blocks(rows: int, n: int) -> Rows:
         """With room for int8 blocks."""
         return Rows(
-            floats(rows, n), tiles.aligned(rows * n).view(np.int8).reshape(rows, n), tiles.aligned(rows * n // 2)
+            floats(rows, n), aligned(rows * n).view(np.int8).reshape(rows, n), aligned(rows * n // 2)
         )
 
 
@@ -63,7 +64,7 @@ class Buffers:
         self.queries = Rows.blocks(vectors, columns_k)
         self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + 16)
         self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
-        self.scratch = tiles.aligned(threads * self.scratch_bytes)
+        self.scratch = aligned(threads * self.scratch_bytes)
 
     def output(self, role: str, n: int) -> Rows:
         """The buffer for what is called `role`: layers take turns with it."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import tiles
+from ..kernels.buffers import aligned
 from ..kernels.formats import FORMATS, Format
 from ..kernels.plan import Plan, Team
 from .errors import ModelError
@@ -94,7 +95,7 @@ class Weights:
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
             raise ModelError(self._gguf.path, name, problem, "take another model")
-        data = tiles.aligned(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
+        data = aligned(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
         matrix = Matrix(name, fmt, rows, columns, data)
         self._matrices.append((matrix, tensor.data))
         return matrix
