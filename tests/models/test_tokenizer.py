@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.models.errors import ModelError, UsageError
@@ -74,6 +74,7 @@ def test_the_default_model_ends_answers(smollm2: Path) -> None:
     assert tokenizer.eog >= {0, 2}  # <|endoftext|>, <|im_end|>
 
 
+@settings(deadline=None)
 @given(text=TEXTS, special=st.booleans())
 def test_text_comes_back(toy: Tokenizer, text: str, special: bool) -> None:
     ids = toy.encode(text, special=special)
@@ -82,6 +83,7 @@ def test_text_comes_back(toy: Tokenizer, text: str, special: bool) -> None:
         assert not toy.control.intersection(ids)
 
 
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_hidden_control_tokens_are_text(toy: Tokenizer, text: str) -> None:
     hidden = toy.hide(text, "\U000f0000")
@@ -100,6 +102,7 @@ def test_control_tokens(toy: Tokenizer) -> None:
     assert len(toy.encode(text)) > 3
 
 
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 271), max_size=30), special=st.booleans())
 def test_a_stream_is_the_whole(toy: Tokenizer, ids: list[int], special: bool) -> None:
     stream = StreamDecoder(toy, special=special)
