@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ..models.errors import PyllmError
 
@@ -60,7 +59,7 @@ class PageTable:
             self._pool.give_back(int(self.pages[self.count]))
 
     def fork(self, n_tokens: int) -> PageTable:
-        """A table that begins with the full pages of the first n tokens, shared; the rest is the new owner's to fill."""
+        """A table that begins with the full pages of the first n tokens, shared; the rest is its own to fill."""
         other = PageTable(self._pool, len(self.pages) * PAGE)
         other.count = n_tokens // PAGE
         other.pages[: other.count] = self.pages[: other.count]

@@ -51,12 +51,14 @@ class Session:
             logits = self._take(batch, [len(batch) - 1] if start + size >= n else [])
             if progress is not None:
                 progress(min(n, start + size), n)
-        return logits[0]
+        last: F32Array = logits[0]
+        return last
 
     def decode(self, token: int) -> F32Array:
         """Take in one token; the logits after it, (n_vocab,)."""
         self._check(1)
-        return self._take([token], [0])[0]
+        logits: F32Array = self._take([token], [0])[0]
+        return logits
 
     def score(self, tokens: Sequence[int]) -> Iterator[tuple[int, F32Array]]:
         """Take in many tokens and see the logits after each: (index of the first, (rows, n_vocab)) piece by piece."""

@@ -24,12 +24,13 @@ __all__ = ["GATE", "NORM", "gate_silu", "quantize_row", "rms_norm"]
 
 
 @inline
-def quantize_row(x, n, q, meta):  # type: ignore[no-untyped-def]
+def quantize_row(x, n, q, meta):
     """n float32 at x as int8 at q in blocks of 32, with a META record per block (see tile_dot.py)."""
     for b in range(n // 32):
         lo, hi = load_f32(x + 128 * b), load_f32(x + 128 * b + 64)
         top = max_lanes(maximum(absolute(lo), absolute(hi)))
-        inverse = np.float32(127) / top if top > 0 else np.float32(0)
+        inverse = np.float32(127) / top
+        inverse = inverse if inverse < np.inf else np.float32(0)
         ints_lo, ints_hi = to_i32(round_half_away(lo * inverse)), to_i32(round_half_away(hi * inverse))
         store_low_bytes(q + 32 * b, ints_lo)
         store_low_bytes(q + 32 * b + 16, ints_hi)
@@ -45,7 +46,7 @@ NORM = record(x="ptr", weight="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", n
 
 
 @kernel(NORM)
-def rms_norm(a, begin, end, thread):  # type: ignore[no-untyped-def]
+def rms_norm(a, begin, end, thread):
     """Items are rows: y = x / sqrt(mean(x²) + eps) * weight, n columns, kept as float32 and as int8 blocks.
 
     rows: which row of x item i is, int64 each; 0 where it is row i.
@@ -69,7 +70,7 @@ GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", n="int", piece
 
 
 @kernel(GATE)
-def gate_silu(a, begin, end, thread):  # type: ignore[no-untyped-def]
+def gate_silu(a, begin, end, thread):
     """Items are pieces of `piece` columns: y = silu(gate) * up as float32 and as int8 blocks; n columns a row."""
     pieces = a.n // a.piece
     for item in range(begin, end):

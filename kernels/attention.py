@@ -56,7 +56,7 @@ def block_rows(group: int) -> int:
 
 
 @inline
-def _start(state, columns):  # type: ignore[no-untyped-def]
+def _start(state, columns):
     """An empty sum: zeros, maximum -inf, no weight."""
     for i in range(0, columns, 16):
         store_f32(state + 4 * i, splat(0.0))
@@ -65,7 +65,7 @@ def _start(state, columns):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _soften(scores, state, columns):  # type: ignore[no-untyped-def]
+def _soften(scores, state, columns):
     """64 scores to weights relative to the running maximum; the state's earlier sums are scaled to it."""
     a, b, c, d = load_f32(scores), load_f32(scores + 64), load_f32(scores + 128), load_f32(scores + 192)
     tail = state + 4 * columns
@@ -92,7 +92,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
     scaled = FORMATS[v_type].bits > 0
 
     @kernel(ATTEND, f"attend_one_{k_type}_{v_type}_x{group}")
-    def attend_one(a, begin, end, thread):  # type: ignore[no-untyped-def]
+    def attend_one(a, begin, end, thread):
         scores = a.scratch + thread * a.scratch_bytes
         weights = scores + group * 256
         splits, split_pages = peek_i64(a.splits), peek_i64(a.split_pages)
@@ -151,7 +151,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
     scaled = FORMATS[v_type].bits > 0
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
-    def attend_many(a, begin, end, thread):  # type: ignore[no-untyped-def]
+    def attend_many(a, begin, end, thread):
         size = (a.v_columns + 16) * 4
         block_rows = max(1, 96 // a.group)
         scores = a.scratch + thread * a.scratch_bytes
@@ -227,7 +227,7 @@ COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="
 
 
 @kernel(COMBINE)
-def combine(a, begin, end, thread):  # type: ignore[no-untyped-def]
+def combine(a, begin, end, thread):
     """Items are rows: the parts of each head put together and normalized, [heads * v_dim] float32 and int8 blocks."""
     splits, size, n = peek_i64(a.splits), (a.v_columns + 16) * 4, a.heads * a.v_dim
     for row in range(begin, end):

@@ -21,6 +21,7 @@ from numba.extending import overload
 from . import tiles
 from .dot import STORED_BIAS
 from .formats import FORMATS, Format
+from .jit import inline
 from .memory import (
     load_bf16,
     load_f16,
@@ -101,22 +102,22 @@ def unpack_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDA
 # Into the pages and out of them: stubs that the kernels call with a constant `fmt`, and their code per format ---------
 
 
-def encode_block(fmt, x, scale, numbers):  # type: ignore[no-untyped-def]
+def encode_block(fmt, x, scale, numbers):
     """32 float32 at x as a block of an integer format: d to `scale`, integers to `numbers`, ggml's to the bit."""
     raise NotImplementedError("only inside of kernels")
 
 
-def store_k(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
+def store_k(fmt, x, n, page, slot, scratch):
     """n float32 at x as token `slot` of a K page. scratch: 32 bytes."""
     raise NotImplementedError("only inside of kernels")
 
 
-def store_v(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
+def store_v(fmt, x, n, page, slot):
     """n float32 at x as token `slot` of a V page."""
     raise NotImplementedError("only inside of kernels")
 
 
-def load_v(fmt, numbers):  # type: ignore[no-untyped-def]
+def load_v(fmt, numbers):
     """Two f32x16: the 32 numbers of a V row at an address, before their scale."""
     raise NotImplementedError("only inside of kernels")
 
@@ -126,26 +127,33 @@ def _format(fmt: Any) -> Format | None:
     return FORMATS[fmt.literal_value] if isinstance(fmt, types.StringLiteral) else None
 
 
+@inline
+def _inverse(d):  # type: ignore[no-untyped-def]
+    """1 / d, and 0 where that is not finite; see formats.py."""
+    inverse = np.float32(1) / d
+    return inverse if abs(inverse) < np.inf else np.float32(0)
+
+
 @overload(encode_block, prefer_literal=True, jit_options=_INLINE)
-def _encode_block(fmt, x, scale, numbers):  # type: ignore[no-untyped-def]
+def _encode_block(fmt, x, scale, numbers):
     f = _format(fmt)
 
-    def q8_0(fmt, x, scale, numbers):  # type: ignore[no-untyped-def]
+    def q8_0(fmt, x, scale, numbers):
         lo, hi = load_f32(x), load_f32(x + 64)
         d = max_lanes(maximum(absolute(lo), absolute(hi))) / np.float32(127)
-        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        inverse = _inverse(d)
         poke_f16(scale, d)
         store_low_bytes(numbers, to_i32(round_half_away(lo * inverse)))
         store_low_bytes(numbers + 16, to_i32(round_half_away(hi * inverse)))
 
-    def q4_0(fmt, x, scale, numbers):  # type: ignore[no-untyped-def]
+    def q4_0(fmt, x, scale, numbers):
         extreme = np.float32(0)  # the first of the largest in size, with its sign
         for i in range(32):
             v = peek_f32(x + 4 * i)
             if abs(v) > abs(extreme):
                 extreme = v
         d = extreme / np.float32(-8)
-        inverse = np.float32(1) / d if d != 0 else np.float32(0)
+        inverse = _inverse(d)
         lo = to_i32(minimum(fma(load_f32(x), inverse, splat(8.5)), splat(15.0)))
         hi = to_i32(minimum(fma(load_f32(x + 64), inverse, splat(8.5)), splat(15.0)))
         poke_f16(scale, d)
@@ -159,13 +167,13 @@ _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
 
 
 @overload(store_k, prefer_literal=True, jit_options=_INLINE)
-def _store_k(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
+def _store_k(fmt, x, n, page, slot, scratch):
     f = _format(fmt)
     if f is None:
         return None
     name, words, flip, size = f.name, f.bits, (0x01010101 * STORED_BIAS if f.bits == 8 else 0), f.nbytes
 
-    def integers(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
+    def integers(fmt, x, n, page, slot, scratch):
         blocks = n // 32
         start = (blocks * 32 + 63) // 64 * 64
         lane = slot % 16
@@ -179,7 +187,7 @@ def _store_k(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
         return integers
     store = _STORES[name]
 
-    def floats(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
+    def floats(fmt, x, n, page, slot, scratch):
         tile = page + slot // 16 * 16 * n * size + slot % 16 * size
         for i in range(0, n, 16):
             store(scratch, load_f32(x + 4 * i))
@@ -193,13 +201,13 @@ def _store_k(fmt, x, n, page, slot, scratch):  # type: ignore[no-untyped-def]
 
 
 @overload(store_v, prefer_literal=True, jit_options=_INLINE)
-def _store_v(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
+def _store_v(fmt, x, n, page, slot):
     f = _format(fmt)
     if f is None:
         return None
     name, bits, size = f.name, f.bits, f.nbytes
 
-    def integers(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
+    def integers(fmt, x, n, page, slot):
         blocks = n // 32
         row = page + blocks * 128 + slot * (n * bits // 8)
         for b in range(blocks):
@@ -209,7 +217,7 @@ def _store_v(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
         return integers
     store = _STORES[name]
 
-    def floats(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
+    def floats(fmt, x, n, page, slot):
         row = page + slot * n * size
         for i in range(0, n, 16):
             store(row + i * size, load_f32(x + 4 * i))
@@ -218,15 +226,15 @@ def _store_v(fmt, x, n, page, slot):  # type: ignore[no-untyped-def]
 
 
 @overload(load_v, prefer_literal=True, jit_options=_INLINE)
-def _load_v(fmt, numbers):  # type: ignore[no-untyped-def]
+def _load_v(fmt, numbers):
     f = _format(fmt)
     if f is None:
         return None
 
-    def q8_0(fmt, numbers):  # type: ignore[no-untyped-def]
+    def q8_0(fmt, numbers):
         return load_i8_f32(numbers), load_i8_f32(numbers + 16)
 
-    def q4_0(fmt, numbers):  # type: ignore[no-untyped-def]
+    def q4_0(fmt, numbers):
         pairs = load_u8_i32(numbers)
         return to_f32(low_nibbles_i32(pairs) - 8), to_f32(high_nibbles_i32(pairs) - 8)
 
@@ -234,7 +242,7 @@ def _load_v(fmt, numbers):  # type: ignore[no-untyped-def]
         return {"q8_0": q8_0, "q4_0": q4_0}[f.name]
     load, half = _LOADS[f.name], 16 * f.nbytes
 
-    def floats(fmt, numbers):  # type: ignore[no-untyped-def]
+    def floats(fmt, numbers):
         return load(numbers), load(numbers + half)
 
     return floats

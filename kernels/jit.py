@@ -56,7 +56,7 @@ def _private_folder(folder: Path) -> bool:
 CACHE = cache_root() / _digest.hexdigest()[:16]
 CACHED: bool = _private_folder(CACHE)
 """Whether compiled kernels outlive this process."""
-config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(CACHE)  # type: ignore[attr-defined]
+config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(CACHE)
 
 
 def _prune(keep: int = 6) -> None:

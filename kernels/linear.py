@@ -27,7 +27,7 @@ def linear(fmt: str, rows: int) -> Kernel:
     """
 
     @kernel(LINEAR, f"linear_{fmt}_x{rows}")
-    def linear(a, begin, end, thread):  # type: ignore[no-untyped-def]
+    def linear(a, begin, end, thread):
         for item in range(begin, end):
             chunk, tile = divmod(item, a.tiles)
             weights = a.weights + tile * a.tile_bytes

@@ -150,7 +150,7 @@ _IDLE_SPINS = 40_000  # and before a worker with nothing to do goes to sleep
 
 
 @inline
-def _wait_for(address, value):  # type: ignore[no-untyped-def]
+def _wait_for(address, value):
     spins = 0
     while load_acquire(address) < value:
         spins += 1
@@ -161,12 +161,12 @@ def _wait_for(address, value):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _items(op):  # type: ignore[no-untyped-def]
+def _items(op):
     return peek_i64(op + 16) * peek_i64(peek_i64(op + 24))
 
 
 @jit
-def replay(mailbox, thread):  # type: ignore[no-untyped-def]
+def replay(mailbox, thread):
     """Walk the plan in the mailbox as one of the team's threads; return when every item is done."""
     op, ops = peek_i64(mailbox + _TABLE), peek_i64(mailbox + _OPS)
     stamps = peek_i64(mailbox + _STAMPS)
@@ -193,7 +193,7 @@ def replay(mailbox, thread):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _serve(mailbox, thread, seen):  # type: ignore[no-untyped-def]
+def _serve(mailbox, thread, seen):
     """Replay what is posted, until nothing came for a while; the last epoch that was seen."""
     spins = 0
     while spins < _IDLE_SPINS:
@@ -211,12 +211,12 @@ def _serve(mailbox, thread, seen):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _post(mailbox):  # type: ignore[no-untyped-def]
+def _post(mailbox):
     fetch_add(mailbox + _EPOCH, 1)
 
 
 @jit
-def _all_left(mailbox, count):  # type: ignore[no-untyped-def]
+def _all_left(mailbox, count):
     _wait_for(mailbox + _LEFT, count)
 
 
@@ -286,7 +286,7 @@ class Team:
 
 
 @jit
-def now():  # type: ignore[no-untyped-def]
+def now():
     """The counter that stamps are taken from."""
     return clock()
 

@@ -22,7 +22,7 @@ STORE = record(
 
 
 @inline
-def _rotate(x, n, rope_dim, turn, apart, step, scale, out):  # type: ignore[no-untyped-def]
+def _rotate(x, n, rope_dim, turn, apart, step, scale, out):
     """Turn pairs of the first rope_dim of n numbers: element i * step with the one `apart` behind; times scale."""
     for i in range(rope_dim // 2):
         c, s = peek_f32(turn + 8 * i), peek_f32(turn + 8 * i + 4)
@@ -44,7 +44,7 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     """
 
     @kernel(STORE, f"rope_store_{k_type}_{v_type}")
-    def rope_store(a, begin, end, thread):  # type: ignore[no-untyped-def]
+    def rope_store(a, begin, end, thread):
         x = a.scratch + thread * a.scratch_bytes
         block = x + 4 * max(a.k_columns, a.v_columns)
         apart, step = (a.rope_dim // 2, 1) if neox else (1, 2)

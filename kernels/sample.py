@@ -54,7 +54,7 @@ def narrow(
 
 
 @jit
-def draw(ids, weight, n, chance):  # type: ignore[no-untyped-def]
+def draw(ids, weight, n, chance):
     """The id among the first n where the running sum of weights passes `chance`, in [0, 1), of their total."""
     total = 0.0
     for i in range(n):
@@ -70,7 +70,7 @@ def draw(ids, weight, n, chance):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, counts, bins):  # type: ignore[no-untyped-def]
+def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, counts, bins):
     n = _gather(logits, peak, top_k, ids, distance, counts)
     if top_k > 0:
         weight[:n] = 1
@@ -91,7 +91,7 @@ def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, 
 
 
 @jit
-def _gather(logits, peak, top_k, ids, distance, counts):  # type: ignore[no-untyped-def]
+def _gather(logits, peak, top_k, ids, distance, counts):
     """Makes candidates of all tokens, or, where top_k is not 0, of not many more than these."""
     limit = np.float32(np.inf)
     if top_k > 0:
@@ -113,7 +113,7 @@ def _gather(logits, peak, top_k, ids, distance, counts):  # type: ignore[no-unty
 
 
 @jit
-def _keep(ids, distance, weight, n, budget, bins):  # type: ignore[no-untyped-def]
+def _keep(ids, distance, weight, n, budget, bins):
     """Keeps the nearest of n candidates until their weights reach the budget; of equal ones those that come first.
 
     Returns how many they are. Their order stays as it was.
@@ -141,7 +141,7 @@ def _keep(ids, distance, weight, n, budget, bins):  # type: ignore[no-untyped-de
 
 
 @jit
-def _weigh(distance, n, scale, weight):  # type: ignore[no-untyped-def]
+def _weigh(distance, n, scale, weight):
     """weight = e^(-scale * distance) of the first n candidates."""
     source, target = distance.ctypes.data, weight.ctypes.data
     for i in range(0, n, 16):

@@ -22,7 +22,7 @@ META = 16
 META_D, META_DSUM, META_ZERO8, META_ZERO128 = 0, 4, 8, 12
 
 
-def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type: ignore[no-untyped-def]
+def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     """Group of `rows` f32x16: lane i of row r is the product of row i of the tile with row r of the activations.
 
     fmt, rows: constants. tile: address; columns: its width. x: address of int8 (or float32) activations, rows
@@ -32,7 +32,7 @@ def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type:
 
 
 @overload(tile_dot, prefer_literal=True, jit_options={"forceinline": True, "error_model": "numpy"})
-def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type: ignore[no-untyped-def]
+def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
         return None  # Numba asks again with literals
     f = FORMATS[fmt.literal_value]
@@ -44,7 +44,7 @@ def _integers(f: Format, n: int) -> Callable[..., Any]:
     scale_row = 64 if has_min else 32
     zero = {0: -1, 8: META_ZERO8, 128: META_ZERO128}[f.zero + (STORED_BIAS if bits == 8 else 0)]
 
-    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type: ignore[no-untyped-def]
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         blocks = columns // 32
         w = tile + (blocks * scale_row + 63) // 64 * 64
         total = zeros_f32(n)
@@ -78,7 +78,7 @@ _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
 def _floats(f: Format, n: int) -> Callable[..., Any]:
     load, step = _LOADS[f.name], 16 * f.nbytes
 
-    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):  # type: ignore[no-untyped-def]
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         even, odd = zeros_f32(n), zeros_f32(n)
         for _ in range(columns // 2):
             even = fma(splat_floats(x, x_stride, n), load(tile), even)

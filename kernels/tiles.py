@@ -11,6 +11,8 @@ place differs, and `unpack` gives the canonical blocks back. The 16 rows are out
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,7 +45,7 @@ PACK = record(raw="ptr", tiles="ptr", rows="int", blocks="int", block_bytes="int
 
 
 @kernel(PACK)
-def pack_blocks(a, begin, end, thread):  # type: ignore[no-untyped-def]
+def pack_blocks(a, begin, end, thread):
     """Items are tiles: copy the canonical blocks of 16 rows to their places. halves: scales of a block (1 or 2)."""
     for tile in range(begin, end):
         out = a.tiles + tile * a.tile_bytes
@@ -59,7 +61,7 @@ def pack_blocks(a, begin, end, thread):  # type: ignore[no-untyped-def]
 
 
 @kernel(PACK)
-def pack_floats(a, begin, end, thread):  # type: ignore[no-untyped-def]
+def pack_floats(a, begin, end, thread):
     """Items are tiles: copy numbers of block_bytes (2 or 4) bytes, 16 rows side by side."""
     size = a.block_bytes
     for tile in range(begin, end):
@@ -74,7 +76,7 @@ def pack_floats(a, begin, end, thread):  # type: ignore[no-untyped-def]
                     poke_u16(target + i * 32, peek_u16(source + i * 2))
 
 
-def pack_arguments(fmt: Format, rows: int, columns: int) -> dict[str, int]:
+def pack_operands(fmt: Format, rows: int, columns: int) -> dict[str, Any]:
     """The operands of the packing kernels but for the two addresses."""
     return {
         "rows": rows,

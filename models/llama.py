@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .config import Config
 from .recorder import Recorder
-from .weights import Weights
+from .weights import Matrix, Weights
 
 F32Array = npt.NDArray[np.float32]
 
@@ -16,7 +16,7 @@ class Block:
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
-        def matrix(name: str, rows: int, columns: int):  # type: ignore[no-untyped-def]
+        def matrix(name: str, rows: int, columns: int) -> Matrix:
             return w.matrix(f"blk.{i}.{name}.weight", rows, columns)
 
         self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)

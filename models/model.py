@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.cache import PAGE
-from ..kernels.plan import Cost, Team, compile_kernels
+from ..kernels.plan import Cost, Plan, Team, compile_kernels
 from .config import Config
 from .gguf import GGUF
 from .kv_cache import KVCache
@@ -55,7 +55,7 @@ class Model:
         kernels = list(dict.fromkeys(self.decode_plan.kernels + self.batch_plan.kernels))
         compile_kernels(kernels, lambda done, total, name: progress("compiling kernels", done, total))
 
-    def _record(self, turns: npt.NDArray[np.float32], *, many: bool):  # type: ignore[no-untyped-def]
+    def _record(self, turns: npt.NDArray[np.float32], *, many: bool) -> Plan:
         recorder = Recorder(self.config, self.kv, self._step, self._buffers, many=many)
         self.net.forward(recorder, turns)
         return recorder.plan
@@ -72,7 +72,8 @@ class Model:
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
         self._buffers.x.x[:rows] = self.net.token_embd.rows(tokens)
         self.team.run(self.decode_plan if rows == 1 else self.batch_plan)
-        return self._buffers.logits[: len(outs), : self.config.n_vocab]
+        logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(outs), : self.config.n_vocab]
+        return logits
 
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""

@@ -32,19 +32,23 @@ class Rows:
     """Rows of activations, (rows, n): as float32, and as int8 blocks where they enter a product."""
 
     x: F32Array
-    q: npt.NDArray[np.int8] | None = None
-    meta: npt.NDArray[np.uint8] | None = None
+    q: npt.NDArray[np.int8]
+    meta: npt.NDArray[np.uint8]
 
     @property
     def n(self) -> int:
-        return self.x.shape[1]
+        return int(self.x.shape[1])
+
+    @staticmethod
+    def plain(rows: int, n: int) -> Rows:
+        """With no room for int8 blocks."""
+        return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8))
 
     @staticmethod
     def blocks(rows: int, n: int) -> Rows:
         """With room for int8 blocks."""
-        return Rows(
-            floats(rows, n), aligned(rows * n).view(np.int8).reshape(rows, n), aligned(rows * n // 2)
-        )
+        q = aligned(rows * n).view(np.int8).reshape(rows, n)
+        return Rows(floats(rows, n), q, aligned(rows * n // 2))
 
 
 class Buffers:
@@ -53,12 +57,12 @@ class Buffers:
     def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
         c, rows = config, max_rows + linear.MANY
         self.max_rows, self.max_outs = max_rows, max_outs
-        self.x = Rows(floats(rows, c.n_embd))
+        self.x = Rows.plain(rows, c.n_embd)
         self.norm = Rows.blocks(rows, c.n_embd)
         self.attended = Rows.blocks(rows, c.n_head * c.head_dim_v)
         self.gated = Rows.blocks(rows, c.n_ff)
         self._outputs: dict[str, Rows] = {}
-        self.logits = floats(max_outs + linear.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
+        self.logits = Rows.plain(max_outs + linear.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
         columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
         vectors = max_rows * c.n_head + linear.MANY
         self.queries = Rows.blocks(vectors, columns_k)
@@ -69,7 +73,7 @@ class Buffers:
     def output(self, role: str, n: int) -> Rows:
         """The buffer for what is called `role`: layers take turns with it."""
         if role not in self._outputs:
-            self._outputs[role] = Rows(floats(self.max_rows + linear.MANY, -(-n // tiles.ROWS) * tiles.ROWS))
+            self._outputs[role] = Rows.plain(self.max_rows + linear.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
         return self._outputs[role]
 
 
@@ -119,14 +123,14 @@ class Recorder:
 
     def logits(self, x: Rows, matrix: Matrix) -> None:
         """Logits of the rows that were asked for."""
-        self._product(x, matrix, Rows(self.buffers.logits), outs=True)
+        self._product(x, matrix, self.buffers.logits, outs=True)
 
     def _product(
         self, x: Rows, m: Matrix, y: Rows, *, add: bool = False, outs: bool = False, barrier: bool = True
     ) -> None:
         step, ints = self.step, m.format.bits > 0
         source = x.q if ints else x.x
-        assert source is not None and x.n == m.columns
+        assert x.n == m.columns
         macs = m.rows * m.columns
 
         def cost(rows: int, context: int) -> Cost:
@@ -191,7 +195,6 @@ class Recorder:
             return Cost(k=reads * context * c.n_head_kv * k_row, v=reads * context * c.n_head_kv * v_row, **macs)
 
         source = b.queries.q if ints else b.queries.x
-        assert source is not None and b.queries.meta is not None
         kernel = attention.attend_many(k_type, v_type) if self.many else attention.attend_one(k_type, v_type, group)
         self.plan.add(
             "attend",

@@ -125,7 +125,7 @@ class Weights:
                 barrier=False,
                 raw=raw,
                 tiles=matrix.data,
-                **tiles.pack_arguments(fmt, matrix.rows, matrix.columns),
+                **tiles.pack_operands(fmt, matrix.rows, matrix.columns),
             )
             nbytes += raw.nbytes
             if nbytes >= size:
