@@ -41,7 +41,6 @@ from .memory import (
 )
 from .simd import (
     absolute,
-    fma,
     high_nibbles_i32,
     low_nibbles_i32,
     max_lanes,
@@ -128,7 +127,7 @@ def _format(fmt: Any) -> Format | None:
 
 
 @inline
-def _inverse(d):  # type: ignore[no-untyped-def]
+def _inverse(d):
     """1 / d, and 0 where that is not finite; see formats.py."""
     inverse = np.float32(1) / d
     return inverse if abs(inverse) < np.inf else np.float32(0)
@@ -154,8 +153,8 @@ def _encode_block(fmt, x, scale, numbers):
                 extreme = v
         d = extreme / np.float32(-8)
         inverse = _inverse(d)
-        lo = to_i32(minimum(fma(load_f32(x), inverse, splat(8.5)), splat(15.0)))
-        hi = to_i32(minimum(fma(load_f32(x + 64), inverse, splat(8.5)), splat(15.0)))
+        lo = to_i32(minimum(load_f32(x) * inverse + 8.5, splat(15.0)))  # rounded twice, as in ggml
+        hi = to_i32(minimum(load_f32(x + 64) * inverse + 8.5, splat(15.0)))
         poke_f16(scale, d)
         store_low_bytes(numbers, lo + hi * 16)
 

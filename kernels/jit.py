@@ -57,6 +57,8 @@ CACHE = cache_root() / _digest.hexdigest()[:16]
 CACHED: bool = _private_folder(CACHE)
 """Whether compiled kernels outlive this process."""
 config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(CACHE)
+if config.CPU_NAME and config.CPU_FEATURES is None:
+    config.CPU_FEATURES = ""  # what the CPU of that name has; Numba would add what the host has
 
 
 def _prune(keep: int = 6) -> None:

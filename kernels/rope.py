@@ -48,8 +48,6 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
         x = a.scratch + thread * a.scratch_bytes
         block = x + 4 * max(a.k_columns, a.v_columns)
         apart, step = (a.rope_dim // 2, 1) if neox else (1, 2)
-        for i in range(max(a.k_columns, a.v_columns)):
-            poke_f32(x + 4 * i, np.float32(0))
         for item in range(begin, end):
             row, head = divmod(item, a.kv_heads)
             turn = a.turns + peek_i64(a.positions + 8 * row) * a.rope_dim * 4
@@ -57,6 +55,8 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
 
             k = a.k + row * a.k_stride + head * a.k_dim * 4
             _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)
+            for i in range(a.k_dim, a.k_columns):
+                poke_f32(x + 4 * i, np.float32(0))
             store_k(k_type, x, a.k_columns, a.k_pool + head * a.k_head + page * a.k_page, slot, block)
 
             for g in range(a.group):
