@@ -1,0 +1,163 @@
+"""Attention over the pages, each pair of cache types, against float64 on what the pages hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import naive
+import numpy as np
+import pytest
+import rig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllm.kernels import attention, cache, tiles
+from pyllm.kernels.formats import CACHE_TYPES, FORMATS
+
+PAIRS = [(k, v) for k in CACHE_TYPES for v in CACHE_TYPES]
+FLOATS = [(k, v) for k, v in PAIRS if not FORMATS[k].bits and not FORMATS[v].bits]
+# All pairs with one group, and other groups with a few pairs: each is a kernel to compile.
+KERNELS = [(k, v, 3) for k, v in PAIRS]
+KERNELS += [(k, v, g) for k, v in (("f32", "f32"), ("f16", "bf16"), ("q8_0", "q4_0")) for g in (1, 2, 4, 8)]
+LENGTHS = (1, 15, 16, 17, 63, 64, 65, 128, 300)
+
+
+def attend(
+    k_type: str,
+    v_type: str,
+    *,
+    group: int,
+    head_dim: int,
+    spans: Sequence[tuple[int, int]],
+    splits: int = 0,
+    kv_heads: int = 2,
+    v_dim: int | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
+
+    splits: of the tokens, for spans of one row; 0: the kernel for many rows.
+    """
+    rng = np.random.default_rng(seed)
+    kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
+    n, m = cache.columns(head_dim), cache.columns(v_dim)
+    rows, heads, max_rows = sum(r for r, _ in spans), kv_heads * group, sum(r for r, _ in spans) + 3
+    n_pages = sum(-(-length // 64) for _, length in spans) + 1
+    order = rng.permutation(n_pages)
+
+    k_pool = np.full((kv_heads, n_pages, cache.k_page_bytes(kf, head_dim)), 255, np.uint8)
+    v_pool = np.full((kv_heads, n_pages, cache.v_page_bytes(vf, v_dim)), 255, np.uint8)
+    q = rng.standard_normal((rows, heads, head_dim), dtype=np.float32) * np.float32(2 * head_dim**-0.5)
+    out = rig.zeros(kv_heads, max_rows, group, n)
+    records, tables, expected = np.zeros((len(spans), attention.SPAN), np.int64), [], []
+    row = 0
+    for i, (count, length) in enumerate(spans):
+        table = order[: -(-length // 64)].copy()
+        order = order[len(table) :]
+        tables.append(table)
+        places = (table[:, None] * 64 + np.arange(64)).reshape(-1)[:length]
+        k, v = (rng.standard_normal((length, kv_heads, d), dtype=np.float32) for d in (head_dim, v_dim))
+        k[:, :, 3] *= 4  # K has columns that stand out
+        for head in range(kv_heads):
+            k_pool[head, table] = rig.stored(_padded(k[:, head], n), kf, places, n_pages)[0][table]
+            v_pool[head, table] = rig.stored(_padded(v[:, head], m), vf, places, n_pages)[1][table]
+        own = q[row : row + count]
+        out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
+        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits else own
+        expected.append(naive.attention(seen, naive.decoded(k, k_type), naive.decoded(v, v_type)))
+        records[i] = row, count, length - count, table.ctypes.data
+        row += count
+
+    numbers, meta = out, rig.zeros(kv_heads, max_rows, group, n // 32, 4, dtype=np.int32)
+    room = rig.zeros(out.size // n + 8, n, dtype=np.int8 if kf.bits else np.float32)  # kernels read groups of 8
+    metas = rig.zeros(len(room), n // 32, 4, dtype=np.int32)
+    if kf.bits:
+        numbers, meta = rig.activations(out)
+    room[: out.size // n], metas[: out.size // n] = numbers.reshape(-1, n), meta.reshape(-1, n // 32, 4)
+
+    many, splits = splits == 0, max(splits, 1)
+    pages = max(-(-length // 64) for _, length in spans)
+    blocks = -(-max(r for r, _ in spans) // attention.block_rows(group))
+    step = np.array([splits, -(-pages // splits), blocks])
+    sums = rig.zeros(rows, heads, splits, m + 16)
+    rig.run(
+        attention.attend_many(k_type, v_type) if many else attention.attend_one(k_type, v_type, group),
+        len(spans) * kv_heads * (blocks if many else splits),
+        spans=records, splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
+        q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
+        k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
+        k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
+        kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
+        scratch=rig.zeros(attention.scratch_bytes(group, m), dtype=np.uint8),
+        scratch_bytes=attention.scratch_bytes(group, m),
+    )  # fmt: skip
+    y = rig.zeros(rows, heads * v_dim)
+    q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
+    rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m, y=y, q=q8,
+            meta=meta8)  # fmt: skip
+    for got, blocked in zip((q8, meta8), rig.activations(y), strict=True):
+        np.testing.assert_array_equal(got, blocked)
+    return y.reshape(rows, heads, v_dim), np.concatenate(expected)
+
+
+def _padded(x: np.ndarray, columns: int) -> np.ndarray:
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns - x.shape[-1])])
+
+
+def close(got: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("k_type", "v_type", "group"), KERNELS)
+def test_one_row(k_type: str, v_type: str, group: int) -> None:
+    for length in LENGTHS:
+        close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(1, length)], splits=1))
+    for splits in (2, 3, 7):
+        close(*attend(k_type, v_type, group=group, head_dim=32, spans=[(1, 300), (1, 1), (1, 65)], splits=splits))
+
+
+@pytest.mark.parametrize(("k_type", "v_type"), PAIRS)
+def test_many_rows(k_type: str, v_type: str) -> None:
+    for group in (1, 2, 3, 4, 8):
+        close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(17, 65), (1, 64), (64, 64), (33, 129)]))
+    close(*attend(k_type, v_type, group=3, head_dim=32, spans=[(130, 300)]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0"), ("q4_0", "f16")]),
+    group=st.integers(1, 13),
+    head_dim=st.sampled_from([32, 64, 96, 128, 256]),
+    spans=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 200)), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_any_spans(pair: tuple[str, str], group: int, head_dim: int, spans: list[tuple[int, int]], seed: int) -> None:
+    spans = [(rows, rows + past) for rows, past in spans]
+    close(*attend(*pair, group=group, head_dim=head_dim, spans=spans, kv_heads=1 + seed % 2, seed=seed))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0")]),
+    group=st.sampled_from([1, 3, 8]),
+    head_dim=st.sampled_from([32, 64, 96, 128, 256]),
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    splits=st.integers(1, 9),
+)
+def test_any_lengths(pair: tuple[str, str], group: int, head_dim: int, lengths: list[int], splits: int) -> None:
+    close(*attend(*pair, group=group, head_dim=head_dim, spans=[(1, n) for n in lengths], splits=splits))
+
+
+@pytest.mark.parametrize(("k_type", "v_type"), FLOATS)
+@pytest.mark.parametrize("splits", [0, 2])
+def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, splits: int) -> None:
+    close(*attend(k_type, v_type, group=3, head_dim=80, spans=[(1, 130), (1, 7)], splits=splits))
+    close(*attend(k_type, v_type, group=3, head_dim=80, v_dim=48, spans=[(1, 70)], splits=splits))
+
+
+def test_scores_far_apart() -> None:
+    """One token takes all the weight, wherever it lies: exponents neither overflow nor vanish."""
+    for seed in range(3):
+        got, expected = attend("f32", "f32", group=3, head_dim=32, spans=[(1, 300)], splits=2, seed=seed)
+        assert np.isfinite(got).all()
+        close(got, expected)

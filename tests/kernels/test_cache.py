@@ -1,0 +1,103 @@
+"""K and V in the pages: ggml's blocks bit for bit, whichever slot they lie in."""
+
+from __future__ import annotations
+
+import gguf
+import naive
+import numpy as np
+import pytest
+import rig
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pyllm.kernels import cache, rope
+from pyllm.kernels.formats import CACHE_TYPES, FORMATS, Format
+
+TYPE = pytest.mark.parametrize("fmt", [FORMATS[t] for t in CACHE_TYPES], ids=CACHE_TYPES)
+VALUES = st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-4, 4, width=32)
+TOKENS = st.integers(1, 4).flatmap(lambda n: arrays(np.float32, (3, 32 * n), elements=VALUES))
+
+
+def check(x: np.ndarray, fmt: Format, places: np.ndarray, expected: np.ndarray) -> None:
+    """The pages hold `expected` (bytes of a row) at the places, and nothing elsewhere."""
+    n = x.shape[1]
+    k, v, out = rig.stored(x, fmt, places, 3)
+    for name, unpack, pages in (("K", cache.unpack_k, k), ("V", cache.unpack_v, v)):
+        rows = np.concatenate([unpack(page, fmt, n) for page in pages])
+        np.testing.assert_array_equal(rows[places], expected, err_msg=name)
+        untouched = unpack(np.full_like(pages[0], 255), fmt, n)[0]
+        assert (np.delete(rows, places, axis=0) == untouched).all(), name
+    scales = np.repeat(expected.reshape(len(x), -1, fmt.nbytes)[..., :2].copy().view(np.float16), 32, axis=-1)
+    factor = scales.reshape(x.shape).astype(np.float32) if fmt.bits else 1
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(out * factor, fmt.decode(expected), err_msg="V as it is read")
+
+
+@TYPE
+@settings(deadline=None, max_examples=40)
+@given(x=TOKENS, places=st.lists(st.integers(0, 191), min_size=3, max_size=3, unique=True).map(np.array))
+@example(x=np.zeros((3, 32), np.float32), places=np.array([0, 15, 16]))
+@example(x=np.full((3, 64), 1e-39, np.float32), places=np.array([63, 64, 191]))
+@example(x=np.tile(np.array([3, -3] * 16, np.float32), (3, 1)), places=np.array([1, 2, 3]))
+def test_stored_is_what_the_format_encodes(fmt: Format, x: np.ndarray, places: np.ndarray) -> None:
+    x = x + 0.0  # q4_0 of -0: ggml's C and its Python differ in the sign of d = 0
+    check(x, fmt, places, fmt.encode(x))
+
+
+@TYPE
+def test_every_slot_holds_ggmls_blocks(fmt: Format) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((128, 64), dtype=np.float32)
+    expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType(fmt.ggml_id)).view(np.uint8)
+    check(x, fmt, rng.permutation(192)[:128], expected.reshape(128, -1))
+
+
+@TYPE
+def test_bytes_of_a_page(fmt: Format) -> None:
+    for size in (cache.k_page_bytes, cache.v_page_bytes):
+        assert size(fmt, 64) == cache.PAGE * fmt.row_bytes(64)
+        assert fmt.bits or size(fmt, 80) == cache.PAGE * fmt.row_bytes(96)
+
+
+@pytest.mark.parametrize("neox", [False, True])
+@pytest.mark.parametrize(("k_dim", "v_dim", "rope_dim"), [(64, 64, 64), (80, 96, 80), (96, 32, 64)])
+def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
+    """Rotated K, V as it is, and Q rotated, scaled, in groups and as int8; dirty scratch; heads padded with zeros."""
+    rng = np.random.default_rng(0)
+    rows, kv_heads, group, max_rows, scale = 5, 2, 3, 7, 0.125
+    q = rng.standard_normal((rows, kv_heads * group, k_dim), dtype=np.float32)
+    k, v = (rng.standard_normal((rows, kv_heads, d), dtype=np.float32) for d in (k_dim, v_dim))
+    positions, places = np.array([0, 1, 2, 90, 91]), rng.permutation(128)[:rows]
+    angle = naive.angles(np.arange(100), rope_dim, 100.0)
+    turns = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+    f32, n, m = FORMATS["f32"], cache.columns(k_dim), cache.columns(v_dim)
+    k_page, v_page = cache.k_page_bytes(f32, k_dim), cache.v_page_bytes(f32, v_dim)
+    k_pool, v_pool = (rig.zeros(kv_heads, 2, size, dtype=np.uint8) for size in (k_page, v_page))
+    out = rig.zeros(kv_heads, max_rows, group, n)
+    out_q, out_meta = rig.zeros(*out.shape, dtype=np.int8), rig.zeros(*out.shape[:-1], n // 32, 4, dtype=np.int32)
+    rig.run(
+        rope.rope_store("f32", "f32", neox), rows * kv_heads,
+        q=q, k=k, v=v, q_stride=q.strides[0], k_stride=k.strides[0], v_stride=v.strides[0],
+        turns=turns, rope_dim=rope_dim, positions=positions, places=places,
+        k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
+        out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
+        k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scale=scale,
+        scratch=np.full(2048, 255, np.uint8), scratch_bytes=0,
+    )  # fmt: skip
+
+    def padded(x: np.ndarray, columns: int) -> np.ndarray:
+        return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns - x.shape[-1])])
+
+    def in_place(pool: np.ndarray, unpack: object, dim: int) -> np.ndarray:
+        pages = [np.concatenate([unpack(page, f32, dim) for page in head]) for head in pool]  # type: ignore[operator]
+        return np.stack(pages, axis=1)[places].view(np.float32)
+
+    expected_k, expected_q = (naive.rope(x, angle[positions], neox) for x in (k, q))
+    np.testing.assert_allclose(in_place(k_pool, cache.unpack_k, k_dim), padded(expected_k, n), atol=1e-6)
+    np.testing.assert_array_equal(in_place(v_pool, cache.unpack_v, v_dim), padded(v, m))
+    grouped = expected_q.reshape(rows, kv_heads, group, k_dim).transpose(1, 0, 2, 3) * scale
+    np.testing.assert_allclose(out[:, :rows], padded(grouped, n), atol=1e-6)
+    for got, expected in zip((out_q, out_meta), rig.activations(out[:, :rows]), strict=True):
+        np.testing.assert_array_equal(got[:, :rows], expected)
+    assert not out[:, rows:].any()

@@ -1,0 +1,96 @@
+"""Linear layers: each format, for a row and for many, against a float64 product of the decoded blocks."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+import rig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllm.kernels import linear, tiles
+from pyllm.kernels.formats import FORMATS, Format
+
+FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
+GROUP = pytest.mark.parametrize("group", [linear.FEW, linear.MANY])
+
+
+def product(fmt: Format, group: int, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None) -> np.ndarray:
+    """The kernel's W x, or what it adds to `to`."""
+    (rows, n), outputs, n_tiles = x.shape, len(raw), -(-len(raw) // 16)
+    room = rows + linear.MANY
+    y = rig.zeros(room, n_tiles * 16)
+    if to is not None:
+        y[:rows, :outputs] = to
+    numbers, meta = rig.zeros(room, n), rig.zeros(room, n // 32, 4, dtype=np.int32)
+    numbers[:rows] = x
+    if fmt.bits:
+        numbers = rig.zeros(room, n, dtype=np.int8)
+        numbers[:rows], meta[:rows] = rig.activations(x)
+    rig.run(
+        linear.linear(fmt.name, group), -(-rows // linear.CHUNK) * n_tiles,
+        weights=rig.packed(raw, fmt, n), x=numbers, meta=meta, y=y, rows=np.array([rows]), tiles=n_tiles,
+        tile_bytes=tiles.tile_bytes(fmt, n), columns=n, x_stride=numbers.strides[0], meta_stride=meta.strides[0],
+        y_stride=y.strides[0], add=int(to is not None),
+    )  # fmt: skip
+    return y[:rows, :outputs]
+
+
+def sample(fmt: Format, rows: int, outputs: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of random weights, and activations with an outlier."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, n), dtype=np.float32)
+    x[:, rng.integers(n)] *= 20
+    return fmt.encode(rng.standard_normal((outputs, n), dtype=np.float32)), x
+
+
+@FORMAT
+@GROUP
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(1, 20), outputs=st.integers(1, 50), blocks=st.integers(1, 7), seed=st.integers(0, 99))
+def test_product(fmt: Format, group: int, rows: int, outputs: int, blocks: int, seed: int) -> None:
+    raw, x = sample(fmt, rows, outputs, 32 * blocks, seed)
+    w = fmt.decode(raw)
+    seen = naive.dequantized(x) if fmt.bits else x
+    atol = 1e-6 * (np.abs(seen) @ np.abs(w).T).max()  # rounding of float32 sums
+    np.testing.assert_allclose(product(fmt, group, raw, x), naive.linear(w, seen), rtol=1e-5, atol=atol)
+
+
+@FORMAT
+@GROUP
+def test_more_rows_than_a_chunk_and_adding(fmt: Format, group: int) -> None:
+    raw, x = sample(fmt, linear.CHUNK + 9, 33, 64, 0)
+    to = np.random.default_rng(1).standard_normal((len(x), 33), dtype=np.float32)
+    y = product(fmt, group, raw, x)
+    np.testing.assert_allclose(product(fmt, group, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
+    for some in (1, 7, 8, 64):
+        np.testing.assert_array_equal(product(fmt, group, raw, x[:some]), y[:some])
+
+
+@FORMAT
+def test_a_row_and_many_give_the_same_bits(fmt: Format) -> None:
+    raw, x = sample(fmt, 11, 48, 96, 2)
+    np.testing.assert_array_equal(product(fmt, linear.FEW, raw, x), product(fmt, linear.MANY, raw, x))
+
+
+@FORMAT
+def test_what_int8_activations_cost(fmt: Format) -> None:
+    rng = np.random.default_rng(3)
+    raw, x = sample(fmt, 8, 256, 576, 3)
+    x = rng.standard_normal(x.shape, dtype=np.float32)
+    error = naive.nmse(product(fmt, linear.MANY, raw, x), naive.linear(fmt.decode(raw), x))
+    assert error < (1e-4 if fmt.bits else 1e-11)
+
+
+@pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if f.bits], ids=lambda f: f.name)
+def test_largest_integers(fmt: Format) -> None:
+    """Blocks of the extreme integers with activations of the extreme integers: nothing saturates."""
+    raw = np.zeros((16, 8 * fmt.nbytes), np.uint8)
+    blocks = raw.reshape(16, 8, fmt.nbytes)
+    blocks[..., :2] = np.array([1], np.float16).view(np.uint8)
+    blocks[..., -4 * fmt.bits :] = [[[0x00]], [[0x80]], [[0x7F]], [[0xFF]]] * 4
+    x = np.where(np.arange(256) % 2, 1, -1).astype(np.float32)[None] * [[127], [1], [-127]]
+    x[1] = 127
+    w = fmt.decode(raw)
+    np.testing.assert_array_equal(product(fmt, linear.MANY, raw, x.astype(np.float32)), naive.linear(w, x))

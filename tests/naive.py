@@ -1,0 +1,111 @@
+"""The oracle: what the engine computes, in plain NumPy and float64, as the formulas have it and as slow as that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyllm.kernels.formats import FORMATS
+from pyllm.models.config import Config
+from pyllm.models.gguf import GGUF
+
+Array = npt.NDArray[Any]
+
+
+def nmse(got: Array, expected: Array) -> float:
+    """Mean square of the error, relative to that of what is expected."""
+    expected = expected.astype(np.float64)
+    return float(np.mean((got - expected) ** 2) / np.mean(expected**2))
+
+
+def decoded(x: Array, fmt: str) -> Array:
+    """What is left of x when it was stored in a format."""
+    f = FORMATS[fmt]
+    return f.decode(f.encode(np.ascontiguousarray(x, np.float32))).astype(np.float64)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True) + eps) * weight
+
+
+def quantize_row(x: Array) -> tuple[Array, Array]:
+    """Activations (..., n) as int8 and a float32 scale for each block of 32; in float32, to compare bit for bit."""
+    v = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
+    top = np.abs(v).max(axis=-1, keepdims=True)
+    with np.errstate(all="ignore"):
+        inverse = np.float32(127) / top
+    scaled = v * np.where(np.isfinite(inverse), inverse, np.float32(0))
+    q = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled).astype(np.int8)
+    return q.reshape(x.shape), (top / np.float32(127))[..., 0]
+
+
+def dequantized(x: Array) -> Array:
+    """What is left of activations when they went through quantize_row."""
+    q, d = quantize_row(x)
+    return q.astype(np.float64) * np.repeat(d, 32, axis=-1)
+
+
+def linear(w: Array, x: Array) -> Array:
+    """w (outputs, inputs), x (rows, inputs)."""
+    return x.astype(np.float64) @ w.astype(np.float64).T
+
+
+def angles(positions: Array, dim: int, base: float, factor: float = 1.0, freqs: Array | None = None) -> Array:
+    """(positions, dim / 2): how far each pair is turned."""
+    speed = base ** (-np.arange(0, dim, 2) / dim) / factor
+    return positions[:, None] * (speed if freqs is None else speed / freqs)
+
+
+def rope(x: Array, angle: Array, neox: bool = False) -> Array:
+    """x (rows, heads, dim), pairs turned by `angle` (rows, pairs): neighbours, or (neox) from the two halves."""
+    x, n = x.astype(np.float64), angle.shape[1]
+    at = np.arange(n)
+    first, second = (at, at + n) if neox else (2 * at, 2 * at + 1)
+    a, b, c, s = x[..., first], x[..., second], np.cos(angle)[:, None], np.sin(angle)[:, None]
+    x[..., first], x[..., second] = a * c - b * s, a * s + b * c
+    return x
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """Causal: q (rows, heads, dim) stands behind the last of k, v (tokens, KV heads, dim). q is scaled already."""
+    rows, heads, _ = q.shape
+    group = heads // k.shape[1]
+    k, v = (np.repeat(x.astype(np.float64), group, axis=1) for x in (k, v))
+    scores = np.einsum("rhd,thd->hrt", q, k)
+    ahead = np.arange(len(k)) > np.arange(len(k) - rows, len(k))[:, None]
+    return np.einsum("hrt,thd->rhd", softmax(np.where(ahead, -np.inf, scores)), v)
+
+
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x.astype(np.float64)))
+
+
+def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None) -> Array:
+    """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64."""
+    c = Config.from_gguf(g)
+    f = {n: FORMATS[t.type].decode(t.data).reshape(t.shape).astype(np.float64) for n, t in g.tensors.items()}
+    freqs = f.get("rope_freqs.weight")
+    angle = angles(np.arange(len(tokens)), c.rope_dim, c.rope_freq_base, c.rope_scale_factor, freqs)
+
+    x = f["token_embd.weight"][list(tokens)]
+    for i in range(c.n_layer):
+        w = {n.removeprefix(f"blk.{i}.").removesuffix(".weight"): t for n, t in f.items() if n.startswith(f"blk.{i}.")}
+        h = rms_norm(x, w["attn_norm"], c.norm_eps)
+        q, k, v = (linear(w[n], h) for n in ("attn_q", "attn_k", "attn_v"))
+        q = rope(q.reshape(len(x), c.n_head, c.head_dim_k), angle) * c.head_dim_k**-0.5
+        k = rope(k.reshape(len(x), c.n_head_kv, c.head_dim_k), angle)
+        v = v.reshape(len(x), c.n_head_kv, c.head_dim_v)
+        if cache is not None:
+            k, v = decoded(k, cache[i][0]), decoded(v, cache[i][1])
+        x = x + linear(w["attn_output"], attention(q, k, v).reshape(len(x), -1))
+        h = rms_norm(x, w["ffn_norm"], c.norm_eps)
+        x = x + linear(w["ffn_down"], silu(linear(w["ffn_gate"], h)) * linear(w["ffn_up"], h))
+    return linear(f.get("output.weight", f["token_embd.weight"]), rms_norm(x, f["output_norm.weight"], c.norm_eps))
