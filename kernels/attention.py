@@ -20,18 +20,21 @@ from .memory import (
     load_f32,
     load_rows,
     peek_f16,
-    peek_f32,
     peek_i64,
-    poke_f32,
+    prefetch,
     splat_floats,
     store_f32,
+    store_first,
     store_rows,
 )
-from .simd import exp, first_lanes, fma, max_lanes, maximum, splat, sum_lanes, zeros_f32
+from .simd import any_above, exp, first_lanes, fma, max_lanes, maximum, splat, sum_lanes, zeros_f32
 from .tile_dot import tile_dot
 
 BLOCK = 96
 """Query vectors (rows x heads of a group) that `attend_many` takes through the pages together, at most; or one row."""
+
+TAIL = 32
+"""float32 behind a head's sums: the maximum, 16 times, and the sum of weights in 16 parts."""
 
 SPAN = 4
 """int64 per span in the step: first row, rows, position of the first row, address of the page table."""
@@ -45,7 +48,7 @@ ATTEND = record(
 )  # fmt: skip
 """spans: SPAN records. splits, split_pages: addresses of the number of parts the tokens are split in, and the pages of
 a part. blocks: address of the number of row blocks (attend_many). q: vectors of q_bytes, [KV head][max_rows][group].
-sums: [row][head][split] of v_columns + 16 float32: the weighted sum of V, the maximum, the sum of weights."""
+sums: [row][head][split] of v_columns + TAIL float32: the weighted sum of V, and what TAIL tells."""
 
 _LOWEST = -np.inf
 
@@ -60,30 +63,30 @@ def _start(state, columns):
     """An empty sum: zeros, maximum -inf, no weight."""
     for i in range(0, columns, 16):
         store_f32(state + 4 * i, splat(0.0))
-    poke_f32(state + 4 * columns, np.float32(_LOWEST))
-    poke_f32(state + 4 * columns + 4, np.float32(0))
+    store_f32(state + 4 * columns, splat(_LOWEST))
+    store_f32(state + 4 * columns + 64, splat(0.0))
 
 
 @inline
 def _soften(scores, state, columns):
-    """64 scores to weights relative to the running maximum; the state's earlier sums are scaled to it."""
+    """64 scores to weights relative to the running maximum; where that grows, the earlier sums are scaled to it."""
     a, b, c, d = load_f32(scores), load_f32(scores + 64), load_f32(scores + 128), load_f32(scores + 192)
     tail = state + 4 * columns
-    old = peek_f32(tail)
-    top = max(old, max_lanes(maximum(maximum(a, b), maximum(c, d))))
+    top, weight = load_f32(tail), load_f32(tail + 64)
+    highest = maximum(maximum(a, b), maximum(c, d))
+    if any_above(highest, top):
+        new = splat(max_lanes(maximum(highest, top)))
+        factor = exp(top - new)
+        weight, top = weight * factor, new
+        store_f32(tail, top)
+        for i in range(0, columns, 16):
+            store_f32(state + 4 * i, load_f32(state + 4 * i) * factor)
     a, b, c, d = exp(a - top), exp(b - top), exp(c - top), exp(d - top)
     store_f32(scores, a)
     store_f32(scores + 64, b)
     store_f32(scores + 128, c)
     store_f32(scores + 192, d)
-    weight = peek_f32(tail + 4)
-    if top > old:
-        factor = exp(splat(old - top))
-        weight *= max_lanes(factor)
-        for i in range(0, columns, 16):
-            store_f32(state + 4 * i, load_f32(state + 4 * i) * factor)
-    poke_f32(tail, top)
-    poke_f32(tail + 4, weight + sum_lanes((a + b) + (c + d)))
+    store_f32(tail + 64, weight + ((a + b) + (c + d)))
 
 
 @cache
@@ -96,7 +99,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
         scores = a.scratch + thread * a.scratch_bytes
         weights = scores + group * 256
         splits, split_pages = peek_i64(a.splits), peek_i64(a.split_pages)
-        size = (a.v_columns + 16) * 4
+        size = (a.v_columns + TAIL) * 4
         for item in range(begin, end):
             rest, split = divmod(item, splits)
             at, head = divmod(rest, a.kv_heads)
@@ -106,9 +109,11 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
             q, meta = a.q + vector * a.q_bytes, a.meta + vector * a.meta_bytes
             stride = splits * size
             sums = a.sums + ((row * a.kv_heads + head) * group * splits + split) * size
+            k_step, v_step = a.k_page // 64 // (a.v_columns // 32), a.v_page // 64 // (a.v_columns // 32)
             for g in range(group):
                 _start(sums + g * stride, a.v_columns)
-            for p in range(split * split_pages, min((split + 1) * split_pages, (length + 63) // 64)):
+            last = min((split + 1) * split_pages, (length + 63) // 64)
+            for p in range(split * split_pages, last):
                 page = peek_i64(table + 8 * p)
                 tokens = min(64, length - 64 * p)
                 k = a.k_pool + head * a.k_head + page * a.k_page
@@ -122,6 +127,10 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                 for g in range(group):
                     _soften(scores + g * 256, sums + g * stride, a.v_columns)
                 v = a.v_pool + head * a.v_head + page * a.v_page
+                # While the sums keep the core busy, the next page is fetched: the hardware cannot guess where it is.
+                follower = peek_i64(table + 8 * min(p + 1, last - 1))
+                k_next = a.k_pool + head * a.k_head + follower * a.k_page
+                v_next = a.v_pool + head * a.v_head + follower * a.v_page
                 for b in range(a.v_columns // 32):
                     use = scores
                     if scaled:
@@ -133,9 +142,12 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                     low, high = load_rows(o, stride, group), load_rows(o + 64, stride, group)
                     numbers = v + a.v_scales + b * (a.v_row // (a.v_columns // 32))
                     for t in range(tokens):
+                        prefetch(k_next + t * k_step)
+                        prefetch(v_next + t * v_step)
                         first, second = load_v(v_type, numbers + t * a.v_row)
                         w = splat_floats(use + 4 * t, 256, group)
                         low, high = fma(w, first, low), fma(w, second, high)
+                    k_next, v_next = k_next + 64 * k_step, v_next + 64 * v_step
                     store_rows(o, stride, low)
                     store_rows(o + 64, stride, high)
 
@@ -152,7 +164,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
-        size = (a.v_columns + 16) * 4
+        size = (a.v_columns + TAIL) * 4
         block_rows = max(1, 96 // a.group)
         scores = a.scratch + thread * a.scratch_bytes
         values = scores + (block_rows * a.group + 8) * 256
@@ -211,7 +223,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
             for i in range(vectors):
                 row, g = divmod(i, a.group)
                 out = a.sums + (((first + row) * a.kv_heads + head) * a.group + g) * size
-                for j in range(0, a.v_columns + 16, 16):
+                for j in range(0, a.v_columns + TAIL, 16):
                     store_f32(out + 4 * j, load_f32(state + i * size + 4 * j))
 
     return attend_many
@@ -220,7 +232,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
 def scratch_bytes(group: int, v_columns: int) -> int:
     """Scratch memory that a thread needs for either kernel."""
     vectors = max(BLOCK, group) + 8
-    return vectors * 256 + 256 * v_columns + vectors * (v_columns + 16) * 4 + 512 * group
+    return vectors * 256 + 256 * v_columns + vectors * (v_columns + TAIL) * 4 + 512 * group
 
 
 COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="int", y="ptr", q="ptr", meta="ptr")
@@ -229,23 +241,25 @@ COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="
 @kernel(COMBINE)
 def combine(a, begin, end, thread):
     """Items are rows: the parts of each head put together and normalized, [heads * v_dim] float32 and int8 blocks."""
-    splits, size, n = peek_i64(a.splits), (a.v_columns + 16) * 4, a.heads * a.v_dim
+    splits, size, n = peek_i64(a.splits), (a.v_columns + TAIL) * 4, a.heads * a.v_dim
     for row in range(begin, end):
         y = a.y + row * n * 4
         for head in range(a.heads):
             part = a.sums + (row * a.heads + head) * splits * size
             tail = part + 4 * a.v_columns
-            top = np.float32(_LOWEST)
+            top = load_f32(tail)
+            for s in range(1, splits):
+                top = maximum(top, load_f32(tail + s * size))
+            total = splat(0.0)
             for s in range(splits):
-                top = max(top, peek_f32(tail + s * size))
-            total = np.float32(0)
-            for s in range(splits):
-                factor = max_lanes(exp(splat(peek_f32(tail + s * size) - top)))
-                total += factor * peek_f32(tail + s * size + 4)
-                poke_f32(tail + s * size, factor)
-            for i in range(a.v_dim):
-                value = np.float32(0)
+                factor = exp(load_f32(tail + s * size) - top)
+                total = fma(factor, load_f32(tail + s * size + 64), total)
+                store_f32(tail + s * size, factor)
+            share = splat(np.float32(1) / sum_lanes(total))
+            out = y + head * a.v_dim * 4
+            for i in range(0, a.v_dim, 16):
+                value = splat(0.0)
                 for s in range(splits):
-                    value += peek_f32(tail + s * size) * peek_f32(part + s * size + 4 * i)
-                poke_f32(y + (head * a.v_dim + i) * 4, value / total)
+                    value = fma(load_f32(tail + s * size), load_f32(part + s * size + 4 * i), value)
+                store_first(out + 4 * i, value * share, a.v_dim - i)
         quantize_row(y, n, a.q + row * n, a.meta + row * (n // 2))

@@ -1,99 +1,41 @@
-"""The one way kernels are compiled, and where the compiled ones are kept.
+"""The one way kernels are compiled.
 
 Two kinds: `@jit` for functions called from Python or from kernels, and `@kernel(ARGS)` for the operations of a plan,
-which are compiled when a plan first needs them and called by address.
+which are compiled when a plan first needs them and called by address. What is compiled is kept: see kept.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from numba import types
 from numba.core import config
+from numba.core.ccallback import CFunc
 
-from . import cpu
+from .kept import Kept
 
-# Numba watches one source file per kernel, so it would keep a kernel whose callee changed in another file; and what
-# `cpu` chose is not in its key. So each state of the sources and each choice gets a folder of its own. The files are
-# pickles, hence private.
-_digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))))
-_digest.update(f"{cpu.DOT} {cpu.HALF} {numba.__version__} {np.__version__} {sys.version}".encode())
-
-
-def cache_root() -> Path:
-    """The folder of all compiled kernels, of this state of the sources and of others."""
-    return Path(os.environ.get("PYLLM_CACHE") or platformdirs.user_cache_dir("pyllm")) / "kernels"
-
-
-def _private_folder(folder: Path) -> bool:
-    """Make it, see that it is ours alone and can be written."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if hasattr(os, "getuid") and status.st_uid != os.getuid():
-            return False
-        if status.st_mode & 0o022:
-            folder.chmod(0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
-CACHE = cache_root() / _digest.hexdigest()[:16]
-CACHED: bool = _private_folder(CACHE)
-"""Whether compiled kernels outlive this process."""
-config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(CACHE)
 if config.CPU_NAME and config.CPU_FEATURES is None:
     config.CPU_FEATURES = ""  # what the CPU of that name has; Numba would add what the host has
 
 
-def _prune(keep: int = 6) -> None:
-    """Drop the folders of old sources, the longest unused first."""
-    with contextlib.suppress(OSError):
-        CACHE.touch()
-        others = sorted((p for p in CACHE.parent.iterdir() if p != CACHE), key=lambda p: p.stat().st_mtime)
-        for folder in others[: -keep or None]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-if CACHED:
-    _prune()
-
-
 def jit(function: Any = None, **options: Any) -> Any:
-    """numba.njit as the project uses it: without the GIL, cached, C's division. Options as numba.njit's."""
-    return numba.njit(function, nogil=True, cache=CACHED, error_model="numpy", **options)
+    """numba.njit as the project uses it: without the GIL, kept, C's division. Options as numba.njit's."""
+    if function is None:
+        return partial(jit, **options)
+    dispatcher = numba.njit(function, nogil=True, error_model="numpy", **options)
+    dispatcher._cache = Kept(function)
+    return dispatcher
 
 
 def inline(function: Any) -> Any:
     """A function that is always compiled into its caller: part of a kernel with a name of its own."""
-    return numba.njit(function, nogil=True, cache=CACHED, error_model="numpy", forceinline=True)
-
-
-def _or_recompiled(compile_: Callable[[], Any]) -> Any:
-    """A damaged cache is thrown away and made anew: whatever a broken pickle raises, a second failure is real."""
-    try:
-        return compile_()
-    except Exception as error:
-        if not CACHED or isinstance(error, numba.core.errors.NumbaError):
-            raise
-        shutil.rmtree(CACHE, ignore_errors=True)
-        _private_folder(CACHE)
-        return compile_()
+    return jit(function, forceinline=True)
 
 
 class Kernel:
@@ -114,10 +56,11 @@ class Kernel:
     def address(self) -> int:
         """Address of void(void *args, int64 begin, int64 end, int64 thread), compiled at the first call."""
         if self._compiled is None:
-            signature = types.void(numba.from_dtype(self.args), types.int64, types.int64, types.int64)
-            self._compiled = _or_recompiled(
-                lambda: numba.cfunc(signature, nopython=True, cache=CACHED, error_model="numpy")(self._body)
-            )
+            taken = numba.from_dtype(self.args), types.int64, types.int64, types.int64
+            compiled: Any = CFunc(self._body, (taken, types.void), {}, {"nopython": True, "error_model": "numpy"})
+            compiled._cache = Kept(self._body)
+            compiled.compile()
+            self._compiled = compiled
         return int(self._compiled.address)
 
     def run(self, args: npt.NDArray[np.void], begin: int, end: int, thread: int = 0) -> None:

@@ -21,6 +21,7 @@ from .simd import (
     I32,
     I64,
     Vec,
+    call,
     constant,
     f32x16,
     i8x64,
@@ -225,6 +226,32 @@ def _alone(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value], ty: ir.Type) -
         return b.extract_element(convert(b, vector), I32(0))
 
     return one
+
+
+@intrinsic
+def store_first(typingctx: Any, address: Any, value: Any, n: Any) -> Any:
+    """The first n lanes of an f32x16 into memory, all of them where n is larger."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        lanes = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
+        count = builder.trunc(context.cast(builder, args[2], sig.args[2], types.int64), I32)
+        mask = builder.icmp_signed("<", lanes, splatted(builder, count, 16))
+        where = _at(builder, args[0], f32x16.ir)
+        call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), args[1], where, I32(4), mask)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, value, n), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """A hint that the cache line at an address will be read; any address will do."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, args[0], I8), I32(0), I32(3), I32(1))
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
 
 
 peek_f32 = _peek(F32, types.float32, lambda b, v: v)

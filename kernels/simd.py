@@ -151,8 +151,19 @@ _operator(operator.mul, "fmul", "mul")
 # Arithmetic -------------------------------------------------------------------------------------------------------
 
 fma = ternary(lambda b, x, y, z: call(b, "llvm.fma.v16f32", x.type, x, y, z))  # x * y + z, rounded once
-maximum = binary(lambda b, x, y: call(b, "llvm.maxnum.v16f32", x.type, x, y))
-minimum = binary(lambda b, x, y: call(b, "llvm.minnum.v16f32", x.type, x, y))
+
+
+def _emit_maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """One instruction on x86, where it is what maxps does: y unless x is larger."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _emit_minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
+maximum = binary(_emit_maximum)  # a NaN in x gives y
+minimum = binary(_emit_minimum)
 absolute = unary(lambda b, x: call(b, "llvm.fabs.v16f32", x.type, x))
 round_half_away = unary(lambda b, x: call(b, "llvm.round.v16f32", x.type, x))
 divide = binary(lambda b, x, y: b.fdiv(x, y))
@@ -161,22 +172,26 @@ to_i32 = unary(lambda b, x: b.fptosi(x, i32x16.ir), i32x16)  # towards zero; the
 
 
 def _emit_exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x to 2 ulp: 2^k by the exponent's bits times a polynomial on [-ln2/2, ln2/2] (Cephes' expf); 0 below -87.3."""
+    """e^x to 2 ulp: 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes' expf); 0 below -87.3, e^88 above 88.
+
+    Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits, from where it becomes an exponent.
+    """
     v, i = f32x16.ir, i32x16.ir
 
     def fused(x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         return call(b, "llvm.fma.v16f32", v, x, y, z)
 
-    clipped = call(b, "llvm.minnum.v16f32", v, x, constant(v, 88.0))
-    clipped = call(b, "llvm.maxnum.v16f32", v, clipped, constant(v, -87.3))
-    k = call(b, "llvm.rint.v16f32", v, b.fmul(clipped, constant(v, 1.4426950408889634)))
+    magic = constant(v, 12582912.0)
+    clipped = _emit_minimum(b, x, constant(v, 88.0))
+    whole = fused(clipped, constant(v, 1.4426950408889634), magic)
+    k = b.fsub(whole, magic)
     r = fused(k, constant(v, -0.693359375), clipped)
     r = fused(k, constant(v, 2.12194440e-4), r)
     p = constant(v, 1.9875691500e-4)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         p = fused(p, r, constant(v, c))
     p = b.fadd(fused(p, b.fmul(r, r), r), constant(v, 1.0))
-    power = b.bitcast(b.shl(b.add(b.fptosi(k, i), constant(i, 127)), constant(i, 23)), v)
+    power = b.bitcast(b.add(b.shl(b.bitcast(whole, i), constant(i, 23)), constant(i, 127 << 23)), v)
     return b.select(b.fcmp_ordered("<", x, constant(v, -87.3)), constant(v, 0.0), b.fmul(p, power))
 
 
@@ -198,25 +213,35 @@ def first_lanes(typingctx: Any, n: Any, a: Any, b: Any) -> Any:
     return out(n, a, b), codegen
 
 
-def _reduction(name: str, *start: float, ordered: bool = True) -> Any:
-    """A verb that makes one number of a vector's lanes, as a tree."""
+@intrinsic
+def any_above(typingctx: Any, a: Any, b: Any) -> Any:
+    """Whether a lane of a is above its lane of b."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        lanes = builder.bitcast(builder.fcmp_ordered(">", *args), I16)
+        return builder.icmp_unsigned("!=", lanes, I16(0))
+
+    return types.boolean(a, b), codegen
+
+
+def _reduction(name: str, flag: str, *start: float) -> Any:
+    """A verb that makes one number of a vector's lanes, as a tree; `flag` allows what a tree needs."""
 
     @intrinsic
     def verb(typingctx: Any, a: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             operands = [ir.Constant(F32, s) for s in start] + [args[0]]
             function = ir.FunctionType(F32, [o.type for o in operands])
-            flags = () if ordered else ("reassoc",)
             callee = cgutils.get_or_insert_function(builder.module, function, name)
-            return builder.call(callee, operands, fastmath=flags)
+            return builder.call(callee, operands, fastmath=(flag,))
 
         return types.float32(a), codegen
 
     return verb
 
 
-sum_lanes = _reduction("llvm.vector.reduce.fadd.v16f32", -0.0, ordered=False)
-max_lanes = _reduction("llvm.vector.reduce.fmax.v16f32")
+sum_lanes = _reduction("llvm.vector.reduce.fadd.v16f32", "reassoc", -0.0)
+max_lanes = _reduction("llvm.vector.reduce.fmax.v16f32", "nnan")
 
 
 @intrinsic

@@ -66,7 +66,7 @@ class Buffers:
         columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
         vectors = max_rows * c.n_head + linear.MANY
         self.queries = Rows.blocks(vectors, columns_k)
-        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + 16)
+        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
         self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
         self.scratch = aligned(threads * self.scratch_bytes)
 
