@@ -242,7 +242,7 @@ class Team:
         while True:
             seen = _serve(self._address, thread, seen)
             with self._wake:
-                while self._mail[_EPOCH // 8] == seen:
+                while self._mail[_EPOCH // 8] == seen and not self._mail[_STOP // 8]:
                     self._wake.wait()
                 if self._mail[_STOP // 8]:
                     return
