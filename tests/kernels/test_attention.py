@@ -79,7 +79,7 @@ def attend(
     pages = max(-(-length // 64) for _, length in spans)
     blocks = -(-max(r for r, _ in spans) // attention.block_rows(group))
     step = np.array([splits, -(-pages // splits), blocks])
-    sums = rig.zeros(rows, heads, splits, m + 16)
+    sums = rig.zeros(rows, heads, splits, m + attention.TAIL)
     rig.run(
         attention.attend_many(k_type, v_type) if many else attention.attend_one(k_type, v_type, group),
         len(spans) * kv_heads * (blocks if many else splits),
