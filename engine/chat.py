@@ -102,10 +102,10 @@ class Chat:
             check_length(tokens, self._llm)
             with _ctrl_c() as pressed, Bars() as progress:
 
-                def prefilling(stage: str, done: int, total: int) -> None:
+                def prefilling(stage: str, done: int, total: int, next: str = "") -> None:
                     if pressed():
                         raise _Interrupted  # the cache holds what was read so far, and is whole
-                    progress(stage, done, total)
+                    progress(stage, done, total, next)
 
                 pieces = generate(
                     self._session, tokens, self._sampler, self._llm.tokenizer,

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process's exit code."""
     try:
-        with _terminable():
+        with _terminable(), _one_line_warnings():
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a closed pipe can still be handled
@@ -155,6 +156,21 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Warnings for users, of kernels that cannot be kept, look like all that we say; others do not show."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        _complain(message, 0)
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", module=r"pyllm\.kernels\.kept")
+        warnings.showwarning = show
+        yield
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what rea
 
 
 class Progress(Protocol):
-    """Called again and again while a stage goes on; `total` in bytes above a million, else a count."""
+    """Called again and again while a stage goes on; `total` in bytes above a million, else a count; `next` by name."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None: ...
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def silent(stage: str, done: int, total: int, next: str = "") -> None:
     """The Progress of those who want none."""
 
 
@@ -36,13 +36,13 @@ class Bars:
         self._rich: RichProgress | None = None
         self._terminal = sys.stderr.isatty()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None:
         now = time.monotonic()
         started = self._since.setdefault(stage, now)
         if not self._terminal:
-            self._log(stage, now - started)
+            self._log(stage, total, now - started)
         elif stage in self._tasks or (now - started >= PATIENCE and done < total):
-            self._draw(stage, done, total)
+            self._draw(stage, done, total, next)
 
     def __enter__(self) -> Bars:
         return self
@@ -58,22 +58,23 @@ class Bars:
         self._tasks.clear()
         self._since.clear()
 
-    def _log(self, stage: str, elapsed: float) -> None:
+    def _log(self, stage: str, total: int, elapsed: float) -> None:
         if elapsed >= PATIENCE_LOG and self._since[stage] != float("inf"):
             self._since[stage] = float("inf")  # said
-            print(f"pyllm: {stage} ...", file=sys.stderr, flush=True)
+            print(f"pyllm: {stage} ({_amount(total)}) ...", file=sys.stderr, flush=True)
 
-    def _draw(self, stage: str, done: int, total: int) -> None:
+    def _draw(self, stage: str, done: int, total: int, next: str) -> None:
         if self._rich is None:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as RichProgress
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # a path may hold brackets
                 BarColumn(24),
                 TextColumn("{task.fields[amount]}"),
                 TimeElapsedColumn(),
+                TextColumn("{task.fields[next]}"),
             )
             self._rich = RichProgress(*columns, console=Console(stderr=True, highlight=False))
             self._rich.start()
@@ -81,9 +82,11 @@ class Bars:
             # Stages come one after the other, so those before have ended, whatever they said last.
             for task in self._tasks.values():
                 self._rich.stop_task(task)
-            self._tasks[stage] = self._rich.add_task(stage, total=total, amount="")
-        self._rich.update(self._tasks[stage], completed=min(done, total), total=total, amount=_amount(done, total))
+            self._tasks[stage] = self._rich.add_task(stage, total=total, amount="", next="")
+        amount = _amount(total, done)
+        self._rich.update(self._tasks[stage], completed=min(done, total), total=total, amount=amount, next=next)
 
 
-def _amount(done: int, total: int) -> str:
-    return f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if total > 1_000_000 else f"{done}/{total}"
+def _amount(total: int, done: int | None = None) -> str:
+    unit, name = (1e6, " MB") if total > 1_000_000 else (1, "")
+    return (f"{done / unit:.0f}/" if done is not None else "") + f"{total / unit:.0f}{name}"

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.cache import PAGE
+from ..kernels.jit import Kernel
 from ..kernels.plan import Cost, Plan, Team, compile_kernels
+from ..kernels.warm import compile_functions
 from .config import Config
 from .gguf import GGUF
 from .kv_cache import KVCache
@@ -19,7 +21,12 @@ from .weights import Weights
 
 ARCHITECTURES = {"llama": Llama}
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int, str], None]
+"""Called with a stage, how much of it is done, how much there is, and what comes next."""
+
+
+COMPILING = "compiling kernels, once"
+"""The stage in which kernels are compiled, or loaded where they were kept."""
 
 
 class Model:
@@ -35,25 +42,31 @@ class Model:
         threads: int,
         n_batch: int = 512,
         max_outs: int = 8,
-        progress: Progress = lambda stage, done, total: None,
+        progress: Progress = lambda stage, done, total, next: None,
     ) -> None:
         """n_ctx: positions, of all sequences together, for which the cache has room. types: (K, V) of each layer.
 
-        max_outs: logits of so many rows can be asked for in a step. progress(stage, done, total).
+        max_outs: logits of so many rows can be asked for in a step.
         """
         self.config, self.n_batch, self.max_outs = config, n_batch, max_outs
         self.team = Team(threads)
         weights = Weights(g)
         self.net = ARCHITECTURES[config.architecture](weights, config)
-        weights.pack(self.team, lambda done, total: progress("reading weights", done, total))
         self.kv = KVCache(config, -(-n_ctx // PAGE), types)
         self._step = Step(n_batch, threads)
         self._buffers = Buffers(config, n_batch, max_outs, threads)
         turns = self.net.turns(self.kv.tokens)
         self.decode_plan = self._record(turns, many=False)
         self.batch_plan = self._record(turns, many=True)
-        kernels = list(dict.fromkeys(self.decode_plan.kernels + self.batch_plan.kernels))
-        compile_kernels(kernels, lambda done, total, name: progress("compiling kernels", done, total))
+        self._compile(weights.kernels + self.decode_plan.kernels + self.batch_plan.kernels, progress)
+        weights.pack(self.team, lambda done, total: progress("reading weights", done, total, ""))
+
+    def _compile(self, kernels: Sequence[Kernel], progress: Progress) -> None:
+        each = list(dict.fromkeys(kernels))
+        total = len(each) + 1
+        progress(COMPILING, 0, total, "start and sampling")
+        compile_functions()
+        compile_kernels(each, lambda done, _, name: progress(COMPILING, done + 1, total, name))
 
     def _record(self, turns: npt.NDArray[np.float32], *, many: bool) -> Plan:
         recorder = Recorder(self.config, self.kv, self._step, self._buffers, many=many)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..kernels import tiles
 from ..kernels.buffers import aligned
 from ..kernels.formats import FORMATS, Format
+from ..kernels.jit import Kernel
 from ..kernels.plan import Plan, Team
 from .errors import ModelError
 from .gguf import GGUF
@@ -54,6 +55,10 @@ class Embedding:
     def rows(self, tokens: npt.NDArray[np.int64]) -> F32Array:
         """(n, n_embd) float32; tokens must be below n_vocab."""
         return self.format.decode(self.raw[tokens])
+
+
+def _packer(fmt: Format) -> Kernel:
+    return tiles.pack_blocks if fmt.bits else tiles.pack_floats
 
 
 class Weights:
@@ -100,6 +105,11 @@ class Weights:
         self._matrices.append((matrix, tensor.data))
         return matrix
 
+    @property
+    def kernels(self) -> list[Kernel]:
+        """What `pack` runs."""
+        return [_packer(matrix.format) for matrix, _ in self._matrices]
+
     def pack(self, team: Team, progress: Callable[[int, int], None] | None = None) -> None:
         """Copy the file's blocks into tiles with all threads; progress(bytes done, bytes in all)."""
         total = sum(raw.nbytes for _, raw in self._matrices)
@@ -120,7 +130,7 @@ class Weights:
             fmt = matrix.format
             plan.add(
                 matrix.name,
-                tiles.pack_blocks if fmt.bits else tiles.pack_floats,
+                _packer(fmt),
                 items=matrix.tiles,
                 barrier=False,
                 raw=raw,
