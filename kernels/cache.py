@@ -230,15 +230,17 @@ def _load_v(fmt, numbers):
     if f is None:
         return None
 
-    def q8_0(fmt, numbers):
+    zero = f.zero
+
+    def eight(fmt, numbers):
         return load_i8_f32(numbers), load_i8_f32(numbers + 16)
 
-    def q4_0(fmt, numbers):
+    def four(fmt, numbers):
         pairs = load_u8_i32(numbers)
-        return to_f32(low_nibbles_i32(pairs) - 8), to_f32(high_nibbles_i32(pairs) - 8)
+        return to_f32(low_nibbles_i32(pairs) - zero), to_f32(high_nibbles_i32(pairs) - zero)
 
     if f.bits:
-        return {"q8_0": q8_0, "q4_0": q4_0}[f.name]
+        return {8: eight, 4: four}[f.bits]
     load, half = _LOADS[f.name], 16 * f.nbytes
 
     def floats(fmt, numbers):

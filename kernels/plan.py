@@ -2,7 +2,8 @@
 
 An operation is a kernel, its arguments, how many items it has and what it costs. The threads take items from a shared
 counter, so a slow core does not hold up the others. Between operations that depend on each other stands a barrier,
-which waits for the items and not for the threads: one that lost its core in between holds up nobody.
+which waits for the items and not for the threads: one that lost its core in between holds up nobody. A small operation
+needs none of its own: the thread that finished the last item before it does it alone, and then lets the others go on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from .buffers import LINE, aligned
 from .jit import Kernel, inline, jit
-from .memory import peek_i64, poke_i64
+from .memory import peek_i32, peek_i64, poke_i64
 from .sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
 
 Array = npt.NDArray[Any]
@@ -29,12 +30,14 @@ OP = np.dtype(
         ("args", "<i8"),  # address of its record
         ("items", "<i8"),  # items of the operation, times ...
         ("times", "<i8"),  # ... the int64 at this address, which the step sets
-        ("grain", "<i8"),  # items taken at once
-        ("barrier", "<i8"),  # 1: what follows starts when every item up to here is done
+        ("grain", "<i4"),  # items taken at once
+        ("kind", "<i4"),  # what follows: _FREE, _BARRIER; _SOLO: it is itself done by one thread
+        ("count", "<i8"),  # items of this run: a thread that is late must not see what the next step sets
         ("next", "<i8"),  # the next item to take
-        ("done", "<i8"),  # items that are done
+        ("done", "<i8"),  # of a barrier: items done since the one before it, and 1 when what is solo is done too
     ]
 )
+_FREE, _BARRIER, _SOLO = range(3)
 _ONE = np.ones(1, np.int64)
 
 
@@ -73,7 +76,7 @@ class Op:
     items: int
     times: Array
     grain: int
-    barrier: bool
+    kind: int
     cost: CostOf
     operands: tuple[Array, ...] = field(repr=False, default=())
 
@@ -94,20 +97,24 @@ class Plan:
         times: Array = _ONE,
         grain: int = 1,
         barrier: bool = True,
+        solo: bool = False,
         cost: CostOf = free,
         **operands: Array | int | float,
     ) -> None:
         """Record an operation of items * times[0] items.
 
         operands: the fields of the kernel's record by name; an array stands for its address. With barrier=False the
-        next operation may start before this one is done.
+        next operation may start before this one is done. A solo operation is done by one thread, the one that
+        finished the operation before it.
         """
+        assert not solo or (self.ops and self.ops[-1].kind != _FREE), name
+        kind = _SOLO if solo else _BARRIER if barrier else _FREE
         args = np.zeros(1, kernel.args)
         assert set(operands) == set(kernel.args.names or ()), (name, set(operands) ^ set(kernel.args.names or ()))
         for key, value in operands.items():
             args[key] = value.ctypes.data if isinstance(value, np.ndarray) else value
         held = tuple(v for v in operands.values() if isinstance(v, np.ndarray))
-        self.ops.append(Op(name, kernel, args, items, times, grain, barrier, cost, held))
+        self.ops.append(Op(name, kernel, args, items, times, grain, kind, cost, held))
         self._table = None
 
     @property
@@ -123,8 +130,8 @@ class Plan:
             for row, op in zip(table, self.ops, strict=True):
                 row["kernel"], row["args"] = op.kernel.address, op.args.ctypes.data
                 row["items"], row["times"] = op.items, op.times.ctypes.data
-                row["grain"], row["barrier"] = op.grain, op.barrier
-            table[-1]["barrier"] = 1
+                row["grain"], row["kind"] = op.grain, op.kind
+            table[-1]["kind"] = max(table[-1]["kind"], _BARRIER)
             self._table = table
         return self._table
 
@@ -161,35 +168,55 @@ def _wait_for(address, value):
 
 
 @inline
-def _items(op):
-    return peek_i64(op + 16) * peek_i64(peek_i64(op + 24))
+def _stamp(address):
+    if address >= 1 << 20:  # less is an offset from no stamps at all
+        poke_i64(address, clock())
+
+
+@inline
+def _take_items(op, items, thread, stamp):
+    """Do items of an operation as long as there are any; how many were done. Who took the last one stamps."""
+    grain, done = peek_i32(op + 32), 0
+    while True:
+        begin = fetch_add(op + 48, grain)
+        if begin >= items:
+            return done
+        end = min(begin + grain, items)
+        call_kernel(peek_i64(op), peek_i64(op + 8), begin, end, thread)
+        done += end - begin
+        if end == items:
+            _stamp(stamp)
 
 
 @jit
 def replay(mailbox, thread):
     """Walk the plan in the mailbox as one of the team's threads; return when every item is done."""
-    op, ops = peek_i64(mailbox + _TABLE), peek_i64(mailbox + _OPS)
-    stamps = peek_i64(mailbox + _STAMPS)
-    waiting = op  # the first operation that is not known to be done
-    for i in range(ops):
-        items, grain = _items(op), peek_i64(op + 32)
-        done = 0
-        while True:
-            begin = fetch_add(op + 48, grain)
-            if begin >= items:
-                break
-            end = min(begin + grain, items)
-            call_kernel(peek_i64(op), peek_i64(op + 8), begin, end, thread)
-            done += end - begin
-        if done > 0:
-            fetch_add(op + 56, done)
-        if peek_i64(op + 40) != 0:
-            while waiting <= op:
-                _wait_for(waiting + 56, _items(waiting))
-                waiting += 64
-        if stamps != 0 and thread == 0:
-            poke_i64(stamps + 8 * (i + 1), clock())
+    op = peek_i64(mailbox + _TABLE)
+    end = op + 64 * peek_i64(mailbox + _OPS)
+    stamp = peek_i64(mailbox + _STAMPS)
+    done = total = 0  # since the last barrier: items done here, and of all
+    while op < end:
+        stamp += 8
+        items = peek_i64(op + 40)
+        done += _take_items(op, items, thread, stamp)
+        total += items
+        barrier = op
         op += 64
+        if peek_i32(barrier + 36) == _FREE:
+            continue
+        last = (total == 0 and thread == 0) or (done > 0 and fetch_add(barrier + 56, done) + done == total)
+        if last:
+            _stamp(stamp)
+        while op < end and peek_i32(op + 36) == _SOLO:
+            stamp += 8
+            if last:
+                call_kernel(peek_i64(op), peek_i64(op + 8), 0, peek_i64(op + 40), thread)
+                _stamp(stamp)
+            op += 64
+        if last:
+            fetch_add(barrier + 56, 1)
+        _wait_for(barrier + 56, total + 1)
+        done = total = 0
 
 
 @jit
@@ -208,6 +235,16 @@ def _serve(mailbox, thread, seen):
             replay(mailbox, thread)
             fetch_add(mailbox + _LEFT, 1)
     return seen
+
+
+@jit
+def _prepare(op, ops):
+    """Count the items of a run, and start at the first."""
+    for _ in range(ops):
+        poke_i64(op + 40, peek_i64(op + 16) * peek_i64(peek_i64(op + 24)))
+        poke_i64(op + 48, 0)
+        poke_i64(op + 56, 0)
+        op += 64
 
 
 @jit
@@ -265,15 +302,15 @@ class Team:
         # A worker may still walk the run before, where nothing is left to do: its memory and counters must stay.
         _all_left(self._address, self._runs * len(self._workers))
         self._plan, self._stamps = plan, stamps
-        table["next"] = table["done"] = 0
+        _prepare(table.ctypes.data, len(table))
         for slot, value in ((_TABLE, table.ctypes.data), (_OPS, len(table))):
             self._mail[slot // 8] = value
         self._mail[_STAMPS // 8] = 0 if stamps is None else stamps.ctypes.data
         self._runs += 1
-        if self._workers:
-            self._go()
         if stamps is not None:
             stamps[0] = now()
+        if self._workers:
+            self._go()
         replay(self._address, 0)
 
     def close(self) -> None:

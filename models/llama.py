@@ -52,8 +52,8 @@ class Llama:
         return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
     def forward(self, r: Recorder, turns: F32Array) -> None:
-        """Record a step: the embeddings of its tokens in, the logits of the rows asked for out."""
-        x = r.embedded()
+        """Record a step: its tokens in, the logits of the rows asked for out."""
+        x = r.embedding(self.token_embd)
         for i, blk in enumerate(self.blk):
             h = r.norm(x, blk.attn_norm)
             q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)

@@ -83,7 +83,6 @@ class Model:
         self._step.fill(spans, outs, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
-        self._buffers.x.x[:rows] = self.net.token_embd.rows(tokens)
         self.team.run(self.decode_plan if rows == 1 else self.batch_plan)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(outs), : self.config.n_vocab]
         return logits

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import activations, attention, cache, linear, rope, tiles
+from ..kernels import activations, attention, cache, embed, linear, rope, tiles
 from ..kernels.buffers import aligned
 from ..kernels.plan import Cost, Plan
 from .config import Config
 from .kv_cache import KVCache
 from .step import MAX_SPLITS, Step
-from .weights import Matrix
+from .weights import Embedding, Matrix
 
 F32Array = npt.NDArray[np.float32]
 
@@ -85,9 +85,18 @@ class Recorder:
         self.plan = Plan()
         self._group = linear.MANY if many else linear.FEW
 
-    def embedded(self) -> Rows:
-        """The embeddings of the step's tokens, which are filled in before the plan runs."""
-        return self.buffers.x
+    def embedding(self, table: Embedding) -> Rows:
+        """The embeddings of the step's tokens."""
+        to, row_bytes = self.buffers.x, table.raw.shape[1]
+        self.plan.add(
+            "embed",
+            embed.embed(table.format.name),
+            items=1,
+            times=self.step.rows,
+            cost=lambda rows, context: Cost(activations=rows * (row_bytes + 4 * to.n)),
+            raw=table.raw, row_bytes=row_bytes, tokens=self.step.tokens, x=to.x, n=to.n,
+        )  # fmt: skip
+        return to
 
     def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
         """RMSNorm of each row, or of the rows whose logits are wanted."""
@@ -97,6 +106,7 @@ class Recorder:
             activations.rms_norm,
             items=1,
             times=self.step.outs if outs else self.step.rows,
+            solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
             x=x.x,
             weight=weight,
@@ -213,6 +223,7 @@ class Recorder:
             attention.combine,
             items=1,
             times=step.rows,
+            solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * to.n * 9),
             sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
             y=to.x, q=to.q, meta=to.meta,

@@ -47,17 +47,14 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Rows of a table, decoded one by one from the blocks in the file."""
+    """A table whose rows are decoded one by one from the blocks in the file."""
 
     format: Format
     raw: U8Array  # (n_vocab, bytes of a row)
 
-    def rows(self, tokens: npt.NDArray[np.int64]) -> F32Array:
-        """(n, n_embd) float32; tokens must be below n_vocab."""
-        return self.format.decode(self.raw[tokens])
-
 
 def _packer(fmt: Format) -> Kernel:
+    """The kernel that brings a matrix of a format into tiles."""
     return tiles.pack_blocks if fmt.bits else tiles.pack_floats
 
 
