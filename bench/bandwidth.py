@@ -1,0 +1,66 @@
+"""The read bandwidth that the engine's own threads reach: the ceiling that decode is set against."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from ..engine.memory import free_memory
+from ..kernels import bandwidth
+from ..kernels.buffers import aligned
+from ..kernels.plan import Plan, Team
+
+CHUNK = 256 << 10  # bytes that a thread takes at once
+SMALLEST = 512 << 20
+PASSES = 8
+
+
+def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0")) -> int:
+    """Bytes of the largest cache that the system tells of; 0 where it tells of none."""
+    sizes = [0]
+    for path in cpu.glob("cache/index*/size"):
+        with suppress(OSError, ValueError):
+            sizes.append(int(path.read_text().strip().removesuffix("K")) << 10)
+    return max(sizes)
+
+
+def buffer_bytes() -> int:
+    """Four times the last-level cache, so that little of it stays there, and no more than a quarter of what is free."""
+    wanted = max(SMALLEST, 4 * last_level_cache())
+    return max(CHUNK, min(wanted, free_memory()[0] // 4) // CHUNK * CHUNK)
+
+
+class Reader:
+    """A buffer that a team reads; its pages lie where the team's threads first wrote them."""
+
+    def __init__(self, team: Team, nbytes: int, chunk: int = CHUNK) -> None:
+        assert nbytes % chunk == 0 and chunk % bandwidth.STEP == 0
+        self.nbytes, self._team = nbytes, team
+        self._sums = aligned(64 * team.threads).view(np.float32)
+        data = aligned(nbytes)
+        self._read, fill = Plan(), Plan()
+        for plan, kernel in ((self._read, bandwidth.read), (fill, bandwidth.fill)):
+            plan.add(kernel.name, kernel, items=nbytes // chunk, data=data, chunk=chunk, sums=self._sums)
+        team.run(fill)
+
+    def read(self) -> float:
+        """Read it all once; the sum of what was read, which is one for each four bytes."""
+        self._sums[:] = 0
+        self._team.run(self._read)
+        return float(self._sums.sum())
+
+
+def ceiling(team: Team, nbytes: int | None = None) -> float:
+    """Bytes per second that the team reads: the median of a few passes over memory that no cache holds."""
+    reader = Reader(team, nbytes or buffer_bytes())
+    reader.read()
+    seconds = []
+    for _ in range(PASSES):
+        begin = perf_counter()
+        reader.read()
+        seconds.append(perf_counter() - begin)
+    return reader.nbytes / median(seconds)

@@ -1,0 +1,54 @@
+"""The bare read loop reads every byte once, whoever reads it; how fast is not a matter for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rig
+
+from pyllm.bench import bandwidth
+from pyllm.kernels.bandwidth import STEP, fill, read
+from pyllm.kernels.plan import Team
+
+
+def test_the_kernel_sums_what_it_reads() -> None:
+    data = np.arange(7 * STEP // 4, dtype=np.float32)
+    sums = rig.zeros(32)
+    sums[0] = 3
+    rig.run(read, 7, data=data, chunk=STEP, sums=sums)
+    assert sums[0] == 3 + data.sum(dtype=np.float64)
+    assert not sums[1:].any()
+
+
+def test_the_kernel_fills() -> None:
+    data = rig.zeros(5 * STEP // 4)
+    rig.run(fill, 4, data=data, chunk=STEP, sums=0)
+    assert (data[:STEP] == 1).all() and data.sum() == STEP
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_team_reads_everything_once(threads: int) -> None:
+    team = Team(threads)
+    try:
+        reader = bandwidth.Reader(team, 100 * STEP, STEP)
+        assert reader.read() == reader.read() == 100 * STEP / 4
+        assert bandwidth.ceiling(team, 4 * bandwidth.CHUNK) > 0
+    finally:
+        team.close()
+
+
+def test_last_level_cache(tmp_path: Path) -> None:
+    for i, text in enumerate(("48K\n", "2048K\n", "nonsense")):
+        (tmp_path / f"cache/index{i}").mkdir(parents=True)
+        (tmp_path / f"cache/index{i}/size").write_text(text)
+    assert bandwidth.last_level_cache(tmp_path) == 2048 << 10
+    assert bandwidth.last_level_cache(tmp_path / "nowhere") == 0
+
+
+def test_the_buffer_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache, free, wanted in ((0, 1 << 40, 512 << 20), (1 << 30, 1 << 40, 4 << 30), (1 << 30, 1 << 30, 256 << 20)):
+        monkeypatch.setattr(bandwidth, "last_level_cache", lambda cache=cache: cache)
+        monkeypatch.setattr(bandwidth, "free_memory", lambda free=free: (free, ""))
+        assert bandwidth.buffer_bytes() == wanted
