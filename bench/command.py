@@ -1,0 +1,126 @@
+"""`pyllm bench`: reads its flags, has a suite run, and prints; measures nothing itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..engine import sources
+from ..engine.progress import Bars, Progress
+from ..engine.units import size
+from ..kernels.formats import CACHE_TYPES, FORMATS
+from ..kernels.plan import usable_cores
+from . import cases, output, synthetic
+from .bandwidth import last_level_cache
+from .machine import BUSY
+from .peer import Peer
+from .record import Record
+from .suite import Suite, spread
+
+DRIFT = 0.1  # of the read bandwidth in the course of a run; more is worth a word
+THREADS = 1024
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; after Ctrl-C, what was measured until then."""
+    peer = Peer.open(args.against, rotation=args.peer_rotation, extra=args.peer_args) if args.against else None
+    with Bars() as progress:
+        suite = Suite(grid(args, progress).cases(), args.repetitions, peer, warm_up=args.warmup)
+    line = StatusLine()
+    suite.status, suite.warn = line, line.warn
+    try:
+        suite.run()
+    finally:
+        line.clear()
+        if records := suite.records():
+            sys.stdout.write(output.FORMATS[args.output](records))
+            print("", *notes(suite, records), sep="\n", file=sys.stdout if args.output == "md" else sys.stderr)
+    return 0
+
+
+def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
+    """The lists that the flags give, with llama-bench's defaults; raises UsageError."""
+
+    def whole(name: str, flag: str, default: int, low: int, high: int = cases.LIMIT) -> list[int]:
+        return cases.numbers(flag, getattr(args, name) or [str(default)], low, high)
+
+    return cases.Grid(
+        n_prompt=whole("n_prompt", "-p", 512, 0),
+        n_gen=whole("n_gen", "-n", 128, 0),
+        pairs=cases.pairs("-pg", args.pg or []),
+        n_depth=whole("n_depth", "-d", 0, 0),
+        n_batch=whole("batch_size", "-b", 2048, 1),
+        n_ubatch=whole("ubatch_size", "-ub", 512, 1),
+        type_k=cases.names("-ctk", args.cache_type_k or ["f16"], CACHE_TYPES),
+        type_v=cases.names("-ctv", args.cache_type_v or ["f16"], CACHE_TYPES),
+        n_threads=whole("threads", "-t", usable_cores(), 1, THREADS),
+        models=list(models(args, progress)),  # last: it may fetch or write a file
+    )
+
+
+def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
+    """The files that MODEL, -m and --synthetic name; without them the default model."""
+    types = cases.names("--synthetic-type", args.synthetic_type or ["q4_0"], tuple(FORMATS))
+    made = cases.names("--synthetic", args.synthetic or [], tuple(synthetic.SHAPES))
+    named: list[str | None] = [*([args.model] if args.model else []), *(args.models or [])]
+    for name in named or ([] if made else [None]):
+        yield sources.resolve(name, offline=args.offline, progress=progress)
+    for name in made:
+        for weight_type in types:
+            yield synthetic.make(sources.cache_folder(), name, weight_type, progress)
+
+
+def notes(suite: Suite, records: Sequence[Record]) -> Iterator[str]:
+    """What a reader must know to believe the figures, or not to."""
+    first = records[0]
+    yield f"build: {first['build_commit']} (pyllm {__version__}, Numba {first['numba_version']})"
+    yield f"cpu: {first['cpu_info']} ({first['cpu_features']})"
+    for threads, found in suite.ceilings.items():
+        figures = ", ".join(f"{value / 1e9:.1f}" for value in found)
+        yield f"read bandwidth, -t {threads}: {figures} GB/s (before and after; the bus column is of the higher)"
+    if suite.peer:
+        yield f"peer: {suite.peer.description}"
+    cache = last_level_cache()
+    small = [r for r in records if not r["n_prompt"] and r["bytes_weights"] + r["bytes_k"] + r["bytes_v"] < 2 * cache]
+    if small:
+        least = min(r["bytes_weights"] + r["bytes_k"] + r["bytes_v"] for r in small)
+        yield (
+            f"note: a token reads {size(least)}, of which the last-level cache ({size(cache)}) may keep much: "
+            "such a case does not show the memory bus; --synthetic 3B does"
+        )
+    if any(spread(found) > DRIFT for found in suite.ceilings.values()):
+        yield f"note: the read bandwidth changed by more than {DRIFT:.0%} during the run; compare within it only"
+    if suite.others > BUSY:
+        yield f"note: other programs took {suite.others:.0%} of this machine meanwhile; a quiet one gives other figures"
+
+
+class StatusLine:
+    """What is being measured, on stderr: one line that changes on a terminal, a line for each repetition elsewhere.
+
+    It draws only when it is called, between measurements.
+    """
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = ""
+
+    def __call__(self, repetition: int, repetitions: int, text: str) -> None:
+        stage = f"repetition {repetition + 1} of {repetitions}" if repetition >= 0 else text
+        if self._terminal:
+            line = f"{stage}: {text}" if repetition >= 0 else text
+            sys.stderr.write(f"\r\x1b[2Kpyllm: {line}")
+        elif stage != self._last:
+            sys.stderr.write(f"pyllm: {stage} ...\n")
+        sys.stderr.flush()
+        self._last = stage
+
+    def clear(self) -> None:
+        if self._terminal:
+            sys.stderr.write("\r\x1b[2K")
+
+    def warn(self, text: str) -> None:
+        self.clear()
+        print(f"pyllm: {text}", file=sys.stderr, flush=True)

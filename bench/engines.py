@@ -1,0 +1,141 @@
+"""Engines for the cases: loaded when they are due, and as many at once as fit in memory; measures nothing."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from ..engine.llm import LLM
+from ..engine.memory import PROGRAM, free_memory, needs
+from ..engine.progress import Progress
+from ..engine.session import Session
+from ..engine.units import size
+from ..kernels.cache import PAGE
+from ..models.config import Config, check_cache_type
+from ..models.errors import FitError
+from ..models.gguf import GGUF
+from ..models.model import COMPILING
+from .bandwidth import buffer_bytes
+from .cases import Case, Setup
+
+
+@dataclass
+class Engine:
+    """A loaded model, with a session for each depth that its cases ask for."""
+
+    llm: LLM
+    compile_s: float
+    sessions: dict[int, Session] = field(default_factory=dict)
+
+    def at(self, depth: int, progress: Progress) -> Session:
+        """A session with `depth` tokens in the cache, prefilled once and rewound to there ever after."""
+        if depth not in self.sessions:
+            session = self.sessions[depth] = self.llm.session()
+            if depth:
+                tokens = random_tokens(self.llm.config.n_vocab, depth)
+                session.prefill(tokens, lambda done, total: progress(f"filling the cache to {depth}", done, total))
+        self.sessions[depth].rewind(depth)
+        return self.sessions[depth]
+
+
+class Models:
+    """The files, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, tuple[GGUF, Config]] = {}
+
+    def __getitem__(self, path: Path) -> tuple[GGUF, Config]:
+        if path not in self._opened:
+            gguf = GGUF.open(path)
+            self._opened[path] = gguf, Config.from_gguf(gguf)
+        return self._opened[path]
+
+
+def random_tokens(n_vocab: int, n: int) -> list[int]:
+    """The same ones each time. What a token is makes no difference to the time it takes."""
+    tokens: list[int] = np.random.default_rng(n).integers(0, n_vocab, n).tolist()
+    return tokens
+
+
+def positions(setup: Setup, cases: Sequence[Case]) -> int:
+    """Tokens that the cache must hold: a session for each depth, as long as the longest case at it."""
+    longest: dict[int, int] = {}
+    for case in cases:
+        if case.setup == setup:
+            longest[case.n_depth] = max(longest.get(case.n_depth, 0), case.n_ctx)
+    return sum(-(-n // PAGE) * PAGE for n in longest.values())
+
+
+def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
+    """The cases, cut where the engines of all of them would not fit in memory together; raises FitError."""
+    free, limit = free_memory()
+    room = free - PROGRAM - buffer_bytes()
+    found: list[list[Case]] = []
+    left = -1
+    for setup in dict.fromkeys(case.setup for case in cases):
+        gguf, config = models[setup.model]
+        for side, cache_type in (("k", setup.type_k), ("v", setup.type_v)):
+            check_cache_type(config, side, cache_type)
+        need = needs(gguf, config, positions(setup, cases), setup.type_k, setup.type_v)
+        taken = need.total - PROGRAM
+        if taken > room:
+            problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
+            problem += f"{setup.type_k}/{setup.type_v}), but {limit} leaves {size(max(room, 0))}"
+            raise FitError(f"{setup.model}: {problem}; a smaller depth (-d) or a smaller model takes less")
+        if taken > left:
+            found.append([])
+            left = room
+        left -= taken
+        found[-1] += [case for case in cases if case.setup == setup]
+    return found
+
+
+class Engines:
+    """The engines of one group of cases."""
+
+    def __init__(self, models: Models, cases: Sequence[Case]) -> None:
+        self._models, self._cases = models, cases
+        self._loaded: dict[Setup, Engine] = {}
+
+    def of(self, setup: Setup, progress: Progress) -> Engine:
+        """The engine, loaded if it is not there yet."""
+        if setup not in self._loaded:
+            watch = CompileWatch(progress)
+            llm = LLM.load(
+                self._models[setup.model][0],
+                n_ctx=positions(setup, self._cases),
+                cache_type_k=setup.type_k,
+                cache_type_v=setup.type_v,
+                n_threads=setup.n_threads,
+                n_batch=setup.n_rows,
+                progress=watch,
+            )
+            self._loaded[setup] = Engine(llm, watch.seconds)
+        return self._loaded[setup]
+
+    def close(self) -> None:
+        """End all threads and give the memory back."""
+        for engine in self._loaded.values():
+            engine.llm.close()
+        self._loaded.clear()
+        gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
+
+
+class CompileWatch:
+    """A Progress that passes everything on and takes the time of the stage in which kernels are compiled or loaded."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds = 0.0
+        self._progress = progress
+        self._begin: float | None = None
+
+    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None:
+        if stage == COMPILING:
+            self._begin = perf_counter() if self._begin is None else self._begin
+            self.seconds = perf_counter() - self._begin
+        self._progress(stage, done, total, next)
