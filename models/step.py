@@ -69,7 +69,7 @@ class Step:
         self.rows[0], self.chunks[0] = row, -(-row // linear.CHUNK)
         self.outs[0], self.out_chunks[0] = len(outs), -(-len(outs) // linear.CHUNK)
         self.out_rows[: len(outs)] = outs
-        decode = row == len(spans)
+        decode = row == 1  # several rows, also of as many sequences, are for attend_many: no splits
         per_split = max(SPLIT_PAGES, -(-pages // MAX_SPLITS)) if decode and self.threads > 1 else pages
         self.splits[0] = -(-pages // per_split) if decode else 1
         self.split_pages[0] = per_split
