@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rig
 
@@ -35,6 +36,16 @@ def test_a_team_reads_everything_once(threads: int) -> None:
         reader = bandwidth.Reader(team, 100 * STEP, STEP)
         assert reader.read() == reader.read() == 100 * STEP / 4
         assert bandwidth.ceiling(team, 4 * bandwidth.CHUNK) > 0
+    finally:
+        team.close()
+
+
+def test_the_buffer_is_given_back() -> None:
+    team, process = Team(2), psutil.Process()
+    try:
+        before = process.memory_info().rss
+        bandwidth.ceiling(team, 256 << 20)
+        assert process.memory_info().rss - before < 128 << 20
     finally:
         team.close()
 
