@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -53,7 +54,6 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "run": Command("answer a prompt, or chat", flags.add_run, ".run"),
-    "bench": Command("measure speed and what is read from memory", flags.add_bench, "..bench.command"),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
 }
 
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the process's exit code."""
     try:
-        with _terminable(), _one_line_warnings():
+        with _terminable():
             code = _dispatch(list(sys.argv[1:] if argv is None else argv))
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a closed pipe can still be handled
@@ -90,6 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> NoReturn:
     """The command `pyllm`: `main`, and out."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what users can do something about is logged, and looks like all that we say
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("pyllm: %(message)s"))
     code = main()
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
@@ -157,21 +161,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    """Warnings for users, of kernels that cannot be kept, look like all that we say; others do not show."""
-
-    def show(message: Warning | str, *_: object) -> None:
-        _complain(message, 0)
-
-    with warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", module=r"pyllm\.kernels\.kept")
-        warnings.showwarning = show
-        yield
 
 
 if __name__ == "__main__":

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from . import report, sources
 from .flags import DEFAULT_CTX
 from .generate import Timings, generate
-from .progress import Bars, Progress
+from .progress import Bars
 from .prompt import check_chat, check_length, encode, read_prompt
 from .stream import stream
 
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return answer(llm, args, prompt, load_seconds)
 
 
-def load(path: Path, args: argparse.Namespace, progress: Progress) -> tuple[LLM, float]:
+def load(path: Path, args: argparse.Namespace, progress: Bars) -> tuple[LLM, float]:
     """The model in memory, and how long that took. What the file and the flags rule out is said before."""
     begin = perf_counter()
     from ..models.config import Config
@@ -55,15 +60,36 @@ def load(path: Path, args: argparse.Namespace, progress: Progress) -> tuple[LLM,
 
     from .llm import LLM
 
-    llm = LLM.load(
-        gguf,
-        n_ctx=n_ctx,
-        cache_type_k=args.cache_type_k,
-        cache_type_v=args.cache_type_v,
-        n_threads=args.threads,
-        progress=progress,
-    )
+    with _endable(progress):
+        llm = LLM.load(
+            gguf,
+            n_ctx=n_ctx,
+            cache_type_k=args.cache_type_k,
+            cache_type_v=args.cache_type_v,
+            n_threads=args.threads,
+            progress=progress,
+        )
     return llm, perf_counter() - begin
+
+
+@contextmanager
+def _endable(progress: Bars) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process at once: LLVM's callbacks would lose an exception, or break on its way."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        progress.close()
+        os._exit(128 + number)
+
+    try:
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def context_size(asked: int | None, config: Config) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import shutil
 import sys
 import uuid
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ FOLDER = root() / _state()
 def _refusal() -> str:
     """Makes the folder; why nothing in it may be trusted, or nothing. The files are pickles, so it must be ours."""
     try:
-        with contextlib.suppress(PermissionError):
+        if not FOLDER.is_dir():  # it may be there and read-only, which is fine
             FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = FOLDER.stat()
         if hasattr(os, "getuid") and status.st_uid != os.getuid():
@@ -80,8 +80,8 @@ if not REFUSED:
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Says each problem once."""
-    warnings.warn(f"{FOLDER}: {problem}", RuntimeWarning, stacklevel=1)
+    """Says each problem once, by the log, as Numba keeps warnings to itself."""
+    logging.getLogger(__name__).warning("%s: %s", FOLDER, problem)
 
 
 class Kept:
