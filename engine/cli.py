@@ -54,6 +54,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "run": Command("answer a prompt, or chat", flags.add_run, ".run"),
+    "bench": Command("measure speed and what is read from memory", flags.add_bench, "..bench.command"),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
 }
 
