@@ -1,0 +1,81 @@
+"""Sequences over a tiny model: what they take, what they refuse, what they give back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tiny
+
+from pyllm.engine.llm import LLM
+from pyllm.models.errors import PyllmError, UsageError
+
+TOKENS = list(range(3, 103))
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    path = tiny.write(tmp_path_factory.mktemp("tiny") / "m.gguf")
+    llm = LLM.load(path, n_ctx=128, cache_type_k="f32", cache_type_v="f32", n_threads=1, n_batch=32, max_outs=16)
+    yield llm
+    llm.close()
+
+
+def test_tokens_and_pages(llm: LLM) -> None:
+    s = llm.session()
+    assert (s.n_past, s.tokens) == (0, [])
+    free = llm._pool.free
+    s.prefill(TOKENS[:70])
+    s.decode(7)
+    assert (s.n_past, s.tokens) == (71, TOKENS[:70] + [7])
+    assert llm._pool.free == free - 2
+    s.rewind(64)
+    assert (s.tokens, llm._pool.free) == (TOKENS[:64], free - 1)
+    s.close()
+    assert (s.tokens, llm._pool.free) == ([], free)
+
+
+def test_prefill_goes_in_batches_and_says_so(llm: LLM) -> None:
+    s, seen = llm.session(), []
+    got = s.prefill(TOKENS, lambda done, total: seen.append((done, total))).copy()
+    assert seen == [(32, 100), (64, 100), (96, 100), (100, 100)]
+    assert got.shape == (llm.config.n_vocab,)
+    s.close()
+
+    parts = [(start, part.copy()) for start, part in llm.session().score(TOKENS)]
+    assert [(start, len(part)) for start, part in parts] == [(i, min(16, 100 - i)) for i in range(0, 100, 16)]
+    np.testing.assert_allclose(parts[-1][1][-1], got, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(llm: LLM) -> None:
+    fresh = LLM(llm.model, llm.tokenizer, llm.template, llm.n_ctx)
+    s = fresh.session()
+    s.prefill(TOKENS)
+    for n in (29, 1000):
+        with pytest.raises(UsageError, match=rf"{n} tokens after 100 .* 128"):
+            s.prefill([5] * n)
+    s.prefill([5] * 27)
+    s.decode(5)
+    with pytest.raises(UsageError, match="use a larger -c"):
+        s.decode(5)
+    assert s.n_past == 128
+    with pytest.raises(PyllmError, match="full"):
+        fresh.session().prefill(TOKENS[:1])
+    s.rewind(100)
+    s.decode(5)
+
+
+def test_an_empty_prompt_is_refused(llm: LLM) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        llm.session().prefill([])
+
+
+def test_bytes(llm: LLM) -> None:
+    c = llm.config
+    assert llm.kv_bytes == 128 * 2 * c.n_layer * c.n_head_kv * c.head_dim_k * 4
+    assert llm.k_bytes_per_cached_token == llm.v_bytes_per_cached_token == c.n_layer * c.n_head_kv * c.head_dim_k * 4
+    matrices = (
+        c.n_embd * (2 * c.n_embd + 2 * c.n_head_kv * c.head_dim_k + 3 * c.n_ff) * c.n_layer + c.n_vocab * c.n_embd
+    )
+    assert llm.weight_bytes_per_token == 4 * matrices
