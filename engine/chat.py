@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from ..models.errors import PyllmError, UsageError
+from ..models.errors import PyllmError
 from . import report
 from .generate import Timings, generate
 from .progress import Bars
@@ -30,10 +30,6 @@ GREETING = "/help lists the commands, Alt-Enter starts a new line, /bye or Ctrl-
 
 def chat(llm: LLM, args: argparse.Namespace, load_seconds: float, new_sampler: Callable[[], Sampler]) -> int:
     """Talks until the user leaves; the exit code."""
-    if llm.template is None:
-        raise UsageError(
-            f"{llm.config.name} has no chat template, so it cannot chat: give it a text to continue with -p"
-        )
     from .terminal import line_reader
 
     conversation = Chat(llm, args, load_seconds, new_sampler)
@@ -99,7 +95,7 @@ class Chat:
         try:
             assert self._llm.template is not None
             tokens = self._llm.template.encode(self.messages, self._llm.tokenizer)
-            check_length(tokens, self._llm)
+            check_length(tokens, self._llm.n_ctx, self._llm.config)
             with _ctrl_c() as pressed, Bars() as progress:
 
                 def prefilling(stage: str, done: int, total: int, next: str = "") -> None:

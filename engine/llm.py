@@ -18,8 +18,11 @@ from .session import Session
 class LLM:
     """Made by `load`; `session()` gives a sequence to run."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, n_ctx: int) -> None:
-        self.model, self.tokenizer, self.template, self.n_ctx = model, tokenizer, template, n_ctx
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, n_ctx: int, path: object = "the model"
+    ) -> None:
+        """path: the file, for messages."""
+        self.model, self.tokenizer, self.template, self.n_ctx, self.path = model, tokenizer, template, n_ctx, path
         self.config = model.config
         self.n_threads = model.team.threads
         self._pool = PagePool(model.kv.n_pages)
@@ -35,12 +38,16 @@ class LLM:
         n_threads: int | None = None,
         n_batch: int = 512,
         max_outs: int = 8,
+        tokenizer: Tokenizer | None = None,
         progress: Progress = silent,
     ) -> LLM:
-        """Read, pack and compile. n_threads: None is the physical cores that this process may use."""
+        """Read, pack and compile.
+
+        n_threads: None is the physical cores that this process may use. tokenizer: of this file, if it is read already.
+        """
         g = path if isinstance(path, GGUF) else GGUF.open(path)
         config = Config.from_gguf(g)
-        tokenizer, template = Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
+        tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
         model = Model(
             g,
             config,
@@ -51,7 +58,7 @@ class LLM:
             max_outs=max_outs,
             progress=progress,
         )
-        return cls(model, tokenizer, template, n_ctx)
+        return cls(model, tokenizer, template, n_ctx, g.path)
 
     def session(self) -> Session:
         """A new, empty sequence."""

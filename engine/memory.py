@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -13,11 +13,11 @@ from ..models.errors import FitError
 from ..models.gguf import GGUF
 from .units import size
 
+LOGITS = 20  # rows of them: those of a step, and the sampler's own
 PREFILL_ROWS = 512  # as many tokens of a prompt go through the layers together
-LOGITS = 9  # rows of them: eight may be asked for in a step, and the sampler has a copy
-PROGRAM = 160 << 20  # Numba, LLVM and the kernels' code, resident
+PROGRAM = 210 << 20  # Python, NumPy, Numba, LLVM and their code, resident; some 20 less where nothing is compiled
 ADDRESSES = 1 << 30  # libraries, stacks and allocator arenas reserve addresses that they never touch
-STEP = 64  # a context is proposed in multiples of it
+STEP = 64  # a context is held, and proposed, in multiples of it
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Needs:
     """Bytes that a model will take."""
 
     weights: int
-    kv_per_token: int
+    kv_per_token: int  # with what else a position takes
     buffers: int
     n_ctx: int
 
     @property
     def kv(self) -> int:
-        return self.n_ctx * self.kv_per_token
+        return -(-self.n_ctx // STEP) * STEP * self.kv_per_token
 
     @property
     def total(self) -> int:
@@ -44,14 +44,24 @@ class Needs:
 
 def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
     """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
-    heads = config.n_head * (config.head_dim_k + config.head_dim_v) + config.n_head_kv * config.head_dim_k
-    activations = PREFILL_ROWS * 4 * (6 * config.n_embd + 3 * config.n_ff + 2 * heads)
+    c, rope = config, 4 * config.rope_dim  # float32: cosine and sine of each position
+    queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
+    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * c.n_ff + values + 16 * c.n_head
+    inputs = c.n_embd + queries + values + c.n_ff  # as float32, int8 and their scales
+    rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs)
     return Needs(
         weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
-        kv_per_token=kv_bytes_per_token(config, k_type, v_type),
-        buffers=activations + LOGITS * 4 * config.n_vocab + PROGRAM,
+        kv_per_token=padded(c, k_type, v_type) + rope,
+        buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
         n_ctx=n_ctx,
     )
+
+
+def padded(config: Config, k_type: str, v_type: str) -> int:
+    """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format."""
+    k, v = -(-config.head_dim_k // 32) * 32, -(-config.head_dim_v // 32) * 32
+    kv_bytes_per_token(config, k_type, v_type)  # refuses what the heads as they are do not allow
+    return kv_bytes_per_token(replace(config, head_dim_k=k, head_dim_v=v), k_type, v_type)
 
 
 def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> None:
@@ -60,9 +70,8 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) 
     free, limit = free_memory(mapped=gguf.nbytes)
     if need.total <= free:
         return
-    smaller = need.largest_ctx(free)
-    if smaller:
-        cure = f"-c {smaller} would fit, and smaller cache types (-ctk q8_0 -ctv q4_0) take less"
+    if smaller := need.largest_ctx(free):
+        cure = f"-c {smaller} would fit, and smaller cache types take less (-ctk q8_0 -ctv q4_0)"
     else:
         cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
     raise FitError(

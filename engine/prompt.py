@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from ..models.errors import UsageError
 
 if TYPE_CHECKING:
-    from .llm import LLM
+    from ..models.config import Config
+    from ..models.template import ChatTemplate
+    from ..models.tokenizer import Tokenizer
 
 LIMIT = 64 << 20  # bytes of a prompt; `-f /dev/zero` ends here
 
@@ -70,16 +72,25 @@ def check_chat(args: argparse.Namespace) -> None:
         raise UsageError("no prompt, and no terminal to chat at: give a prompt with -p or on stdin")
 
 
-def encode(llm: LLM, args: argparse.Namespace, prompt: str) -> list[int]:
+def check_template(
+    config: Config, tokenizer: Tokenizer, template: ChatTemplate | None, args: argparse.Namespace
+) -> None:
+    """Refuses a chat with a model that has no template for it, or one that cannot be used."""
+    if template is None:
+        raise UsageError(f"{config.name} has no chat template, so it cannot chat: give it a text to continue with -p")
+    encode(tokenizer, template, args, "Hello")
+
+
+def encode(tokenizer: Tokenizer, template: ChatTemplate | None, args: argparse.Namespace, prompt: str) -> list[int]:
     """The prompt's tokens: a user's turn in the chat template, or the text as it stands."""
     if args.raw:
-        return llm.tokenizer.encode(prompt, special=True, bos=True)
-    if llm.template is None:
+        return tokenizer.encode(prompt, special=True, bos=True)
+    if template is None:
         if args.system_prompt is not None:
             raise UsageError("-sys: the model has no chat template to put a system prompt in; write it into the prompt")
         print("pyllm: the model has no chat template: it continues the prompt as it stands", file=sys.stderr)
-        return llm.tokenizer.encode(prompt, bos=True)
-    return llm.template.encode([*system(args), {"role": "user", "content": prompt}], llm.tokenizer)
+        return tokenizer.encode(prompt, bos=True)
+    return template.encode([*system(args), {"role": "user", "content": prompt}], tokenizer)
 
 
 def system(args: argparse.Namespace) -> list[dict[str, str]]:
@@ -87,13 +98,13 @@ def system(args: argparse.Namespace) -> list[dict[str, str]]:
     return [] if args.system_prompt is None else [{"role": "system", "content": args.system_prompt}]
 
 
-def check_length(tokens: list[int], llm: LLM) -> None:
+def check_length(tokens: list[int], n_ctx: int, config: Config) -> None:
     if not tokens:
         raise UsageError("the prompt has no tokens: give a text with -p, or a file with -f")
-    if len(tokens) > llm.n_ctx:
-        most = llm.config.n_ctx_train
+    if len(tokens) > n_ctx:
+        most = config.n_ctx_train
         cure = f"-c {len(tokens) + 256} would hold it, or " if len(tokens) + 256 <= most else ""
         raise UsageError(
-            f"the prompt has {len(tokens)} tokens, the context (-c) holds {llm.n_ctx} and the model's own {most}; "
+            f"the prompt has {len(tokens)} tokens, the context (-c) holds {n_ctx} and the model's own {most}; "
             f"{cure}shorten the prompt"
         )

@@ -19,7 +19,7 @@ from . import report, sources
 from .flags import DEFAULT_CTX
 from .generate import Timings, generate
 from .progress import Bars
-from .prompt import check_chat, check_length, encode, read_prompt
+from .prompt import check_chat, check_length, check_template, encode, read_prompt
 from .stream import stream
 
 if TYPE_CHECKING:
@@ -35,25 +35,36 @@ def run(args: argparse.Namespace) -> int:
         check_chat(args)
     with Bars() as progress:
         path = sources.resolve(args.model, offline=args.offline, progress=progress)
-        llm, load_seconds = load(path, args, progress)
+        llm, tokens, load_seconds = load(path, args, prompt, progress)
     if prompt is None:
         from .chat import chat
 
         return chat(llm, args, load_seconds, partial(make_sampler, llm, args))
-    return answer(llm, args, prompt, load_seconds)
+    return answer(llm, args, tokens, load_seconds)
 
 
-def load(path: Path, args: argparse.Namespace, progress: Bars) -> tuple[LLM, float]:
-    """The model in memory, and how long that took. What the file and the flags rule out is said before."""
+def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bars) -> tuple[LLM, list[int], float]:
+    """The model in memory, the prompt's tokens, and how long it took.
+
+    What the file, the flags and the prompt rule out is said before Numba is imported and memory taken.
+    """
     begin = perf_counter()
     from ..models.config import Config
     from ..models.gguf import GGUF
+    from ..models.template import ChatTemplate
+    from ..models.tokenizer import Tokenizer
     from .memory import check_fit
 
     gguf = GGUF.open(path)
     config = Config.from_gguf(gguf)
     n_ctx = context_size(args.ctx_size, config)
     check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
+    tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
+    if prompt is None:
+        check_template(config, tokenizer, template, args)
+    else:
+        tokens = encode(tokenizer, template, args, prompt)
+        check_length(tokens, n_ctx, config)
     if n_ctx > config.n_ctx_train:
         warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
         print(f"pyllm: {warning}: beyond them, answers get worse", file=sys.stderr)
@@ -67,9 +78,10 @@ def load(path: Path, args: argparse.Namespace, progress: Bars) -> tuple[LLM, flo
             cache_type_k=args.cache_type_k,
             cache_type_v=args.cache_type_v,
             n_threads=args.threads,
+            tokenizer=tokenizer,
             progress=progress,
         )
-    return llm, perf_counter() - begin
+    return llm, tokens, perf_counter() - begin
 
 
 @contextmanager
@@ -107,13 +119,11 @@ def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
         min_p=args.min_p,
         repeat_penalty=args.repeat_penalty,
     )
-    return Sampler(params, args.seed, llm.config.n_vocab)
+    return Sampler(params, args.seed, llm.config.n_vocab, llm.path)
 
 
-def answer(llm: LLM, args: argparse.Namespace, prompt: str, load_seconds: float) -> int:
+def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
     """One prompt, one answer, then the statistics."""
-    tokens = encode(llm, args, prompt)
-    check_length(tokens, llm)
     sampler, timings = make_sampler(llm, args), Timings(load=load_seconds)
     with Bars() as progress:
         pieces = generate(

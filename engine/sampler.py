@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.sample import Scratch, draw, narrow
-from ..models.errors import PyllmError, UsageError
+from ..models.errors import ModelError, UsageError
+from ..models.header import DOWNLOAD
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class SamplerParams:
 class Sampler:
     """The state of one sequence's sampling: its recent tokens and its random numbers. Same seed, same tokens."""
 
-    def __init__(self, params: SamplerParams, seed: int, n_vocab: int) -> None:
-        """seed: -1 takes one by chance; `self.seed` is the one in use."""
+    def __init__(self, params: SamplerParams, seed: int, n_vocab: int, path: object = "the model") -> None:
+        """seed: -1 takes one by chance; `self.seed` is the one in use. path: the model's file, for messages."""
         if seed < -1:
             raise UsageError(f"--seed: is {seed}, must be -1 (a random one) or more")
-        self.params = params
+        self.params, self._path = params, path
         self.seed = secrets.randbits(32) if seed == -1 else seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
@@ -56,7 +57,7 @@ class Sampler:
         self._scratch = Scratch(n_vocab)
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token for logits (n_vocab,), which are left as they are. Raises PyllmError where they are broken."""
+        """The next token for logits (n_vocab,), which are left as they are. Raises ModelError where they are broken."""
         if self.params.temp <= 0:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
@@ -88,5 +89,6 @@ class Sampler:
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
         # argmax takes NaN for the largest. Tokens may be ruled out by -inf, but not all of them.
         if not math.isfinite(x[x.argmax()]):
-            raise PyllmError("the model produced NaN or infinite logits: its file or a kernel is broken")
+            cure = f"{DOWNLOAD}, or K and V are too large for their type: use -ctk f32 -ctv f32"
+            raise ModelError(self._path, "weights", "they give logits that are not numbers", cure)
         return x

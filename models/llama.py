@@ -49,7 +49,10 @@ class Llama:
         if self.rope_freqs is not None:
             speed = speed / self.rope_freqs
         angle = np.arange(n_ctx)[:, None] * speed
-        return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+        turns = np.empty((*angle.shape, 2), np.float32)
+        np.cos(angle, out=turns[..., 0])
+        np.sin(angle, out=turns[..., 1])
+        return turns
 
     def forward(self, r: Recorder, turns: F32Array) -> None:
         """Record a step: its tokens in, the logits of the rows asked for out."""

@@ -88,7 +88,7 @@ class FakeLLM:
     def __init__(self, file: GGUF, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
         self.config, self.tokenizer = Config.from_gguf(file), Tokenizer.from_gguf(file)
         self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
-        self.n_ctx, self.n_threads = n_ctx, n_threads or 1
+        self.path, self.n_ctx, self.n_threads = file.path, n_ctx, n_threads or 1
         self.weight_bytes_per_token = 1_000_000
         self.k_bytes_per_cached_token, self.v_bytes_per_cached_token = 200, 100
         self.kv_bytes = 300 * n_ctx
@@ -97,7 +97,7 @@ class FakeLLM:
 
     @classmethod
     def load(cls, file: GGUF, *, progress: Callable[[str, int, int], None], **settings: Any) -> FakeLLM:
-        cls.loaded = settings
+        cls.loaded = {name: value for name, value in settings.items() if name != "tokenizer"}
         progress("reading weights", 0, 2_000_000)
         progress("reading weights", 2_000_000, 2_000_000)
         return cls(file, **settings)
@@ -115,7 +115,7 @@ class FakeParams:
 class FakeSampler:
     """The likeliest token."""
 
-    def __init__(self, params: FakeParams, seed: int, n_vocab: int) -> None:
+    def __init__(self, params: FakeParams, seed: int, n_vocab: int, path: object = "") -> None:
         self.params, self.seed, self.accepted = params, 7 if seed < 0 else seed, list[int]()
 
     def __call__(self, logits: np.ndarray) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import tiny
 
 from pyllm.engine import memory
 from pyllm.models.config import Config, kv_bytes_per_token
-from pyllm.models.errors import FitError
+from pyllm.models.errors import FitError, UsageError
 from pyllm.models.gguf import GGUF
 
 
@@ -30,8 +33,44 @@ def test_needs(model: tuple[GGUF, Config]) -> None:
     gguf, config = model
     need = memory.needs(gguf, config, 1000, "q8_0", "q4_0")
     assert need.weights == sum(tensor.data.nbytes for tensor in gguf.tensors.values())
-    assert need.kv == 1000 * kv_bytes_per_token(config, "q8_0", "q4_0")
+    rope = 4 * config.rope_dim
+    assert need.kv == 1024 * (kv_bytes_per_token(config, "q8_0", "q4_0") + rope), "whole pages"
     assert need.total > need.weights + need.kv
+
+
+def test_heads_are_padded(tmp_path: Path) -> None:
+    gguf = GGUF.open(tiny.write(tmp_path / "odd.gguf", head_dim=40))
+    config = Config.from_gguf(gguf)
+    assert memory.padded(config, "f16", "f32") == config.n_layer * config.n_head_kv * 64 * (2 + 4)
+    with pytest.raises(UsageError, match="use one of f32, f16, bf16"):
+        memory.needs(gguf, config, 64, "q8_0", "f16")
+
+
+MEASURE = """
+import re, sys
+from pyllm.engine.llm import LLM
+from pyllm.engine.memory import needs
+from pyllm.engine.sampler import Sampler, SamplerParams
+from pyllm.models.config import Config
+from pyllm.models.gguf import GGUF
+gguf = GGUF.open(sys.argv[1])
+config = Config.from_gguf(gguf)
+llm = LLM.load(gguf, n_ctx=1024, cache_type_k="f32", cache_type_v="f32")
+Sampler(SamplerParams(), 1, config.n_vocab)(llm.session().prefill(range(1024)))
+status = open("/proc/self/status").read()
+anonymous, file = (int(re.search(rf"{name}:\\s+(\\d+)", status)[1]) << 10 for name in ("RssAnon", "RssFile"))
+print(needs(gguf, config, 1024, "f32", "f32").total, anonymous + file - gguf.nbytes)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_taken(smollm2: Path) -> None:
+    command = [sys.executable, "-c", MEASURE, str(smollm2)]
+    path = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    said, taken = map(int, done.stdout.split())
+    assert 0.6 * said < taken < said, "less where nothing is compiled"
 
 
 def test_what_fits(model: tuple[GGUF, Config]) -> None:
@@ -47,7 +86,7 @@ def test_the_proposed_context_fits(model: tuple[GGUF, Config], monkeypatch: pyte
     for part in ("weights", "KV cache", "-c 1000000 at f16/f16", "a test leaves"):
         assert part in message
     match = re.search(r"-c (\d+) would fit", message)
-    assert match is not None and int(match[1]) == 20_000 // 64 * 64
+    assert match is not None and int(match[1]) == 20_032, "20,000 in whole pages"
     memory.check_fit(*model, int(match[1]), "f16", "f16")
 
 
