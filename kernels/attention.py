@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from . import amx
 from .activations import quantize_row
 from .cache import load_v
 from .formats import FORMATS
@@ -28,7 +29,7 @@ from .memory import (
     store_rows,
 )
 from .simd import any_above, exp, first_lanes, fma, max_lanes, maximum, splat, sum_lanes, zeros_f32
-from .tile_dot import tile_dot
+from .tile_dot import MANY, many, tile_dot
 
 BLOCK = 96
 """Query vectors (rows x heads of a group) that `attend_many` takes through the pages together, at most; or one row."""
@@ -156,18 +157,20 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
 
 @cache
 def attend_many(k_type: str, v_type: str) -> Kernel:
-    """The kernel for spans of many rows, 8 query vectors at a time. Items: spans x KV heads x row blocks.
+    """The kernel for spans of many rows, a group of query vectors at a time. Items: spans x KV heads x row blocks.
 
     A block past its span's rows is empty. There is one split.
     """
     scaled = FORMATS[v_type].bits > 0
+    n = many(k_type)
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
         block_rows = max(1, 96 // a.group)
         scores = a.scratch + thread * a.scratch_bytes
-        values = scores + (block_rows * a.group + 8) * 256
+        values = scores + (block_rows * a.group + 16) * 256
+        amx.configure()
         state = values + 64 * a.v_columns * 4
         blocks = peek_i64(a.blocks)
         for item in range(begin, end):
@@ -180,15 +183,15 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
             vectors = rows * a.group
             q = a.q + (head * a.max_rows + first) * a.group * a.q_bytes
             meta = a.meta + (head * a.max_rows + first) * a.group * a.meta_bytes
-            for i in range(vectors + 7):
+            for i in range(vectors + 7):  # the sums are taken in groups of 8
                 _start(state + i * size, a.v_columns)
             for p in range((position + rows + 63) // 64 if rows > 0 else 0):
                 page = peek_i64(table + 8 * p)
                 k = a.k_pool + head * a.k_head + page * a.k_page
-                for i in range(0, vectors, 8):
+                for i in range(0, vectors, n):
                     for t in range(4):
                         x, m = q + i * a.q_bytes, meta + i * a.meta_bytes
-                        s = tile_dot(k_type, 8, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
+                        s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
                         store_rows(scores + i * 256 + 64 * t, 256, s)
                 for i in range(vectors):
                     seen = position + i // a.group + 1 - 64 * p
@@ -231,7 +234,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
 
 def scratch_bytes(group: int, v_columns: int) -> int:
     """Scratch memory that a thread needs for either kernel."""
-    vectors = max(BLOCK, group) + 8
+    vectors = max(BLOCK, group) + MANY
     return vectors * 256 + 256 * v_columns + vectors * (v_columns + TAIL) * 4 + 512 * group
 
 

@@ -6,7 +6,9 @@ newer CPU, and PYLLM_PORTABLE=1 gives the forms that use no target instruction a
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 import llvmlite.binding as llvm
 
@@ -45,6 +47,20 @@ def _dot() -> str:
 
 DOT: str = _dot()
 """The instruction set of the int8 dot product: avx512vnni, avx2, neon (sdot) or portable."""
+
+
+def _amx() -> bool:
+    """Whether there is a matrix unit for int8 and the system lets us have it; asked before any thread is started."""
+    if DOT != "avx512vnni" or not {"amx-int8", "amx-tile"} <= FEATURES or sys.platform != "linux":
+        return False
+    if os.environ.get("PYLLM_AMX", "1") == "0":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18  # Linux on x86-64: asm/prctl.h
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
+
+
+AMX: bool = _amx()
+"""Whether products of many rows go to the matrix unit. PYLLM_AMX=0 says no."""
 
 HALF: bool = bool({"f16c", "avx512f", "fullfp16", "neon"} & FEATURES)
 """Whether half-precision numbers are converted by an instruction."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+from . import amx
 from .jit import Kernel, kernel, record
 from .memory import load_rows, peek_i64, store_rows
 from .tile_dot import tile_dot
 
-CHUNK = 64
+CHUNK = 32
 """Rows of activations that stay in the core's cache while the tiles pass by."""
-
-FEW, MANY = 1, 8
-"""Rows that a kernel multiplies at once: for decode, and for prefill (as many as the registers hold)."""
 
 LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", tiles="int", tile_bytes="int", columns="int",
                 x_stride="int", meta_stride="int", y_stride="int", add="int")  # fmt: skip
@@ -28,10 +26,11 @@ def linear(fmt: str, rows: int) -> Kernel:
 
     @kernel(LINEAR, f"linear_{fmt}_x{rows}")
     def linear(a, begin, end, thread):
+        amx.configure()
         for item in range(begin, end):
             chunk, tile = divmod(item, a.tiles)
             weights = a.weights + tile * a.tile_bytes
-            for r in range(chunk * 64, min(chunk * 64 + 64, peek_i64(a.rows)), rows):
+            for r in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, peek_i64(a.rows)), rows):
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
                 total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64

@@ -12,10 +12,20 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
+from . import amx, cpu
 from .dot import STORED_BIAS, dot_i8
 from .formats import FORMATS, Format
 from .memory import load_bf16, load_f16, load_f32, load_i8, splat_floats, splat_words
 from .simd import fma, high_nibbles, low_nibbles, to_f32, zeros_f32, zeros_i32
+
+
+def many(fmt: str) -> int:
+    """How many rows at once suit a format best where there are many: what the registers or the matrix unit hold."""
+    return amx.ROWS if cpu.AMX and FORMATS[fmt].bits == 8 else 8
+
+
+MANY = 16
+"""The most that `many` gives: rows of activations are followed by room for so many more."""
 
 META = 16
 """Bytes per block of activations: f32 d (the scale), f32 d * sum, i32 -8 * sum, i32 -128 * sum; sum of the int8."""
@@ -36,6 +46,8 @@ def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
         return None  # Numba asks again with literals
     f = FORMATS[fmt.literal_value]
+    if rows.literal_value == amx.ROWS and many(f.name) == amx.ROWS:
+        return _matrix_unit
     return (_integers if f.bits else _floats)(f, rows.literal_value)
 
 
@@ -70,6 +82,20 @@ def _integers(f: Format, n: int) -> Callable[..., Any]:
         return total
 
     return dot
+
+
+def _matrix_unit(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+    """For 8-bit integers: the products of a block of 32 columns by AMX, their scales as everywhere."""
+    blocks = columns // 32
+    w = tile + (blocks * 32 + 63) // 64 * 64
+    total = zeros_f32(16)
+    for b in range(blocks):
+        s = amx.tile_product(w, x, x_stride) + splat_words(meta + META_ZERO128, meta_stride, 16)
+        total = fma(to_f32(s) * splat_floats(meta, meta_stride, 16), load_f16(tile + 32 * b), total)
+        w += 512
+        x += 32
+        meta += 16
+    return total
 
 
 _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}

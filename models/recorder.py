@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import activations, attention, cache, embed, linear, rope, tiles
+from ..kernels import activations, attention, cache, embed, linear, rope, tile_dot, tiles
 from ..kernels.buffers import aligned
 from ..kernels.plan import Cost, Plan
 from .config import Config
@@ -55,16 +55,16 @@ class Buffers:
     """Activations of a step, shared by all layers and by the plans of a model."""
 
     def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
-        c, rows = config, max_rows + linear.MANY
+        c, rows = config, max_rows + tile_dot.MANY
         self.max_rows, self.max_outs = max_rows, max_outs
         self.x = Rows.plain(rows, c.n_embd)
         self.norm = Rows.blocks(rows, c.n_embd)
         self.attended = Rows.blocks(rows, c.n_head * c.head_dim_v)
         self.gated = Rows.blocks(rows, c.n_ff)
         self._outputs: dict[str, Rows] = {}
-        self.logits = Rows.plain(max_outs + linear.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
+        self.logits = Rows.plain(max_outs + tile_dot.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
         columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
-        vectors = max_rows * c.n_head + linear.MANY
+        vectors = max_rows * c.n_head + tile_dot.MANY
         self.queries = Rows.blocks(vectors, columns_k)
         self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
         self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
@@ -73,7 +73,7 @@ class Buffers:
     def output(self, role: str, n: int) -> Rows:
         """The buffer for what is called `role`: layers take turns with it."""
         if role not in self._outputs:
-            self._outputs[role] = Rows.plain(self.max_rows + linear.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
+            self._outputs[role] = Rows.plain(self.max_rows + tile_dot.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
         return self._outputs[role]
 
 
@@ -83,7 +83,6 @@ class Recorder:
     def __init__(self, config: Config, kv: KVCache, step: Step, buffers: Buffers, *, many: bool) -> None:
         self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
         self.plan = Plan()
-        self._group = linear.MANY if many else linear.FEW
 
     def embedding(self, table: Embedding) -> Rows:
         """The embeddings of the step's tokens."""
@@ -150,7 +149,7 @@ class Recorder:
 
         self.plan.add(
             m.name.split(".")[-2],
-            linear.linear(m.format.name, self._group),
+            linear.linear(m.format.name, tile_dot.many(m.format.name) if self.many else 1),
             items=m.tiles,
             times=step.out_chunks if outs else step.chunks,
             grain=max(1, min(16, m.tiles // (8 * step.threads))),

@@ -9,17 +9,17 @@ import rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels import linear, tiles
+from pyllm.kernels import linear, tile_dot, tiles
 from pyllm.kernels.formats import FORMATS, Format
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
-GROUP = pytest.mark.parametrize("group", [linear.FEW, linear.MANY])
+MANY = pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 
 
-def product(fmt: Format, group: int, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None) -> np.ndarray:
+def product(fmt: Format, many: bool, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None) -> np.ndarray:
     """The kernel's W x, or what it adds to `to`."""
     (rows, n), outputs, n_tiles = x.shape, len(raw), -(-len(raw) // 16)
-    room = rows + linear.MANY
+    room = rows + tile_dot.MANY
     y = rig.zeros(room, n_tiles * 16)
     if to is not None:
         y[:rows, :outputs] = to
@@ -29,7 +29,7 @@ def product(fmt: Format, group: int, raw: np.ndarray, x: np.ndarray, to: np.ndar
         numbers = rig.zeros(room, n, dtype=np.int8)
         numbers[:rows], meta[:rows] = rig.activations(x)
     rig.run(
-        linear.linear(fmt.name, group), -(-rows // linear.CHUNK) * n_tiles,
+        linear.linear(fmt.name, tile_dot.many(fmt.name) if many else 1), -(-rows // linear.CHUNK) * n_tiles,
         weights=rig.packed(raw, fmt, n), x=numbers, meta=meta, y=y, rows=np.array([rows]), tiles=n_tiles,
         tile_bytes=tiles.tile_bytes(fmt, n), columns=n, x_stride=numbers.strides[0], meta_stride=meta.strides[0],
         y_stride=y.strides[0], add=int(to is not None),
@@ -46,32 +46,32 @@ def sample(fmt: Format, rows: int, outputs: int, n: int, seed: int) -> tuple[np.
 
 
 @FORMAT
-@GROUP
+@MANY
 @settings(deadline=None, max_examples=25)
 @given(rows=st.integers(1, 20), outputs=st.integers(1, 50), blocks=st.integers(1, 7), seed=st.integers(0, 99))
-def test_product(fmt: Format, group: int, rows: int, outputs: int, blocks: int, seed: int) -> None:
+def test_product(fmt: Format, many: bool, rows: int, outputs: int, blocks: int, seed: int) -> None:
     raw, x = sample(fmt, rows, outputs, 32 * blocks, seed)
     w = fmt.decode(raw)
     seen = naive.dequantized(x) if fmt.bits else x
     atol = 1e-6 * (np.abs(seen) @ np.abs(w).T).max()  # rounding of float32 sums
-    np.testing.assert_allclose(product(fmt, group, raw, x), naive.linear(w, seen), rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(product(fmt, many, raw, x), naive.linear(w, seen), rtol=1e-5, atol=atol)
 
 
 @FORMAT
-@GROUP
-def test_more_rows_than_a_chunk_and_adding(fmt: Format, group: int) -> None:
+@MANY
+def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
     raw, x = sample(fmt, linear.CHUNK + 9, 33, 64, 0)
     to = np.random.default_rng(1).standard_normal((len(x), 33), dtype=np.float32)
-    y = product(fmt, group, raw, x)
-    np.testing.assert_allclose(product(fmt, group, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
+    y = product(fmt, many, raw, x)
+    np.testing.assert_allclose(product(fmt, many, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
     for some in (1, 7, 8, 64):
-        np.testing.assert_array_equal(product(fmt, group, raw, x[:some]), y[:some])
+        np.testing.assert_array_equal(product(fmt, many, raw, x[:some]), y[:some])
 
 
 @FORMAT
 def test_a_row_and_many_give_the_same_bits(fmt: Format) -> None:
     raw, x = sample(fmt, 11, 48, 96, 2)
-    np.testing.assert_array_equal(product(fmt, linear.FEW, raw, x), product(fmt, linear.MANY, raw, x))
+    np.testing.assert_array_equal(product(fmt, False, raw, x), product(fmt, True, raw, x))
 
 
 @FORMAT
@@ -79,7 +79,7 @@ def test_what_int8_activations_cost(fmt: Format) -> None:
     rng = np.random.default_rng(3)
     raw, x = sample(fmt, 8, 256, 576, 3)
     x = rng.standard_normal(x.shape, dtype=np.float32)
-    error = naive.nmse(product(fmt, linear.MANY, raw, x), naive.linear(fmt.decode(raw), x))
+    error = naive.nmse(product(fmt, True, raw, x), naive.linear(fmt.decode(raw), x))
     assert error < (1e-4 if fmt.bits else 1e-11)
 
 
@@ -93,4 +93,4 @@ def test_largest_integers(fmt: Format) -> None:
     x = np.where(np.arange(256) % 2, 1, -1).astype(np.float32)[None] * [[127], [1], [-127]]
     x[1] = 127
     w = fmt.decode(raw)
-    np.testing.assert_array_equal(product(fmt, linear.MANY, raw, x.astype(np.float32)), naive.linear(w, x))
+    np.testing.assert_array_equal(product(fmt, True, raw, x.astype(np.float32)), naive.linear(w, x))
