@@ -21,7 +21,7 @@ from .simd import fma, high_nibbles, low_nibbles, to_f32, zeros_f32, zeros_i32
 
 def many(fmt: str) -> int:
     """How many rows at once suit a format best where there are many: what the registers or the matrix unit hold."""
-    return amx.ROWS if cpu.AMX and FORMATS[fmt].bits == 8 else 8
+    return MANY if FORMATS[fmt].bits and cpu.DOT == "avx512vnni" else 8
 
 
 MANY = 16
@@ -46,7 +46,7 @@ def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
         return None  # Numba asks again with literals
     f = FORMATS[fmt.literal_value]
-    if rows.literal_value == amx.ROWS and many(f.name) == amx.ROWS:
+    if f.bits == 8 and rows.literal_value == amx.ROWS and cpu.AMX:
         return _matrix_unit
     return (_integers if f.bits else _floats)(f, rows.literal_value)
 
