@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-PATIENCE = 0.4  # seconds of silence that nobody minds
+PATIENCE = 1.0  # seconds of silence that nobody minds
 PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what really takes long
 
 

@@ -1,0 +1,133 @@
+"""Whole runs over damaged files: refused, or answered as such weights will; never a crash, a hang or a flood."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from pyllm.engine.cli import main
+from pyllm.models.gguf import GGUF
+
+ROOT = Path(__file__).parents[2]
+CASES = 40  # in a process, which takes longer to start than a case to run
+SECONDS = 60  # for one of them
+MEMORY = 512 << 20  # for all of them, beyond what the program takes; the file has 0.1 MB
+
+WORKER = """
+import contextlib, faulthandler, io, json, resource, sys
+from pathlib import Path
+from pyllm.engine.cli import main
+
+def run(path, seconds):
+    out, err = io.StringIO(), io.StringIO()
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["run", str(path), "-p", "hello", "-n", "3", "-c", "128", "-t", "1", "-s", "1"])
+    faulthandler.cancel_dump_traceback_later()
+    print(json.dumps([path.name, code, err.getvalue()]), flush=True)
+
+folder = Path(sys.argv[1])
+run(folder / "whole.gguf", 600)  # imports and compiles what all need
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[3]),) * 2)
+for path in sorted(folder.glob("*.damaged")):
+    run(path, int(sys.argv[2]))
+"""
+
+
+NUMBERS = [0, 1, 2, 0x7F, 0xFFFF, 0x7FFFFFFF, (1 << 32) - 1, 1 << 62, (1 << 64) - 1]
+PLACES = st.floats(0, 1) | st.floats(0, 0.05)  # in the header, most often early in it; one of ten is in all of the file
+EDITS = st.tuples(
+    st.integers(0, 9),
+    PLACES,
+    st.one_of(
+        st.tuples(st.just("flip"), st.integers(0, 7)),
+        st.tuples(st.just("write"), st.binary(min_size=1, max_size=64)),
+        st.tuples(st.just("write"), st.sampled_from([n.to_bytes(8, "little") for n in NUMBERS])),
+        st.tuples(st.just("cut"), st.integers(1, 64) | st.just(1 << 30)),
+    ),
+)
+
+
+def damaged(raw: bytes, header: int, edits: list[Any]) -> bytes:
+    """The file with bits flipped, bytes overwritten, pieces cut out or its end cut off."""
+    out = bytearray(raw)
+    for where, place, (what, value) in edits:
+        at = int(place * ((header if where else len(raw)) - 1))
+        if what == "write":
+            out[at : at + len(value)] = value
+        elif what == "cut":
+            del out[at : at + value]
+        elif at < len(out):
+            out[at] ^= 1 << value
+    return bytes(out)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("whole") / "whole.gguf", n_layer=1, types={"": "q4_0", "ffn_down": "f16"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_random_damage(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    raw = whole.read_bytes()
+    header = len(raw) - sum(-(-tensor.data.nbytes // 32) * 32 for tensor in GGUF.open(whole).tensors.values())
+
+    # A failure names its file, which stays; to look for a smaller one would take minutes.
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(st.lists(st.lists(EDITS, min_size=1, max_size=3), min_size=CASES, max_size=CASES))
+    def check(files: list[list[Any]]) -> None:
+        folder = tmp_path_factory.mktemp("damaged")
+        (folder / "whole.gguf").write_bytes(raw)
+        for i, edits in enumerate(files):
+            (folder / f"{i:03}.damaged").write_bytes(damaged(raw, header, edits))
+        command = [sys.executable, "-c", WORKER, str(folder), str(SECONDS), str(MEMORY)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        results = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0, f"after {results[-1:]}: {done.stderr[-2000:]}"
+        assert len(results) == 1 + len(files) and results[0][1] == 0
+        for name, code, err in results:
+            assert code in (0, 2, 3, 4), (folder / name, code, err)
+            assert "Traceback" not in err and (code == 0 or err.count("\n") == 1), (folder / name, code, err)
+
+    check()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("temp", ["0", "0.8"])
+def test_weights_that_are_no_numbers(
+    value: float, temp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    norm = np.full(128, value, np.float32)
+    path = str(tiny.write(tmp_path / "nan.gguf", types="q4_0", tensors={"blk.0.attn_norm.weight": norm}))
+    assert main(["run", path, "-p", "hello", "-n", "2", "--temp", temp]) == 3
+    assert f"pyllm: {path}: weights: they give logits that are not numbers; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "stop"),
+    [
+        (["-c", "0", "-n", "3"], {"limit", "eog"}),
+        (["-n", "-1", "-c", "64"], {"context", "eog"}),
+        (["-n", "0"], {"limit"}),
+        (["--temp", "0", "-n", "1"], {"limit", "eog"}),
+    ],
+)
+def test_numbers_that_look_damaged(
+    flags: list[str], stop: set[str], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(whole), "-p", "hello", "--json", "-s", "1", *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["stop"] in stop
+    assert result["settings"]["n_ctx"] == (64 if "64" in flags else 512)
