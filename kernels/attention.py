@@ -97,6 +97,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
 
     @kernel(ATTEND, f"attend_one_{k_type}_{v_type}_x{group}")
     def attend_one(a, begin, end, thread):
+        amx.configure()  # a group of 16 is a product for it
         scores = a.scratch + thread * a.scratch_bytes
         weights = scores + group * 256
         splits, split_pages = peek_i64(a.splits), peek_i64(a.split_pages)

@@ -40,7 +40,7 @@ def root() -> Path:
 def _state() -> str:
     """Names what a compiled kernel depends on besides its own source: the other sources, and what `cpu` chose."""
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))))
-    digest.update(f"{cpu.DOT} {cpu.HALF} {numba.__version__} {np.__version__} {sys.version}".encode())
+    digest.update(f"{cpu.DOT} {cpu.AMX} {cpu.HALF} {numba.__version__} {np.__version__} {sys.version}".encode())
     return digest.hexdigest()[:16]
 
 

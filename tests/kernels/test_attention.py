@@ -19,6 +19,7 @@ from pyllm.kernels.formats import CACHE_TYPES, FORMATS
 PAIRS = [(k, v) for k in CACHE_TYPES for v in CACHE_TYPES]
 KERNELS = [(k, v, 3) for k, v in PAIRS]
 KERNELS += [(k, v, g) for k, v in (("f32", "f32"), ("f16", "bf16"), ("q8_0", "q4_0")) for g in (1, 2, 4, 8)]
+KERNELS += [("q8_0", "f16", 16)]  # as many as the matrix unit takes
 MANY = [(k, CACHE_TYPES[(i + step) % len(CACHE_TYPES)]) for i, k in enumerate(CACHE_TYPES) for step in (0, 1)]
 FLOATS = [(k, v) for k, v in MANY if not FORMATS[k].bits and not FORMATS[v].bits]
 LENGTHS = (1, 15, 16, 17, 63, 64, 65, 128, 300)
