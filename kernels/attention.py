@@ -13,14 +13,13 @@ import numpy as np
 
 from . import amx
 from .activations import quantize_row
-from .cache import load_v
+from .cache import load_v, unpack_v
 from .formats import FORMATS
 from .jit import Kernel, inline, kernel, record
 from .memory import (
     load_f16,
     load_f32,
     load_rows,
-    peek_f16,
     peek_i64,
     prefetch,
     splat_floats,
@@ -90,6 +89,27 @@ def _soften(scores, state, columns):
     store_f32(tail + 64, weight + ((a + b) + (c + d)))
 
 
+@inline
+def _hide(scores, seen):
+    """Scores of tokens from number `seen` on become -inf, of 64."""
+    for t in range(4):
+        store_f32(scores + 64 * t, first_lanes(seen - 16 * t, load_f32(scores + 64 * t), splat(_LOWEST)))
+
+
+@inline
+def _add_values(weights, values, tokens, columns, states, size):
+    """Add to 8 sums, `size` bytes apart, what 8 rows of weights make of values float32 [tokens][columns]."""
+    for b in range(0, 4 * columns, 128):
+        o, value = states + b, values + b
+        low, high = load_rows(o, size, 8), load_rows(o + 64, size, 8)
+        for t in range(tokens):
+            w = splat_floats(weights + 4 * t, 256, 8)
+            low, high = fma(w, load_f32(value), low), fma(w, load_f32(value + 64), high)
+            value += columns * 4
+        store_rows(o, size, low)
+        store_rows(o + 64, size, high)
+
+
 @cache
 def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
     """The kernel for spans of one row, `group` query heads sharing a KV head. Items: spans x KV heads x splits."""
@@ -97,7 +117,8 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
 
     @kernel(ATTEND, f"attend_one_{k_type}_{v_type}_x{group}")
     def attend_one(a, begin, end, thread):
-        amx.configure()  # a group of 16 is a product for it
+        if group == amx.ROWS:
+            amx.configure()
         scores = a.scratch + thread * a.scratch_bytes
         weights = scores + group * 256
         splits, split_pages = peek_i64(a.splits), peek_i64(a.split_pages)
@@ -162,15 +183,14 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
 
     A block past its span's rows is empty. There is one split.
     """
-    scaled = FORMATS[v_type].bits > 0
     n = many(k_type)
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
-        block_rows = max(1, 96 // a.group)
+        block_rows = max(1, BLOCK // a.group)
         scores = a.scratch + thread * a.scratch_bytes
-        values = scores + (block_rows * a.group + 16) * 256
+        values = scores + (block_rows * a.group + MANY) * 256
         amx.configure()
         state = values + 64 * a.v_columns * 4
         blocks = peek_i64(a.blocks)
@@ -197,33 +217,13 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                 for i in range(vectors):
                     seen = position + i // a.group + 1 - 64 * p
                     if seen < 64:
-                        for t in range(4):
-                            s = scores + i * 256 + 64 * t
-                            store_f32(s, first_lanes(seen - 16 * t, load_f32(s), splat(_LOWEST)))
+                        _hide(scores + i * 256, seen)
                     _soften(scores + i * 256, state + i * size, a.v_columns)
                 v = a.v_pool + head * a.v_head + page * a.v_page
                 tokens = min(64, position + rows - 64 * p)
-                for t in range(tokens):
-                    for b in range(a.v_columns // 32):
-                        numbers = v + a.v_scales + t * a.v_row + b * (a.v_row // (a.v_columns // 32))
-                        low, high = load_v(v_type, numbers)
-                        if scaled:
-                            d = peek_f16(v + b * 128 + t * 2)
-                            low, high = low * d, high * d
-                        out = values + (t * a.v_columns + b * 32) * 4
-                        store_f32(out, low)
-                        store_f32(out + 64, high)
+                unpack_v(v_type, v, tokens, a.v_columns, values)
                 for i in range(0, vectors, 8):
-                    for b in range(a.v_columns // 32):
-                        o = state + i * size + 128 * b
-                        low, high = load_rows(o, size, 8), load_rows(o + 64, size, 8)
-                        value = values + 128 * b
-                        for t in range(tokens):
-                            w = splat_floats(scores + i * 256 + 4 * t, 256, 8)
-                            low, high = fma(w, load_f32(value), low), fma(w, load_f32(value + 64), high)
-                            value += a.v_columns * 4
-                        store_rows(o, size, low)
-                        store_rows(o + 64, size, high)
+                    _add_values(scores + i * 256, values, tokens, a.v_columns, state + i * size, size)
             for i in range(vectors):
                 row, g = divmod(i, a.group)
                 out = a.sums + (((first + row) * a.kv_heads + head) * a.group + g) * size

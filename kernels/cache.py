@@ -28,6 +28,7 @@ from .memory import (
     load_f32,
     load_i8_f32,
     load_u8_i32,
+    peek_f16,
     peek_f32,
     peek_i32,
     peek_u16,
@@ -80,12 +81,12 @@ def v_page_bytes(fmt: Format, head_dim: int) -> int:
     return v_scale_bytes(fmt, head_dim) + PAGE * v_row_bytes(fmt, head_dim)
 
 
-def unpack_k(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
+def canonical_k(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
     """A K page as canonical blocks: (PAGE, bytes of a row)."""
     return tiles.unpack(page, fmt, PAGE, columns(head_dim))
 
 
-def unpack_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
+def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
     """A V page as canonical blocks: (PAGE, bytes of a row)."""
     start = v_scale_bytes(fmt, head_dim)
     numbers = page[start : start + PAGE * v_row_bytes(fmt, head_dim)].reshape(PAGE, -1)
@@ -113,6 +114,11 @@ def store_k(fmt, x, n, page, slot, scratch):
 
 def store_v(fmt, x, n, page, slot):
     """n float32 at x as token `slot` of a V page."""
+    raise NotImplementedError("only inside of kernels")
+
+
+def unpack_v(fmt, page, tokens, n, out):
+    """The first tokens of a V page as float32 [tokens][n] at `out`."""
     raise NotImplementedError("only inside of kernels")
 
 
@@ -247,3 +253,26 @@ def _load_v(fmt, numbers):
         return load(numbers), load(numbers + half)
 
     return floats
+
+
+@overload(unpack_v, prefer_literal=True, jit_options=_INLINE)
+def _unpack_v(fmt, page, tokens, n, out):
+    f = _format(fmt)
+    if f is None:
+        return None
+    name, scaled, step = f.name, f.bits > 0, (4 * f.bits if f.bits else 32 * f.nbytes)
+
+    def rows(fmt, page, tokens, n, out):
+        numbers = page + (n // 32 * 128 if scaled else 0)
+        for t in range(tokens):
+            for b in range(n // 32):
+                low, high = load_v(name, numbers)
+                if scaled:
+                    d = peek_f16(page + b * 128 + t * 2)
+                    low, high = low * d, high * d
+                store_f32(out, low)
+                store_f32(out + 64, high)
+                numbers += step
+                out += 128
+
+    return rows

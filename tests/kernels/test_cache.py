@@ -23,7 +23,7 @@ def check(x: np.ndarray, fmt: Format, places: np.ndarray, expected: np.ndarray) 
     """The pages hold `expected` (bytes of a row) at the places, and nothing elsewhere."""
     n = x.shape[1]
     k, v, out = rig.stored(x, fmt, places, 3)
-    for name, unpack, pages in (("K", cache.unpack_k, k), ("V", cache.unpack_v, v)):
+    for name, unpack, pages in (("K", cache.canonical_k, k), ("V", cache.canonical_v, v)):
         rows = np.concatenate([unpack(page, fmt, n) for page in pages])
         np.testing.assert_array_equal(rows[places], expected, err_msg=name)
         untouched = unpack(np.full_like(pages[0], 255), fmt, n)[0]
@@ -94,8 +94,8 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
         return np.stack(pages, axis=1)[places].view(np.float32)
 
     expected_k, expected_q = (naive.rope(x, angle[positions], neox) for x in (k, q))
-    np.testing.assert_allclose(in_place(k_pool, cache.unpack_k, k_dim), padded(expected_k, n), atol=1e-6)
-    np.testing.assert_array_equal(in_place(v_pool, cache.unpack_v, v_dim), padded(v, m))
+    np.testing.assert_allclose(in_place(k_pool, cache.canonical_k, k_dim), padded(expected_k, n), atol=1e-6)
+    np.testing.assert_array_equal(in_place(v_pool, cache.canonical_v, v_dim), padded(v, m))
     grouped = expected_q.reshape(rows, kv_heads, group, k_dim).transpose(1, 0, 2, 3) * scale
     np.testing.assert_allclose(out[:, :rows], padded(grouped, n), atol=1e-6)
     for got, expected in zip((out_q, out_meta), rig.activations(out[:, :rows]), strict=True):
