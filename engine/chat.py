@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..models.errors import PyllmError
 from . import report
 from .generate import Timings, generate
+from .interrupt import impatient
 from .progress import Bars
 from .prompt import check_length, system
 from .stream import stream
@@ -187,6 +188,7 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGINT, press)
     try:
-        yield lambda: pressed
+        with impatient(presses=2):
+            yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from . import report, sources
 from .flags import DEFAULT_CTX
 from .generate import Timings, generate
+from .interrupt import impatient
 from .progress import Bars
 from .prompt import check_chat, check_length, check_template, encode, read_prompt
 from .stream import stream
@@ -71,7 +72,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
 
     from .llm import LLM
 
-    with _endable(progress):
+    with _endable(progress), impatient():
         llm = LLM.load(
             gguf,
             n_ctx=n_ctx,
@@ -125,7 +126,7 @@ def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
 def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
     """One prompt, one answer, then the statistics."""
     sampler, timings = make_sampler(llm, args), Timings(load=load_seconds)
-    with Bars() as progress:
+    with Bars() as progress, impatient():
         pieces = generate(
             llm.session(), tokens, sampler, llm.tokenizer,
             n_predict=args.predict, timings=timings, progress=progress,
