@@ -182,7 +182,7 @@ def _emit_exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
         return call(b, "llvm.fma.v16f32", v, x, y, z)
 
     magic = constant(v, 12582912.0)
-    clipped = _emit_minimum(b, x, constant(v, 88.0))
+    clipped = _emit_minimum(b, constant(v, 88.0), x)  # NaN stays NaN
     whole = fused(clipped, constant(v, 1.4426950408889634), magic)
     k = b.fsub(whole, magic)
     r = fused(k, constant(v, -0.693359375), clipped)

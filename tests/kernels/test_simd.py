@@ -158,6 +158,8 @@ def test_exp_at_the_ends() -> None:
     assert np.isfinite(exp_of(x)).all()
     x[:] = np.inf  # held at e^88: what it divides is 0 nearly
     assert (exp_of(x) > 1e38).all()
+    x[:] = np.nan  # damage must reach the logits, where it is seen
+    assert np.isnan(exp_of(x)).all()
 
 
 @jit
