@@ -270,21 +270,20 @@ def move(x, out):  # type: ignore[no-untyped-def]
     memory.poke_i64(out, memory.peek_i64(x))
     memory.poke_i32(out + 8, memory.peek_i32(x + 8))
     memory.poke_u16(out + 12, memory.peek_u16(x + 12))
-    memory.poke_u8(out + 14, memory.peek_u8(x + 14))
-    memory.poke_u8(out + 15, memory.peek_u8(x + 15))
+    memory.poke_u16(out + 14, memory.peek_u16(x + 14))
     memory.poke_f32(out + 16, memory.peek_f32(x + 16))
     store_f32(out + 20, memory.load_i8_f32(x))
     memory.store_low_bytes(out + 84, simd.low_nibbles_i32(memory.load_u8_i32(x)))
     memory.store_low_bytes(out + 100, simd.high_nibbles_i32(memory.load_u8_i32(x)))
     memory.store_low_bytes(out + 116, memory.load_u8_i32(x))
-    return memory.peek_u16(x + 12), memory.peek_u8(x + 14)
+    return memory.peek_u16(x + 12)
 
 
 def test_numbers_in_memory() -> None:
     x = np.random.default_rng(1).integers(128, 256, 20, dtype=np.uint8)
     x[16:20] = np.array([1.5], np.float32).view(np.uint8)
     out = np.zeros(132, np.uint8)
-    assert move(x.ctypes.data, out.ctypes.data) == (x[12:14].view(np.uint16)[0], x[14])
+    assert move(x.ctypes.data, out.ctypes.data) == x[12:14].view(np.uint16)[0]
     np.testing.assert_array_equal(out[:20], x)
     np.testing.assert_array_equal(out[20:84].view(np.float32), x[:16].view(np.int8))
     np.testing.assert_array_equal(out[84:].reshape(3, 16), [x[:16] & 15, x[:16] >> 4, x[:16]])
