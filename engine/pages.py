@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels.cache import PAGE
 from ..models.errors import PyllmError
-
-PAGE = 64
-"""Tokens in a page, as kernels/cache.py lays it out (a test compares them)."""
 
 
 class PagePool:
