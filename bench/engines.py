@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -19,7 +20,7 @@ from ..kernels.cache import PAGE
 from ..models.config import Config, check_cache_type
 from ..models.errors import FitError
 from ..models.gguf import GGUF
-from ..models.model import COMPILING
+from ..models.loaded import COMPILING
 from .bandwidth import buffer_bytes
 from .cases import Case, Setup
 
@@ -76,7 +77,7 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
     free, limit = free_memory()
     room = free - PROGRAM - buffer_bytes()
     found: list[list[Case]] = []
-    left = -1
+    left = 0
     for setup in dict.fromkeys(case.setup for case in cases):
         gguf, config = models[setup.model]
         for side, cache_type in (("k", setup.type_k), ("v", setup.type_v)):
@@ -87,10 +88,11 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
             problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
             problem += f"{setup.type_k}/{setup.type_v}), but {limit} leaves {size(max(room, 0))}"
             raise FitError(f"{setup.model}: {problem}; a smaller depth (-d) or a smaller model takes less")
-        if taken > left:
+        shared = need.weights if found and any(case.setup.model == setup.model for case in found[-1]) else 0
+        if not found or taken - shared > left:
             found.append([])
-            left = room
-        left -= taken
+            left, shared = room, 0
+        left -= taken - shared
         found[-1] += [case for case in cases if case.setup == setup]
     return found
 
@@ -106,8 +108,9 @@ class Engines:
         """The engine, loaded if it is not there yet."""
         if setup not in self._loaded:
             watch = CompileWatch(progress)
-            llm = LLM.load(
-                self._models[setup.model][0],
+            first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
+            load = first.beside if first else partial(LLM.load, self._models[setup.model][0])
+            llm = load(
                 n_ctx=positions(setup, self._cases),
                 cache_type_k=setup.type_k,
                 cache_type_v=setup.type_v,

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..kernels.plan import usable_cores
 from ..models.config import Config
 from ..models.gguf import GGUF
+from ..models.loaded import Loaded
 from ..models.model import Model
 from ..models.template import ChatTemplate
 from ..models.tokenizer import Tokenizer
@@ -19,12 +20,19 @@ class LLM:
     """Made by `load`; `session()` gives a sequence to run."""
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, n_ctx: int, path: object = "the model"
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        n_ctx: int,
+        path: object = "the model",
+        loaded: Loaded | None = None,
     ) -> None:
-        """path: the file, for messages."""
+        """path: the file, for messages. loaded: its weights, for `beside`."""
         self.model, self.tokenizer, self.template, self.n_ctx, self.path = model, tokenizer, template, n_ctx, path
         self.config = model.config
         self.n_threads = model.team.threads
+        self._loaded = loaded
         self._pool = PagePool(model.kv.n_pages)
 
     @classmethod
@@ -46,19 +54,38 @@ class LLM:
         n_threads: None is the physical cores that this process may use. tokenizer: of this file, if it is read already.
         """
         g = path if isinstance(path, GGUF) else GGUF.open(path)
-        config = Config.from_gguf(g)
+        loaded = Loaded(g, Config.from_gguf(g))
+        types = [(cache_type_k, cache_type_v)] * loaded.config.n_layer
+        threads = n_threads or usable_cores()
         tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
         model = Model(
-            g,
-            config,
-            n_ctx=n_ctx,
-            types=[(cache_type_k, cache_type_v)] * config.n_layer,
-            threads=n_threads or usable_cores(),
-            n_batch=n_batch,
-            max_outs=max_outs,
+            loaded, n_ctx=n_ctx, types=types, threads=threads, n_batch=n_batch, max_outs=max_outs, progress=progress
+        )
+        return cls(model, tokenizer, template, n_ctx, g.path, loaded)
+
+    def beside(
+        self,
+        *,
+        n_ctx: int | None = None,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
+        n_threads: int | None = None,
+        n_batch: int | None = None,
+        max_outs: int | None = None,
+        progress: Progress = silent,
+    ) -> LLM:
+        """The same weights, not taken twice, over another cache; None: as here."""
+        assert self._loaded is not None
+        model = Model(
+            self._loaded,
+            n_ctx=n_ctx or self.n_ctx,
+            types=[(cache_type_k, cache_type_v)] * self.config.n_layer,
+            threads=n_threads or self.n_threads,
+            n_batch=n_batch or self.model.n_batch,
+            max_outs=max_outs or self.model.max_outs,
             progress=progress,
         )
-        return cls(model, tokenizer, template, n_ctx, g.path)
+        return LLM(model, self.tokenizer, self.template, n_ctx or self.n_ctx, self.path, self._loaded)
 
     def session(self) -> Session:
         """A new, empty sequence."""

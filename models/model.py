@@ -1,41 +1,26 @@
-"""A model ready to run: an architecture's weights, its KV cache and its recorded plans behind one verb, `step`."""
+"""A model ready to run: loaded weights, a KV cache and the plans recorded over both, behind one verb, `step`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels.cache import PAGE
-from ..kernels.jit import Kernel
-from ..kernels.plan import Cost, Plan, Team, compile_kernels
-from ..kernels.warm import compile_functions
-from .config import Config
-from .gguf import GGUF
+from ..kernels.plan import Cost, Plan, Team
 from .kv_cache import KVCache
-from .llama import Llama
+from .loaded import Loaded, Progress
 from .recorder import Buffers, Recorder
 from .step import Span, Step
-from .weights import Weights
-
-ARCHITECTURES = {"llama": Llama}
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with a stage, how much of it is done, how much there is, and what comes next."""
-
-
-COMPILING = "compiling kernels, once"
-"""The stage in which kernels are compiled, or loaded where they were kept."""
 
 
 class Model:
-    """Owns the memory and the threads. Not for several Python threads at once."""
+    """Owns the cache and the threads; weights it may share. Not for several Python threads at once."""
 
     def __init__(
         self,
-        g: GGUF,
-        config: Config,
+        loaded: Loaded,
         *,
         n_ctx: int,
         types: Sequence[tuple[str, str]],
@@ -48,29 +33,20 @@ class Model:
 
         max_outs: logits of so many rows can be asked for in a step.
         """
-        self.config, self.n_batch, self.max_outs = config, n_batch, max_outs
+        self.config, self.n_batch, self.max_outs = loaded.config, n_batch, max_outs
         self.team = Team(threads)
-        weights = Weights(g)
-        self.net = ARCHITECTURES[config.architecture](weights, config)
-        self.kv = KVCache(config, -(-n_ctx // PAGE), types)
+        self._net = loaded.net
+        self.kv = KVCache(self.config, -(-n_ctx // PAGE), types)
         self._step = Step(n_batch, threads)
-        self._buffers = Buffers(config, n_batch, max_outs, threads)
-        turns = self.net.turns(self.kv.tokens)
+        self._buffers = Buffers(self.config, n_batch, max_outs, threads)
+        turns = self._net.turns(self.kv.tokens)
         self.decode_plan = self._record(turns, many=False)
         self.batch_plan = self._record(turns, many=True)
-        self._compile(weights.kernels + self.decode_plan.kernels + self.batch_plan.kernels, progress)
-        weights.pack(self.team, lambda done, total: progress("reading weights", done, total, ""))
-
-    def _compile(self, kernels: Sequence[Kernel], progress: Progress) -> None:
-        each = list(dict.fromkeys(kernels))
-        total = len(each) + 1
-        progress(COMPILING, 0, total, "start and sampling")
-        compile_functions()
-        compile_kernels(each, lambda done, _, name: progress(COMPILING, done + 1, total, name))
+        loaded.prepare(self.decode_plan.kernels + self.batch_plan.kernels, self.team, progress)
 
     def _record(self, turns: npt.NDArray[np.float32], *, many: bool) -> Plan:
         recorder = Recorder(self.config, self.kv, self._step, self._buffers, many=many)
-        self.net.forward(recorder, turns)
+        self._net.forward(recorder, turns)
         return recorder.plan
 
     def step(self, spans: Sequence[Span], outs: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -66,6 +66,20 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(llm: LLM) -> None:
     s.decode(5)
 
 
+def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
+    def weights(one: LLM) -> list[int]:
+        return [
+            int(op.args["weights"][0]) for op in one.model.decode_plan.ops if "weights" in (op.args.dtype.names or ())
+        ]
+
+    other = llm.beside(n_ctx=64, cache_type_k="q8_0", cache_type_v="q8_0", n_batch=8)
+    assert (other.n_ctx, other.n_threads, other.model.max_outs) == (64, 1, 16)
+    assert weights(other) == weights(llm) != []
+    mine = LLM(llm.model, llm.tokenizer, llm.template, llm.n_ctx).session()
+    assert 0 < np.abs(mine.prefill(TOKENS[:40]).copy() - other.session().prefill(TOKENS[:40])).max() < 0.1
+    other.close()
+
+
 def test_an_empty_prompt_is_refused(llm: LLM) -> None:
     with pytest.raises(UsageError, match="empty"):
         llm.session().prefill([])

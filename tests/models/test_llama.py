@@ -16,6 +16,7 @@ from pyllm.engine.pages import PagePool, PageTable
 from pyllm.engine.session import Session
 from pyllm.models.config import Config
 from pyllm.models.gguf import GGUF
+from pyllm.models.loaded import Loaded
 from pyllm.models.model import Model
 from pyllm.models.step import Span
 
@@ -37,7 +38,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
         g = GGUF.open(tiny.write(tmp_path / f"{len(models)}.gguf", **shape))
         config = Config.from_gguf(g)
         pairs = cache if isinstance(cache, list) else [cache] * config.n_layer
-        models.append(Model(g, config, n_ctx=N_CTX, types=pairs, threads=threads, n_batch=128, max_outs=128))
+        models.append(Model(Loaded(g, config), n_ctx=N_CTX, types=pairs, threads=threads, n_batch=128, max_outs=128))
         return models[-1]
 
     yield load
