@@ -15,7 +15,7 @@ import tiny
 
 from pyllm.engine.cli import main
 from pyllm.kernels.formats import CACHE_TYPES
-from pyllm.models.model import Model
+from pyllm.models.loaded import Loaded
 
 
 def fails(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
@@ -35,7 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is found before anything is compiled or packed."""
-    monkeypatch.setattr(Model, "_compile", lambda *_: pytest.fail("got as far as to compile"))
+    monkeypatch.setattr(Loaded, "prepare", lambda *_: pytest.fail("got as far as to compile"))
 
 
 # Files that are no model ----------------------------------------------------------------------------------------------
