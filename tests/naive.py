@@ -84,6 +84,18 @@ def attention(q: Array, k: Array, v: Array) -> Array:
     return np.einsum("hrt,thd->rhd", softmax(np.where(ahead, -np.inf, scores)), v)
 
 
+def route(logits: Array, used: int) -> tuple[Array, Array]:
+    """Logits (rows, experts): the experts of the largest, of equal ones the first, and their shares: (rows, used)."""
+    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :used]
+    return chosen, softmax(np.take_along_axis(logits.astype(np.float64), chosen, axis=-1))
+
+
+def project(x: Array, chosen: Array, w: Array, bias: Array | float = 0.0) -> Array:
+    """Each row of x (rows, inputs) with the matrices w[e] of its experts, and their bias[e]: (rows, used, outputs)."""
+    y = np.stack([np.stack([w[e].astype(np.float64) @ row for e in its]) for row, its in zip(x, chosen, strict=True)])
+    return y + np.broadcast_to(bias, w.shape[:2])[chosen]
+
+
 def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x.astype(np.float64)))
 
