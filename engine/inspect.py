@@ -61,17 +61,29 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["bits_per_weight"]:
         rows.append(("parameters", f"{facts['parameters']:,}, {facts['bits_per_weight']:.2f} bits each"))
     if config:
-        k, v = config["head_dim_k"], config["head_dim_v"]
-        values = f"{k} values" if k == v else f"{k} (K) and {v} (V) values"
-        rope = f"RoPE of {config['rope_dim']} at base {config['rope_freq_base']:g}"
-        if config["rope_scaling"] != "none":
-            rope += f", {config['rope_scaling']} scaling by {config['rope_scale_factor']:g}"
         rows += [
             ("layers", f"{config['n_layer']}, {config['n_embd']} wide, feed-forward {config['n_ff']}"),
-            ("attention", f"{config['n_head']} query heads, {config['n_head_kv']} K/V heads, of {values}; {rope}"),
+            *(("attention", each) for each in _attention(config["layers"])),
             ("context", f"{config['n_ctx_train']:,} tokens"),
         ]
     return [*rows, ("tokenizer", _tokenizer(facts["tokenizer"])), ("chat template", _template(facts))]
+
+
+def _attention(layers: list[dict[str, Any]]) -> list[str]:
+    """A line for each kind of layer."""
+    kinds = list({json.dumps(layer): layer for layer in layers}.values())
+    return [f"{layers.count(kind)} of {len(layers)} layers: {_heads(kind)}" for kind in kinds]
+
+
+def _heads(layer: dict[str, Any]) -> str:
+    k, v, rope = layer["head_dim_k"], layer["head_dim_v"], layer["rope"]
+    values = f"{k} values" if k == v else f"{k} (K) and {v} (V) values"
+    said = [f"{layer['n_head']} query heads, {layer['n_head_kv']} K/V heads, of {values}"]
+    said += [f"window of {layer['window']:,} tokens"] if layer["window"] else []
+    said += [f"RoPE of {rope['dim']} at base {rope['base']:g}"] if rope else ["no RoPE"]
+    if rope and rope["scaling"] != "none":
+        said += [f"{rope['scaling']} scaling by {rope['factor']:g}"]
+    return ", ".join(said)
 
 
 def _tokenizer(said: dict[str, Any]) -> str:

@@ -44,14 +44,16 @@ class Needs:
 
 def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
     """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
-    c, rope = config, 4 * config.rope_dim  # float32: cosine and sine of each position
+    c = config
+    ropes = {layer.rope for layer in c.layers if layer.rope}
+    tables = 4 * sum(rope.dim for rope in ropes) + 4  # float32: cosine and sine of each position, a scale
     queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
     outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * c.n_ff + values + 16 * c.n_head
     inputs = c.n_embd + queries + values + c.n_ff  # as float32, int8 and their scales
     rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs)
     return Needs(
         weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
-        kv_per_token=padded(c, k_type, v_type) + rope,
+        kv_per_token=padded(c, k_type, v_type) + tables,
         buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
         n_ctx=n_ctx,
     )
@@ -59,9 +61,13 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> N
 
 def padded(config: Config, k_type: str, v_type: str) -> int:
     """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format."""
-    k, v = -(-config.head_dim_k // 32) * 32, -(-config.head_dim_v // 32) * 32
     kv_bytes_per_token(config, k_type, v_type)  # refuses what the heads as they are do not allow
-    return kv_bytes_per_token(replace(config, head_dim_k=k, head_dim_v=v), k_type, v_type)
+    layers = [replace(x, head_dim_k=_blocks(x.head_dim_k), head_dim_v=_blocks(x.head_dim_v)) for x in config.layers]
+    return kv_bytes_per_token(replace(config, layers=tuple(layers)), k_type, v_type)
+
+
+def _blocks(n: int) -> int:
+    return -(-n // 32) * 32
 
 
 def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> None:

@@ -13,10 +13,10 @@ from .memory import peek_f32, peek_i64, poke_f32
 
 STORE = record(
     q="ptr", k="ptr", v="ptr", q_stride="int", k_stride="int", v_stride="int",  # from the projections, float32
-    turns="ptr", rope_dim="int", positions="ptr", places="ptr",
+    turns="ptr", rope_dim="int", scales="ptr", positions="ptr", places="ptr",
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
     out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
-    kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int", scale="float",
+    kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int",
     scratch="ptr", scratch_bytes="int",
 )  # fmt: skip
 
@@ -38,8 +38,9 @@ def _rotate(x, n, rope_dim, turn, apart, step, scale, out):
 def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     """The kernel for a pair of cache types. Items: rows x KV heads.
 
-    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. places: page * 64 + slot of each row, int64. Q goes to
-    `out` (float32) and `out_q`, `out_meta` (int8 blocks), times `scale`, as [KV head][max_rows][group][k_columns].
+    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. scales: of Q, float32 by
+    position. places: page * 64 + slot of each row, int64. Q goes to
+    `out` (float32) and `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
     neox: pairs lie half of rope_dim apart, else side by side.
     """
 
@@ -50,7 +51,8 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
         apart, step = (a.rope_dim // 2, 1) if neox else (1, 2)
         for item in range(begin, end):
             row, head = divmod(item, a.kv_heads)
-            turn = a.turns + peek_i64(a.positions + 8 * row) * a.rope_dim * 4
+            position = peek_i64(a.positions + 8 * row)
+            turn = a.turns + position * a.rope_dim * 4
             page, slot = divmod(peek_i64(a.places + 8 * row), 64)
 
             k = a.k + row * a.k_stride + head * a.k_dim * 4
@@ -63,7 +65,7 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 q = a.q + row * a.q_stride + (head * a.group + g) * a.k_dim * 4
                 vector = (head * a.max_rows + row) * a.group + g
                 out = a.out + vector * a.k_columns * 4
-                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, a.scale, out)
+                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, peek_f32(a.scales + 4 * position), out)
                 quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))
 
             v = a.v + row * a.v_stride + head * a.v_dim * 4

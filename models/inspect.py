@@ -38,7 +38,7 @@ def describe(g: GGUF) -> dict[str, Any]:
         "parameters": parameters,
         "weights_bytes": weights,
         "bits_per_weight": 8 * weights / parameters if parameters else None,
-        "config": asdict(config) if config else None,
+        "config": asdict(config) | {"layers": [asdict(layer) for layer in config.layers]} if config else None,
         "quantization": _quantization(g),
         "tokenizer": _tokenizer(g),
         "chat_template": {"present": bool(template), "characters": len(template)},

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..kernels import cache
 from ..kernels.buffers import aligned
 from ..kernels.formats import Format
-from .config import Config, check_cache_type
+from .config import Config, Layer, check_cache_type
 
 U8Array = npt.NDArray[np.uint8]
 
@@ -38,15 +38,16 @@ class KVCache:
 
     def __init__(self, config: Config, n_pages: int, types: Sequence[tuple[str, str]]) -> None:
         """types: the names of the formats of K and V for each layer."""
-        assert len(types) == config.n_layer
         self.n_pages = n_pages
-        self.layers = [self._layer(config, *pair) for pair in types]
+        self.layers = [
+            self._layer(layer, check_cache_type(config, "k", k), check_cache_type(config, "v", v))
+            for layer, (k, v) in zip(config.layers, types, strict=True)
+        ]
 
-    def _layer(self, config: Config, k_type: str, v_type: str) -> LayerCache:
-        k, v = check_cache_type(config, "k", k_type), check_cache_type(config, "v", v_type)
-        k_page, v_page = cache.k_page_bytes(k, config.head_dim_k), cache.v_page_bytes(v, config.head_dim_v)
+    def _layer(self, layer: Layer, k: Format, v: Format) -> LayerCache:
+        k_page, v_page = cache.k_page_bytes(k, layer.head_dim_k), cache.v_page_bytes(v, layer.head_dim_v)
         k_head, v_head = self.n_pages * k_page, self.n_pages * v_page
-        pools = [aligned(config.n_head_kv * head) for head in (k_head, v_head)]
+        pools = [aligned(layer.n_head_kv * head) for head in (k_head, v_head)]
         return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head)
 
     @property

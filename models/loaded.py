@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from ..kernels.jit import Kernel
 from ..kernels.plan import Team, compile_kernels
 from ..kernels.warm import compile_functions
+from .architectures import ARCHITECTURES
 from .config import Config
 from .gguf import GGUF
-from .llama import Llama
 from .weights import Weights
-
-ARCHITECTURES = {"llama": Llama}
 
 Progress = Callable[[str, int, int, str], None]
 """Called with a stage, how much of it is done, how much there is, and what comes next."""

@@ -12,6 +12,7 @@ from ..kernels.plan import Cost, Plan, Team
 from .kv_cache import KVCache
 from .loaded import Loaded, Progress
 from .recorder import Buffers, Recorder
+from .rope import Positions
 from .step import Span, Step
 
 
@@ -39,14 +40,14 @@ class Model:
         self.kv = KVCache(self.config, -(-n_ctx // PAGE), types)
         self._step = Step(n_batch, threads)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)
-        turns = self._net.turns(self.kv.tokens)
-        self.decode_plan = self._record(turns, many=False)
-        self.batch_plan = self._record(turns, many=True)
+        positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
+        self.decode_plan = self._record(positions, many=False)
+        self.batch_plan = self._record(positions, many=True)
         loaded.prepare(self.decode_plan.kernels + self.batch_plan.kernels, self.team, progress)
 
-    def _record(self, turns: npt.NDArray[np.float32], *, many: bool) -> Plan:
-        recorder = Recorder(self.config, self.kv, self._step, self._buffers, many=many)
-        self._net.forward(recorder, turns)
+    def _record(self, positions: Positions, *, many: bool) -> Plan:
+        recorder = Recorder(self.config, self.kv, self._step, self._buffers, positions, many=many)
+        self._net.forward(recorder)
         return recorder.plan
 
     def step(self, spans: Sequence[Span], outs: Sequence[int]) -> npt.NDArray[np.float32]:

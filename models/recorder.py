@@ -16,6 +16,7 @@ from ..kernels.buffers import aligned
 from ..kernels.plan import Cost, Plan
 from .config import Config
 from .kv_cache import KVCache
+from .rope import Positions
 from .step import MAX_SPLITS, Step
 from .weights import Embedding, Matrix
 
@@ -80,9 +81,11 @@ class Buffers:
 class Recorder:
     """Records one plan: for single rows (decode) or for many (prefill)."""
 
-    def __init__(self, config: Config, kv: KVCache, step: Step, buffers: Buffers, *, many: bool) -> None:
+    def __init__(
+        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, *, many: bool
+    ) -> None:
         self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
-        self.plan = Plan()
+        self.positions, self.plan = positions, Plan()
 
     def embedding(self, table: Embedding) -> Rows:
         """The embeddings of the step's tokens."""
@@ -169,9 +172,9 @@ class Recorder:
             add=int(add),
         )
 
-    def attention(self, layer: int, q: Rows, k: Rows, v: Rows, turns: F32Array, *, neox: bool, scale: float) -> Rows:
-        """RoPE of q and k by `turns`, k and v into the cache, and causal attention over the cache."""
-        c, b, step, kv = self.config, self.buffers, self.step, self.kv.layers[layer]
+    def attention(self, i: int, q: Rows, k: Rows, v: Rows) -> Rows:
+        """That of layer i: RoPE of q and k, k and v into the cache, and causal attention over the cache."""
+        c, b, step, kv = self.config.layers[i], self.buffers, self.step, self.kv.layers[i]
         group = c.n_head // c.n_head_kv
         k_type, v_type = kv.k_format.name, kv.v_format.name
         k_columns, v_columns = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
@@ -182,17 +185,19 @@ class Recorder:
             "k_columns": k_columns, "v_columns": v_columns, "max_rows": b.max_rows,
             "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
         }  # fmt: skip
+        turned = c.rope
+        turns = self.positions.turns[turned] if turned else 0
         k_row, v_row = kv.k_format.row_bytes(c.head_dim_k), kv.v_format.row_bytes(c.head_dim_v)
         self.plan.add(
             "rope_store",
-            rope.rope_store(k_type, v_type, neox),
+            rope.rope_store(k_type, v_type, turned is not None and turned.neox),
             items=c.n_head_kv,
             times=step.rows,
             cost=lambda rows, context: Cost(activations=rows * c.n_head_kv * (k_row + v_row)),
             q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
-            turns=turns, rope_dim=c.rope_dim, positions=step.positions, places=step.places,
+            turns=turns, rope_dim=turned.dim if turned else 0, positions=step.positions, places=step.places,
             out=b.queries.x, out_q=b.queries.q, out_meta=b.queries.meta,
-            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scale=scale, **pools,
+            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scales=self.positions.scales[c.scale], **pools,
         )  # fmt: skip
 
         def cost(rows: int, context: int) -> Cost:

@@ -104,8 +104,10 @@ def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | Non
     """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64."""
     c = Config.from_gguf(g)
     f = {n: FORMATS[t.type].decode(t.data).reshape(t.shape).astype(np.float64) for n, t in g.tensors.items()}
+    rope_ = c.layers[0].rope
+    assert rope_ is not None
     freqs = f.get("rope_freqs.weight")
-    angle = angles(np.arange(len(tokens)), c.rope_dim, c.rope_freq_base, c.rope_scale_factor, freqs)
+    angle = angles(np.arange(len(tokens)), rope_.dim, rope_.base, rope_.factor, freqs)
 
     x = f["token_embd.weight"][list(tokens)]
     for i in range(c.n_layer):

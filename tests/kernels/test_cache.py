@@ -65,12 +65,13 @@ def test_bytes_of_a_page(fmt: Format) -> None:
 def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
     """Rotated K, V as it is, and Q rotated, scaled, in groups and as int8; dirty scratch; heads padded with zeros."""
     rng = np.random.default_rng(0)
-    rows, kv_heads, group, max_rows, scale = 5, 2, 3, 7, 0.125
+    rows, kv_heads, group, max_rows = 5, 2, 3, 7
     q = rng.standard_normal((rows, kv_heads * group, k_dim), dtype=np.float32)
     k, v = (rng.standard_normal((rows, kv_heads, d), dtype=np.float32) for d in (k_dim, v_dim))
     positions, places = np.array([0, 1, 2, 90, 91]), rng.permutation(128)[:rows]
     angle = naive.angles(np.arange(100), rope_dim, 100.0)
     turns = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+    scales = np.linspace(0.1, 0.2, 100, dtype=np.float32)
     f32, n, m = FORMATS["f32"], cache.columns(k_dim), cache.columns(v_dim)
     k_page, v_page = cache.k_page_bytes(f32, k_dim), cache.v_page_bytes(f32, v_dim)
     k_pool, v_pool = (rig.zeros(kv_heads, 2, size, dtype=np.uint8) for size in (k_page, v_page))
@@ -82,7 +83,7 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
         turns=turns, rope_dim=rope_dim, positions=positions, places=places,
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
-        k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scale=scale,
+        k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scales=scales,
         scratch=np.full(2048, 255, np.uint8), scratch_bytes=0,
     )  # fmt: skip
 
@@ -96,7 +97,8 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
     expected_k, expected_q = (naive.rope(x, angle[positions], neox) for x in (k, q))
     np.testing.assert_allclose(in_place(k_pool, cache.canonical_k, k_dim), padded(expected_k, n), atol=1e-6)
     np.testing.assert_array_equal(in_place(v_pool, cache.canonical_v, v_dim), padded(v, m))
-    grouped = expected_q.reshape(rows, kv_heads, group, k_dim).transpose(1, 0, 2, 3) * scale
+    expected_q *= scales[positions][:, None, None]
+    grouped = expected_q.reshape(rows, kv_heads, group, k_dim).transpose(1, 0, 2, 3)
     np.testing.assert_allclose(out[:, :rows], padded(grouped, n), atol=1e-6)
     for got, expected in zip((out_q, out_meta), rig.activations(out[:, :rows]), strict=True):
         np.testing.assert_array_equal(got[:, :rows], expected)

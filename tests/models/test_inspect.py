@@ -25,7 +25,7 @@ def test_a_model(tmp_path: Path) -> None:
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert facts["file"] == {"paths": [str(path)], "bytes": path.stat().st_size, "gguf_version": 3}
     assert (facts["architecture"], facts["name"], facts["problem"]) == ("llama", "tiny", None)
-    assert facts["config"]["n_head_kv"] == 1
+    assert facts["config"]["layers"][0]["n_head_kv"] == 1
     assert facts["parameters"] == sum(int(np.prod(t["shape"])) for t in facts["tensors"])
     assert facts["weights_bytes"] == sum(t["bytes"] for t in facts["tensors"])
     assert facts["bits_per_weight"] == 8 * facts["weights_bytes"] / facts["parameters"]

@@ -1,0 +1,53 @@
+"""What architectures are made of: the tensors that many of them share, under GGUF's names. Computes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .config import Config
+from .hyper import Hyper
+from .rope import RopeFactors
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+    from .weights import Weights
+
+
+class Decoder:
+    """An architecture: how it reads its hyperparameters, its weights and its forward pass."""
+
+    @staticmethod
+    def config(h: Hyper) -> Config:
+        """The hyperparameters of a file; raises ModelError."""
+        raise NotImplementedError
+
+    def __init__(self, w: Weights, c: Config) -> None:
+        tied = not w.has("output.weight")
+        self.token_embd = w.embedding("token_embd.weight", c.n_vocab, c.n_embd)
+        self.output_norm = w.vector("output_norm.weight", c.n_embd)
+        self.output = w.matrix("token_embd.weight" if tied else "output.weight", c.n_vocab, c.n_embd)
+        self.rope_factors = RopeFactors(w, c)
+
+    def forward(self, r: Recorder) -> None:
+        """Record a step: its tokens in, the logits of the rows asked for out."""
+        raise NotImplementedError
+
+
+class Attention:
+    """The matrices around attention."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        a = c.layers[i]
+        self.attn_q = w.matrix(f"blk.{i}.attn_q.weight", a.n_head * a.head_dim_k, c.n_embd)
+        self.attn_k = w.matrix(f"blk.{i}.attn_k.weight", a.n_head_kv * a.head_dim_k, c.n_embd)
+        self.attn_v = w.matrix(f"blk.{i}.attn_v.weight", a.n_head_kv * a.head_dim_v, c.n_embd)
+        self.attn_output = w.matrix(f"blk.{i}.attn_output.weight", c.n_embd, a.n_head * a.head_dim_v)
+
+
+class FeedForward:
+    """The matrices of a gated feed-forward."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        self.ffn_gate = w.matrix(f"blk.{i}.ffn_gate.weight", c.n_ff, c.n_embd)
+        self.ffn_up = w.matrix(f"blk.{i}.ffn_up.weight", c.n_ff, c.n_embd)
+        self.ffn_down = w.matrix(f"blk.{i}.ffn_down.weight", c.n_embd, c.n_ff)
