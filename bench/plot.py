@@ -92,7 +92,7 @@ class Plot:
             axes.set_axisbelow(True)
             self.paint(axes, look)
             if labels := axes.get_legend_handles_labels()[1]:  # below, where it covers nothing
-                columns = max(1, min(len(labels), 72 // (max(map(len, labels)) + 6)))
+                columns = max(1, min(len(labels), 66 // (max(map(len, labels)) + 8)))
                 figure.legend(loc="outside lower left", ncols=columns)
             figure.savefig(out, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
         return out.getvalue()
