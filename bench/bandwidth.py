@@ -44,7 +44,7 @@ class Reader:
         data = aligned(nbytes)
         self._read, fill = Plan(), Plan()
         for plan, kernel in ((self._read, bandwidth.read), (fill, bandwidth.fill)):
-            plan.add(kernel.name, kernel, items=nbytes // chunk, data=data, chunk=chunk, sums=self._sums)
+            plan.add(kernel.name, kernel, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums)
         team.run(fill)
 
     def read(self) -> float:

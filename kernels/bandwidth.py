@@ -1,29 +1,54 @@
-"""A bare loop that reads memory: what the bus gives to these threads when nothing is computed with the bytes."""
+"""Bare loops over memory: what the bus and the caches give to these threads when next to nothing is computed."""
 
 from __future__ import annotations
 
 from .jit import kernel, record
-from .memory import load_rows, peek_f32, poke_f32, store_f32
-from .simd import row, splat, sum_lanes, zeros_f32
+from .memory import load_f32, load_rows, peek_f32, poke_f32, store_f32, store_rows
+from .simd import fma, row, splat, sum_lanes, zeros_f32
 
 STEP = 512
-"""Bytes of one turn of the loop: eight loads and eight sums that do not wait for each other."""
+"""Bytes of one turn of a loop: eight loads and eight sums that do not wait for each other."""
 
-STREAM = record(data="ptr", chunk="int", sums="ptr")
+STREAM = record(data="ptr", chunk="int", passes="int", sums="ptr")
+MOVE = record(data="ptr", chunk="int", passes="int", apart="int")
+"""Arrays lie `apart` bytes from each other: from the second into the first, or from the second and the third."""
 
 
 @kernel(STREAM)
 def read(a, begin, end, thread):
-    """Items are chunks of `chunk` bytes, a multiple of STEP: their float32 are added to sums[16 * thread]."""
+    """Items are chunks of `chunk` bytes, a multiple of STEP, each read `passes` times: their float32 are added to
+    sums[16 * thread]."""
     total = zeros_f32(8)
     for item in range(begin, end):
         chunk = a.data + item * a.chunk
-        for i in range(0, a.chunk, STEP):
-            total = total + load_rows(chunk + i, 64, 8)
+        for _ in range(a.passes):
+            for i in range(0, a.chunk, STEP):
+                total = total + load_rows(chunk + i, 64, 8)
     low = row(total, 0) + row(total, 1) + row(total, 2) + row(total, 3)
     high = row(total, 4) + row(total, 5) + row(total, 6) + row(total, 7)
     own = a.sums + 64 * thread
     poke_f32(own, peek_f32(own) + sum_lanes(low + high))
+
+
+@kernel(MOVE)
+def copy(a, begin, end, thread):
+    """Items as in `read`: the first array becomes the second."""
+    for item in range(begin, end):
+        to = a.data + item * a.chunk
+        for _ in range(a.passes):
+            for i in range(0, a.chunk, STEP):
+                store_rows(to + i, 64, load_rows(to + a.apart + i, 64, 8))
+
+
+@kernel(MOVE)
+def triad(a, begin, end, thread):
+    """Items as in `read`: the first array becomes the second and three times the third, as in STREAM."""
+    three = splat(3.0)
+    for item in range(begin, end):
+        to = a.data + item * a.chunk
+        for _ in range(a.passes):
+            for i in range(0, a.chunk, 64):
+                store_f32(to + i, fma(load_f32(to + 2 * a.apart + i), three, load_f32(to + a.apart + i)))
 
 
 @kernel(STREAM)

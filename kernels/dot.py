@@ -65,8 +65,8 @@ def _dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
     return acc
 
 
-_DOTS = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon": _dot_neon, "portable": _dot_portable}
-_emit_dot = _DOTS[cpu.DOT]
+DOTS = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon": _dot_neon, "portable": _dot_portable}
+_emit_dot = DOTS[cpu.DOT]
 
 
 @intrinsic

@@ -168,13 +168,13 @@ def _wait_for(address, value):
 
 
 @inline
-def _stamp(address):
-    if address >= 1 << 20:  # less is an offset from no stamps at all
-        poke_i64(address, clock())
+def _stamp(stamps, at):
+    if stamps != 0:
+        poke_i64(stamps + at, clock())
 
 
 @inline
-def _take_items(op, items, thread, stamp):
+def _take_items(op, items, thread, stamps, at):
     """Do items of an operation as long as there are any; how many were done. Who took the last one stamps."""
     grain, done = peek_i32(op + 32), 0
     while True:
@@ -185,7 +185,7 @@ def _take_items(op, items, thread, stamp):
         call_kernel(peek_i64(op), peek_i64(op + 8), begin, end, thread)
         done += end - begin
         if end == items:
-            _stamp(stamp)
+            _stamp(stamps, at)
 
 
 @jit
@@ -193,12 +193,13 @@ def replay(mailbox, thread):
     """Walk the plan in the mailbox as one of the team's threads; return when every item is done."""
     op = peek_i64(mailbox + _TABLE)
     end = op + 64 * peek_i64(mailbox + _OPS)
-    stamp = peek_i64(mailbox + _STAMPS)
+    stamps, at = peek_i64(mailbox + _STAMPS), 0
+    own = 8 * (1 + peek_i64(mailbox + _OPS)) * (1 + thread)  # from a stamp to where this thread's waiting is told
     done = total = 0  # since the last barrier: items done here, and of all
     while op < end:
-        stamp += 8
+        at += 8
         items = peek_i64(op + 40)
-        done += _take_items(op, items, thread, stamp)
+        done += _take_items(op, items, thread, stamps, at)
         total += items
         barrier = op
         op += 64
@@ -206,16 +207,19 @@ def replay(mailbox, thread):
             continue
         last = (total == 0 and thread == 0) or (done > 0 and fetch_add(barrier + 56, done) + done == total)
         if last:
-            _stamp(stamp)
+            _stamp(stamps, at)
         while op < end and peek_i32(op + 36) == _SOLO:
-            stamp += 8
+            at += 8
             if last:
                 call_kernel(peek_i64(op), peek_i64(op + 8), 0, peek_i64(op + 40), thread)
-                _stamp(stamp)
+                _stamp(stamps, at)
             op += 64
         if last:
             fetch_add(barrier + 56, 1)
+        since = clock() if stamps != 0 else 0
         _wait_for(barrier + 56, total + 1)
+        if stamps != 0:
+            poke_i64(stamps + own + at, clock() - since)
         done = total = 0
 
 
@@ -292,7 +296,8 @@ class Team:
     def run(self, plan: Plan, stamps: Array | None = None) -> None:
         """Replay a plan once.
 
-        stamps: int64 (ops + 1,), takes the clock at the start and after each operation.
+        stamps: int64 (1 + threads, 1 + ops). The first row takes the clock at the start and after each operation; the
+        row of a thread, for each operation that ends at a barrier, how long it waited there, in ticks of the clock.
         """
         table = plan.table
         if not self._started:
@@ -312,6 +317,8 @@ class Team:
         if self._workers:
             self._go()
         replay(self._address, 0)
+        if stamps is not None:  # of all threads
+            _all_left(self._address, self._runs * len(self._workers))
 
     def close(self) -> None:
         """End the threads; the team cannot run again."""

@@ -10,7 +10,7 @@ import pytest
 import rig
 
 from pyllm.bench import bandwidth
-from pyllm.kernels.bandwidth import STEP, fill, read
+from pyllm.kernels.bandwidth import STEP, copy, fill, read, triad
 from pyllm.kernels.plan import Team
 
 
@@ -18,15 +18,26 @@ def test_the_kernel_sums_what_it_reads() -> None:
     data = np.arange(7 * STEP // 4, dtype=np.float32)
     sums = rig.zeros(32)
     sums[0] = 3
-    rig.run(read, 7, data=data, chunk=STEP, sums=sums)
-    assert sums[0] == 3 + data.sum(dtype=np.float64)
+    rig.run(read, 7, data=data, chunk=STEP, passes=2, sums=sums)
+    assert sums[0] == 3 + 2 * data.sum(dtype=np.float64)
     assert not sums[1:].any()
 
 
 def test_the_kernel_fills() -> None:
     data = rig.zeros(5 * STEP // 4)
-    rig.run(fill, 4, data=data, chunk=STEP, sums=0)
+    rig.run(fill, 4, data=data, chunk=STEP, passes=1, sums=0)
     assert (data[:STEP] == 1).all() and data.sum() == STEP
+
+
+def test_the_kernels_move() -> None:
+    arrays = rig.zeros(3, STEP)  # one item more than is moved
+    arrays[1], arrays[2] = np.arange(STEP), 2
+    moved = {"data": arrays, "chunk": STEP, "passes": 2, "apart": arrays.strides[0]}
+    rig.run(copy, 3, **moved)
+    n = 3 * STEP // 4
+    assert (arrays[0, :n] == arrays[1, :n]).all() and not arrays[0, n:].any()
+    rig.run(triad, 3, **moved)
+    assert (arrays[0, :n] == arrays[1, :n] + 6).all() and not arrays[0, n:].any()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

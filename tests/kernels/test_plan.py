@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyllm.kernels.jit import kernel, record
 from pyllm.kernels.memory import peek_i64, poke_i64
-from pyllm.kernels.plan import Cost, Plan, Team, compile_kernels, usable_cores
+from pyllm.kernels.plan import Cost, Plan, Team, compile_kernels, now, usable_cores
 from pyllm.kernels.sync import fetch_add, give_way, load_acquire
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -142,13 +142,30 @@ def test_stamps_and_plans_that_take_turns(threads: int) -> None:
             plan.add("count", count, items=8, counts=counts, who=np.zeros(8, np.int64))
     team = Team(threads)
     for i in range(300):
-        stamps = np.zeros(4, np.int64) if i % 3 == 0 else None
+        stamps = np.zeros((1 + threads, 4), np.int64) if i % 3 == 0 else None
         team.run(plans[i % 2], stamps)
-        assert stamps is None or (stamps[0] > 0 and (np.diff(stamps) >= 0).all())
+        if stamps is not None:
+            clock, waits = stamps[0], stamps[1:]
+            assert clock[0] > 0 and (np.diff(clock) >= 0).all()
+            assert (waits[:, 0] == 0).all() and (waits[:, 1:] > 0).all(), "each thread tells of each barrier"
+            assert (waits[:, 1:] <= clock[-1] - clock[0] + now()).all()
         if i % 100 == 0:
             time.sleep(0.02)  # the others fall asleep
     team.close()
     assert [set(counts) for counts in results] == [{450}, {450}]
+
+
+def test_the_one_who_waits_says_how_long() -> None:
+    """Two halves, of which one takes its time: the other thread waits for it, and stamps tell the whole."""
+    flag, seen = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    plan = Plan()
+    plan.add("wait", wait, items=1, flag=flag, seen=seen)  # in vain
+    plan.add("raise", raise_flag, items=1, solo=True, flag=flag)
+    team, stamps = Team(2), np.zeros((3, 3), np.int64)
+    team.run(plan, stamps)
+    team.close()
+    assert (stamps[1:, 1] == 0).all(), "the barrier comes after what is solo"
+    assert stamps[1:, 2].max() > 0.9 * (stamps[0, 2] - stamps[0, 0]) > 10 * stamps[1:, 2].min() > 0
 
 
 def test_closing_ends_the_threads() -> None:
