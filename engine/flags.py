@@ -70,6 +70,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
     other = parser.add_argument_group("other")
     other.add_argument("--json", action="store_true", help="print one JSON object: text, counts, timings, bytes")
+    check = "look for NaN and infinity after each step, and say which layer and operation gave the first"
+    other.add_argument("--check", action="store_true", help=check)
     add_offline(other)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ..kernels.plan import usable_cores
 from ..models.config import Config
+from ..models.errors import NumberError
 from ..models.gguf import GGUF
+from ..models.header import DOWNLOAD
 from ..models.loaded import Loaded
 from ..models.model import Model
 from ..models.template import ChatTemplate
@@ -33,6 +35,7 @@ class LLM:
         self.config = model.config
         self.n_threads = model.team.threads
         self._loaded = loaded
+        self.checked = False  # whether sessions look at what each step leaves, and say where it is no number
         self._pool = PagePool(model.kv.n_pages)
 
     @classmethod
@@ -89,7 +92,12 @@ class LLM:
 
     def session(self) -> Session:
         """A new, empty sequence."""
-        return Session(self.model, self._pool, self.n_ctx)
+        return Session(self.model, self._pool, self.n_ctx, self._check)
+
+    def _check(self) -> None:
+        if self.checked and (where := self.model.broken()):
+            cure = f"{DOWNLOAD}, or K and V are too large for their type: use -ctk f32 -ctv f32"
+            raise NumberError(self.path, where, "is the first to give values that are not numbers", cure)
 
     @property
     def weight_bytes_per_token(self) -> int:

@@ -82,6 +82,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
             tokenizer=tokenizer,
             progress=progress,
         )
+    llm.checked = args.check
     return llm, tokens, perf_counter() - begin
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.sample import Scratch, draw, narrow
-from ..models.errors import ModelError, UsageError
-from ..models.header import DOWNLOAD
+from ..models.errors import NumberError, UsageError
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Sampler:
         self._scratch = Scratch(n_vocab)
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token for logits (n_vocab,), which are left as they are. Raises ModelError where they are broken."""
+        """The next token for logits (n_vocab,), left as they are. Raises NumberError where they are broken."""
         if self.params.temp <= 0:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
@@ -89,6 +88,5 @@ class Sampler:
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
         # argmax takes NaN for the largest. Tokens may be ruled out by -inf, but not all of them.
         if not math.isfinite(x[x.argmax()]):
-            cure = f"{DOWNLOAD}, or K and V are too large for their type: use -ctk f32 -ctv f32"
-            raise ModelError(self._path, "weights", "they give logits that are not numbers", cure)
+            raise NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
         return x

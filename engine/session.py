@@ -18,8 +18,9 @@ F32Array = npt.NDArray[np.float32]
 class Session:
     """Takes tokens in, gives logits out. Logits are valid until the model's next step."""
 
-    def __init__(self, model: Model, pool: PagePool, n_ctx: int) -> None:
-        self._model, self.n_ctx = model, n_ctx
+    def __init__(self, model: Model, pool: PagePool, n_ctx: int, after_step: Callable[[], None] = lambda: None) -> None:
+        """after_step: called after each step of the model, and may raise."""
+        self._model, self.n_ctx, self._after_step = model, n_ctx, after_step
         self._table = PageTable(pool, n_ctx)
         self.tokens: list[int] = []
 
@@ -31,6 +32,7 @@ class Session:
     def _take(self, tokens: Sequence[int], outs: Sequence[int]) -> F32Array:
         self._table.reserve(self.n_past + len(tokens))
         logits = self._model.step([Span(tokens, self.n_past, self._table.pages)], outs)
+        self._after_step()
         self.tokens.extend(tokens)
         return logits
 

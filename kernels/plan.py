@@ -78,6 +78,8 @@ class Op:
     grain: int
     kind: int
     cost: CostOf
+    part: str = ""  # of the model, by GGUF's names: "blk.3"
+    output: tuple[Array, Array] | None = field(repr=False, default=None)  # float32 rows, how many of them are written
     operands: tuple[Array, ...] = field(repr=False, default=())
 
 
@@ -86,6 +88,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
+        self.part = ""  # that operations are of from here on
         self._table: Array | None = None
 
     def add(
@@ -99,13 +102,14 @@ class Plan:
         barrier: bool = True,
         solo: bool = False,
         cost: CostOf = free,
+        output: tuple[Array, Array] | None = None,
         **operands: Array | int | float,
     ) -> None:
         """Record an operation of items * times[0] items.
 
         operands: the fields of the kernel's record by name; an array stands for its address. With barrier=False the
         next operation may start before this one is done. A solo operation is done by one thread, the one that
-        finished the operation before it.
+        finished the operation before it. output: see Op.
         """
         assert not solo or (self.ops and self.ops[-1].kind != _FREE), name
         kind = _SOLO if solo else _BARRIER if barrier else _FREE
@@ -114,7 +118,7 @@ class Plan:
         for key, value in operands.items():
             args[key] = value.ctypes.data if isinstance(value, np.ndarray) else value
         held = tuple(v for v in operands.values() if isinstance(v, np.ndarray))
-        self.ops.append(Op(name, kernel, args, items, times, grain, kind, cost, held))
+        self.ops.append(Op(name, kernel, args, items, times, grain, kind, cost, self.part, output, held))
         self._table = None
 
     @property

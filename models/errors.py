@@ -22,6 +22,13 @@ class ModelError(PyllmError):
         super().__init__(f"{path}: {field}: {problem}" + (f"; {cure}" if cure else ""))
 
 
+class NumberError(PyllmError):
+    """The arithmetic gave what is no number: a damaged file, or values too large for their type."""
+
+    def __init__(self, path: object, where: str, problem: str, cure: str) -> None:
+        super().__init__(f"{path}: {where}: {problem}; {cure}")
+
+
 class FitError(PyllmError):
     """The model and its KV cache do not fit in the memory that is free."""
 

@@ -35,7 +35,7 @@ class Llama(Decoder):
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)
-        for i, blk in enumerate(self.blk):
+        for i, blk in r.layers(self.blk):
             h = r.norm(x, blk.attn_norm)
             q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
             h = r.attention(i, q, k, v)

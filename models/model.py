@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..kernels.cache import PAGE
 from ..kernels.plan import Cost, Plan, Team
+from .check import all_numbers, first_broken
 from .kv_cache import KVCache
 from .loaded import Loaded, Progress
 from .recorder import Buffers, Recorder
@@ -63,6 +64,14 @@ class Model:
         self.team.run(self.decode_plan if rows == 1 else self.batch_plan)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(outs), : self.config.n_vocab]
         return logits
+
+    def broken(self) -> str | None:
+        """Which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down"; None where none did."""
+        x, logits = self._buffers.x.x, self._buffers.logits.x
+        if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.outs):
+            return None
+        op = first_broken(self.decode_plan if self._step.rows[0] == 1 else self.batch_plan)
+        return f"{op.part}.{op.name}".lstrip(".") if op else None
 
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""

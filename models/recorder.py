@@ -5,8 +5,9 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from .step import MAX_SPLITS, Step
 from .weights import Embedding, Matrix
 
 F32Array = npt.NDArray[np.float32]
+Block = TypeVar("Block")
 
 
 def floats(*shape: int) -> F32Array:
@@ -87,6 +89,13 @@ class Recorder:
         self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
         self.positions, self.plan = positions, Plan()
 
+    def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
+        """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
+        for i, block in enumerate(blocks):
+            self.plan.part = f"blk.{i}"
+            yield i, block
+        self.plan.part = ""
+
     def embedding(self, table: Embedding) -> Rows:
         """The embeddings of the step's tokens."""
         to, row_bytes = self.buffers.x, table.raw.shape[1]
@@ -96,20 +105,22 @@ class Recorder:
             items=1,
             times=self.step.rows,
             cost=lambda rows, context: Cost(activations=rows * (row_bytes + 4 * to.n)),
+            output=(to.x, self.step.rows),
             raw=table.raw, row_bytes=row_bytes, tokens=self.step.tokens, x=to.x, n=to.n,
         )  # fmt: skip
         return to
 
     def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
         """RMSNorm of each row, or of the rows whose logits are wanted."""
-        to = self.buffers.norm
+        to, count = self.buffers.norm, self.step.outs if outs else self.step.rows
         self.plan.add(
             "norm",
             activations.rms_norm,
             items=1,
-            times=self.step.outs if outs else self.step.rows,
+            times=count,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
+            output=(to.x, count),
             x=x.x,
             weight=weight,
             rows=self.step.out_rows if outs else 0,
@@ -158,6 +169,7 @@ class Recorder:
             grain=max(1, min(16, m.tiles // (8 * step.threads))),
             barrier=barrier,
             cost=cost,
+            output=(y.x, step.outs if outs else step.rows),
             weights=m.data,
             x=source,
             meta=x.meta if ints else 0,
@@ -229,6 +241,7 @@ class Recorder:
             times=step.rows,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * to.n * 9),
+            output=(to.x, step.rows),
             sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
             y=to.x, q=to.q, meta=to.meta,
         )  # fmt: skip
@@ -246,6 +259,7 @@ class Recorder:
             times=self.step.rows,
             grain=2,
             cost=lambda rows, context: Cost(activations=rows * to.n * 13),
+            output=(to.x, self.step.rows),
             gate=gate.x, up=up.x, y=to.x, q=to.q, meta=to.meta, n=to.n, piece=piece,
             gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
         )  # fmt: skip

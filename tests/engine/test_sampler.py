@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.engine.sampler import Sampler, SamplerParams
-from pyllm.models.errors import ModelError, UsageError
+from pyllm.models.errors import NumberError, UsageError
 
 LOGITS = np.array([1.0, 4.0, -2.0, 3.5, 0.0, 3.9, -1.0, 2.0], np.float32)
 
@@ -122,7 +122,7 @@ def test_values_without_a_meaning_are_refused(params: dict[str, Any], message: s
 def test_broken_logits_are_an_error(temp: float, broken: list[float]) -> None:
     logits = LOGITS.copy()
     logits[: len(broken)] = broken
-    with pytest.raises(ModelError, match="logits that are not numbers"):
+    with pytest.raises(NumberError, match="logits that are not numbers"):
         sampler(temp=temp)(logits)
 
 
