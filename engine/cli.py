@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..models.errors import FitError, PyllmError, UsageError
-from . import flags
+from . import flags, study_flags
 
 INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
 PIPE_CLOSED = 128 + 13  # and SIGPIPE: the reader, perhaps `head`, has what it wanted
@@ -55,6 +55,11 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "run": Command("answer a prompt, or chat", flags.add_run, ".run"),
     "bench": Command("measure speed and what is read from memory", flags.add_bench, "..bench.command"),
+    "perplexity": Command(
+        "say how well a model predicts a text, and what the cache's formats cost",
+        study_flags.add_perplexity,
+        "..bench.perplexity",
+    ),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
 }
 

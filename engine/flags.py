@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .layer_map import Entry
 
 DEFAULT_CTX = 4096  # without -c; no more than the model was trained on
 
@@ -138,6 +141,13 @@ def _value(
     group.add_argument(*names.split(), metavar=metavar, type=convert, default=default, help=help)
 
 
+def add_layers(group: argparse._ActionsContainer, side: str) -> None:
+    """--cache-type-k-layers, --cache-type-v-layers."""
+    named = "-2 is the last two; where it comes first, write =-2:f16"
+    text = f"{side.upper()}'s types by layer, as in 0-1:f16,2-27:q4_0,-2:f16 ({named}); the rest: -ct{side}"
+    group.add_argument(f"--cache-type-{side}-layers", metavar="MAP", type=layer_map, help=text)
+
+
 def add_offline(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--offline", action="store_true", help="never try the network")
 
@@ -174,6 +184,17 @@ def real(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return convert
+
+
+def layer_map(text: str) -> list[Entry]:
+    """The type of --cache-type-k-layers; whether the model has these layers is asked later."""
+    from ..kernels.formats import CACHE_TYPES
+    from .layer_map import parse
+
+    try:
+        return parse(text, CACHE_TYPES)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def cache_type(text: str) -> str:

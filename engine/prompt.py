@@ -28,14 +28,14 @@ def read_prompt(args: argparse.Namespace) -> str | None:
     if args.raw and args.system_prompt is not None:
         raise UsageError("-sys and --raw: a system prompt needs the chat template that --raw leaves out")
     if args.file is not None:
-        text = _read_file(args.file)
+        text = read_file(args.file)
     elif names:
         text = str(given[names[0]])
         check_text(names[0], text)
     elif sys.stdin is None or sys.stdin.isatty():
         return None
     else:
-        text = _read_file("-")
+        text = read_file("-")
     if not text:
         where = "" if names else " (stdin gave none, and the first word that is no flag is MODEL)"
         raise UsageError(f"the prompt is empty{where}: give a text with -p, or a file with -f")
@@ -50,7 +50,8 @@ def check_text(flag: str, text: str | None) -> None:
         raise UsageError(f"{flag}: not UTF-8 at character {error.start}: pass the text in UTF-8") from None
 
 
-def _read_file(name: str) -> str:
+def read_file(name: str) -> str:
+    """The text in a file (-: stdin), without the newline at its end."""
     said = "stdin" if name == "-" else f"-f {name}"
     try:
         with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:

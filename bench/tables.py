@@ -1,0 +1,20 @@
+"""Rows of text as a Markdown table that is also readable as it stands; knows no units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """The first `left` columns stand left, the others right."""
+    cells = [list(titles), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        texts = (
+            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        return "| " + " | ".join(texts) + " |"
+
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])]) + "\n"
