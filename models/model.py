@@ -12,8 +12,9 @@ from ..kernels.plan import Cost, Plan, Team
 from .check import all_numbers, first_broken
 from .kv_cache import KVCache
 from .loaded import Loaded, Progress
-from .recorder import Buffers, Recorder
+from .recorder import Recorder
 from .rope import Positions
+from .rows import Buffers
 from .step import Span, Step
 
 

@@ -1,4 +1,4 @@
-"""What a forward pass is written in: verbs that record operations into a plan, with the buffers that they share.
+"""What a forward pass is written in: verbs that record operations into a plan, over buffers that they share.
 
 An architecture's `forward` calls these verbs in the order of its formulas; nothing is computed until the plan runs.
 """
@@ -6,78 +6,22 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels import activations, attention, cache, embed, linear, rope, tile_dot, tiles
-from ..kernels.buffers import aligned
 from ..kernels.plan import Cost, Plan
 from .config import Config
 from .kv_cache import KVCache
 from .rope import Positions
-from .step import MAX_SPLITS, Step
+from .rows import Buffers, Rows
+from .step import Step
 from .weights import Embedding, Matrix
 
 F32Array = npt.NDArray[np.float32]
 Block = TypeVar("Block")
-
-
-def floats(*shape: int) -> F32Array:
-    """Zeroed, at a multiple of 64 bytes."""
-    return aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of activations, (rows, n): as float32, and as int8 blocks where they enter a product."""
-
-    x: F32Array
-    q: npt.NDArray[np.int8]
-    meta: npt.NDArray[np.uint8]
-
-    @property
-    def n(self) -> int:
-        return int(self.x.shape[1])
-
-    @staticmethod
-    def plain(rows: int, n: int) -> Rows:
-        """With no room for int8 blocks."""
-        return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8))
-
-    @staticmethod
-    def blocks(rows: int, n: int) -> Rows:
-        """With room for int8 blocks."""
-        q = aligned(rows * n).view(np.int8).reshape(rows, n)
-        return Rows(floats(rows, n), q, aligned(rows * n // 2))
-
-
-class Buffers:
-    """Activations of a step, shared by all layers and by the plans of a model."""
-
-    def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
-        c, rows = config, max_rows + tile_dot.MANY
-        self.max_rows, self.max_outs = max_rows, max_outs
-        self.x = Rows.plain(rows, c.n_embd)
-        self.norm = Rows.blocks(rows, c.n_embd)
-        self.attended = Rows.blocks(rows, c.n_head * c.head_dim_v)
-        self.gated = Rows.blocks(rows, c.n_ff)
-        self._outputs: dict[str, Rows] = {}
-        self.logits = Rows.plain(max_outs + tile_dot.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
-        columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
-        vectors = max_rows * c.n_head + tile_dot.MANY
-        self.queries = Rows.blocks(vectors, columns_k)
-        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
-        self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
-        self.scratch = aligned(threads * self.scratch_bytes)
-
-    def output(self, role: str, n: int) -> Rows:
-        """The buffer for what is called `role`: layers take turns with it."""
-        if role not in self._outputs:
-            self._outputs[role] = Rows.plain(self.max_rows + tile_dot.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
-        return self._outputs[role]
 
 
 class Recorder:
