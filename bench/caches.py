@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..engine.layer_map import parse, resolve
 from ..engine.llm import LLM
 from ..engine.memory import PROGRAM, free_memory, needs
 from ..engine.progress import Progress, silent
 from ..engine.units import size
-from ..kernels.formats import CACHE_TYPES
 from ..kernels.plan import usable_cores
+from ..models import layer_map
 from ..models.config import Config, kv_bytes_per_token
 from ..models.errors import FitError
 from ..models.gguf import GGUF
@@ -37,18 +36,8 @@ class Cache:
     def __str__(self) -> str:
         return f"{self.k}/{self.v}"
 
-    def types(self, n_layer: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The types of K and of V in each layer; raises UsageError."""
-        return _types("k", self.k, n_layer), _types("v", self.v, n_layer)
-
     def bytes_per_token(self, config: Config) -> int:
-        return kv_bytes_per_token(config, *self.types(config.n_layer))
-
-
-def _types(side: str, text: str, n_layer: int) -> tuple[str, ...]:
-    if text in CACHE_TYPES:
-        return (text,) * n_layer
-    return tuple(resolve(f"--cache-type-{side}-layers", parse(text, CACHE_TYPES), n_layer, None))
+        return kv_bytes_per_token(config, self.k, self.v)
 
 
 EXACT = Cache("f32", "f32")
@@ -90,7 +79,7 @@ class Caches:
 
     def _taken(self, cache: Cache, n_ctx: int | None = None) -> int:
         """Bytes of a cache and of the buffers that go with it."""
-        need = needs(self.gguf, self.config, n_ctx or self.n_ctx, *cache.types(self.config.n_layer))
+        need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache.k, cache.v)
         return need.kv + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
 
     def _complaint(self, together: Sequence[Cache], limit: str, free: int) -> str:
@@ -120,7 +109,7 @@ class Caches:
         model = Model(
             self._loaded,
             n_ctx=self.n_ctx,
-            types=list(zip(*cache.types(self.config.n_layer), strict=True)),
+            types=layer_map.pairs(cache.k, cache.v, self.config.n_layer),
             threads=self._threads,
             max_outs=ROWS,
             progress=self._progress,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from ..kernels.formats import CACHE_TYPES
 from ..models.errors import UsageError
+from ..models.layer_map import together
 
 LIMIT = 1 << 20  # tokens of a case; far beyond it, numbers are mistakes
 MANY = 10_000  # values of a range
@@ -108,6 +110,12 @@ def names(flag: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
         if item not in known:
             raise UsageError(f"{flag}: {item[:40]!r} is none of {', '.join(known)}")
     return items
+
+
+def cache_types(side: str, listed: Sequence[str] | None, layers: str | None) -> list[str]:
+    """The values of a repeated --cache-type-k (or v), each together with --cache-type-k-layers."""
+    known = names(f"-ct{side}", listed, CACHE_TYPES) if listed else [None]
+    return [together(name, layers) for name in known]
 
 
 def pairs(flag: str, texts: Sequence[str]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from .. import __version__
 from ..engine import sources
 from ..engine.progress import Bars, Progress
 from ..engine.units import size
-from ..kernels.formats import CACHE_TYPES, FORMATS
+from ..kernels.formats import FORMATS
 from ..kernels.plan import usable_cores
 from . import cases, output, synthetic
 from .bandwidth import last_level_cache
@@ -54,8 +54,8 @@ def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
         n_depth=whole("n_depth", "-d", 0, 0),
         n_batch=whole("batch_size", "-b", 2048, 1),
         n_ubatch=whole("ubatch_size", "-ub", 512, 1),
-        type_k=cases.names("-ctk", args.cache_type_k or ["f16"], CACHE_TYPES),
-        type_v=cases.names("-ctv", args.cache_type_v or ["f16"], CACHE_TYPES),
+        type_k=cases.cache_types("k", args.cache_type_k, args.cache_type_k_layers),
+        type_v=cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
         n_threads=whole("threads", "-t", usable_cores(), 1, THREADS),
         models=list(models(args, progress)),  # last: it may fetch or write a file
     )

@@ -17,7 +17,7 @@ from ..engine.progress import Progress
 from ..engine.session import Session
 from ..engine.units import size
 from ..kernels.cache import PAGE
-from ..models.config import Config, check_cache_type
+from ..models.config import Config
 from ..models.errors import FitError
 from ..models.gguf import GGUF
 from ..models.loaded import COMPILING
@@ -80,8 +80,6 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
     left = 0
     for setup in dict.fromkeys(case.setup for case in cases):
         gguf, config = models[setup.model]
-        for side, cache_type in (("k", setup.type_k), ("v", setup.type_v)):
-            check_cache_type(config, side, cache_type)
         need = needs(gguf, config, positions(setup, cases), setup.type_k, setup.type_v)
         taken = need.total - PROGRAM
         if taken > room:

@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from ..engine import sources
 from ..engine.interrupt import impatient
-from ..engine.layer_map import DEFAULT, side_types, written
 from ..engine.progress import Bars
-from ..kernels.formats import CACHE_TYPES
 from ..models.config import Config
 from ..models.gguf import GGUF
 from ..models.tokenizer import Tokenizer
@@ -53,9 +51,7 @@ def chosen(args: argparse.Namespace, config: Config) -> list[Cache]:
     sides = []
     for side in "kv":
         given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
-        listed = cases.names(f"-ct{side}", given, CACHE_TYPES) if given else [None if layers else DEFAULT]
-        types = [side_types(side, name, layers, config.n_layer) for name in listed]
-        sides.append([name if isinstance(name, str) else written(name) for name in types])
+        sides.append(cases.cache_types(side, given, layers))
     found = [Cache(k, v) for k, v in dict.fromkeys(product(*sides))]
     for cache in found:
         cache.bytes_per_token(config)  # refuses what the heads cannot hold

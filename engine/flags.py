@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .layer_map import Entry
+from typing import Any
 
 DEFAULT_CTX = 4096  # without -c; no more than the model was trained on
 
@@ -59,8 +56,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         engine, "-c --ctx-size", "N", whole(0), None, f"tokens in the context (0: the model's; default: {DEFAULT_CTX})"
     )
     _value(engine, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
-    _value(engine, "-ctk --cache-type-k", "TYPE", cache_type, "f16", f"format of the K {types}")
-    _value(engine, "-ctv --cache-type-v", "TYPE", cache_type, "f16", f"format of the V {types}")
+    _value(engine, "-ctk --cache-type-k", "TYPE", cache_type, None, f"format of the K {types}")
+    _value(engine, "-ctv --cache-type-v", "TYPE", cache_type, None, f"format of the V {types}")
+    add_layers(engine, "k")
+    add_layers(engine, "v")
 
     sampling = parser.add_argument_group("sampling")
     _value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")
@@ -108,6 +107,8 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     )
     _list(tests, "-ctk --cache-type-k", "TYPE", f"formats of the K {types}")
     _list(tests, "-ctv --cache-type-v", "TYPE", f"formats of the V {types}")
+    add_layers(tests, "k")
+    add_layers(tests, "v")
     _list(tests, "-t --threads", "N", "threads (default: one for each core)")
     _list(tests, "--synthetic", "SIZE", "models of random weights in the shape of known ones: 0.5B, 1.1B, 1.5B, 3B, 8B")
     _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(FORMATS)}")
@@ -186,15 +187,15 @@ def real(low: float, high: float) -> Callable[[str], float]:
     return convert
 
 
-def layer_map(text: str) -> list[Entry]:
+def layer_map(text: str) -> str:
     """The type of --cache-type-k-layers; whether the model has these layers is asked later."""
-    from ..kernels.formats import CACHE_TYPES
-    from .layer_map import parse
+    from ..models.layer_map import parse
 
     try:
-        return parse(text, CACHE_TYPES)
+        parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def cache_type(text: str) -> str:

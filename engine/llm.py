@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..kernels.plan import usable_cores
-from ..models.config import CacheTypes, Config, each_layer
+from ..models import layer_map
+from ..models.config import Config
 from ..models.errors import NumberError
 from ..models.gguf import GGUF
 from ..models.header import DOWNLOAD
@@ -44,8 +45,8 @@ class LLM:
         path: Path | str | GGUF,
         *,
         n_ctx: int,
-        cache_type_k: CacheTypes = "f16",
-        cache_type_v: CacheTypes = "f16",
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
         n_threads: int | None = None,
         n_batch: int = 512,
         max_outs: int = 8,
@@ -58,7 +59,7 @@ class LLM:
         """
         g = path if isinstance(path, GGUF) else GGUF.open(path)
         loaded = Loaded(g, Config.from_gguf(g))
-        types = _pairs(loaded.config, cache_type_k, cache_type_v)
+        types = layer_map.pairs(cache_type_k, cache_type_v, loaded.config.n_layer)
         threads = n_threads or usable_cores()
         tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
         model = Model(
@@ -70,8 +71,8 @@ class LLM:
         self,
         *,
         n_ctx: int | None = None,
-        cache_type_k: CacheTypes = "f16",
-        cache_type_v: CacheTypes = "f16",
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
         n_threads: int | None = None,
         n_batch: int | None = None,
         max_outs: int | None = None,
@@ -82,7 +83,7 @@ class LLM:
         model = Model(
             self._loaded,
             n_ctx=n_ctx or self.n_ctx,
-            types=_pairs(self.config, cache_type_k, cache_type_v),
+            types=layer_map.pairs(cache_type_k, cache_type_v, self.config.n_layer),
             threads=n_threads or self.n_threads,
             n_batch=n_batch or self.model.n_batch,
             max_outs=max_outs or self.model.max_outs,
@@ -122,7 +123,3 @@ class LLM:
     def close(self) -> None:
         """End the threads."""
         self.model.close()
-
-
-def _pairs(config: Config, k_types: CacheTypes, v_types: CacheTypes) -> list[tuple[str, str]]:
-    return list(zip(each_layer(config, k_types), each_layer(config, v_types), strict=True))

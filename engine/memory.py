@@ -8,10 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from ..models.config import CacheTypes, Config, kv_bytes_per_token
+from ..models.config import Config, kv_bytes_per_token
 from ..models.errors import FitError
 from ..models.gguf import GGUF
-from .layer_map import written
 from .units import size
 
 LOGITS = 20  # rows of them: those of a step, and the sampler's own
@@ -43,7 +42,7 @@ class Needs:
         return max(0, (free - self.weights - self.buffers) // self.kv_per_token // STEP * STEP)
 
 
-def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: CacheTypes, v_type: CacheTypes) -> Needs:
+def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
     """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
     c = config
     ropes = {layer.rope for layer in c.layers if layer.rope}
@@ -60,7 +59,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: CacheTypes, v_type: Ca
     )
 
 
-def padded(config: Config, k_type: CacheTypes, v_type: CacheTypes) -> int:
+def padded(config: Config, k_type: str, v_type: str) -> int:
     """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format."""
     kv_bytes_per_token(config, k_type, v_type)  # refuses what the heads as they are do not allow
     layers = [replace(x, head_dim_k=_blocks(x.head_dim_k), head_dim_v=_blocks(x.head_dim_v)) for x in config.layers]
@@ -71,7 +70,7 @@ def _blocks(n: int) -> int:
     return -(-n // 32) * 32
 
 
-def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: CacheTypes, v_type: CacheTypes) -> None:
+def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> None:
     """Raises FitError, with the numbers and a cure, if there is not enough memory for this model and this cache."""
     need = needs(gguf, config, n_ctx, k_type, v_type)
     free, limit = free_memory(mapped=gguf.nbytes)
@@ -83,14 +82,9 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: CacheTypes, v_type
         cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
     raise FitError(
         f"{gguf.path}: needs {size(need.total)} of memory (weights {size(need.weights)}, "
-        f"KV cache {size(need.kv)} for -c {n_ctx} at {named(k_type)}/{named(v_type)}, buffers {size(need.buffers)}), "
+        f"KV cache {size(need.kv)} for -c {n_ctx} at {k_type}/{v_type}, buffers {size(need.buffers)}), "
         f"but {limit} leaves {size(max(free, 0))}; {cure}"
     )
-
-
-def named(types: CacheTypes) -> str:
-    """As users write it."""
-    return types if isinstance(types, str) else written(types)
 
 
 def free_memory(mapped: int = 0) -> tuple[int, str]:

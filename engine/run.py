@@ -15,6 +15,7 @@ from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from ..models.layer_map import together
 from . import report, sources
 from .flags import DEFAULT_CTX
 from .generate import Timings, generate
@@ -59,6 +60,8 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     gguf = GGUF.open(path)
     config = Config.from_gguf(gguf)
     n_ctx = context_size(args.ctx_size, config)
+    args.cache_type_k = together(args.cache_type_k, args.cache_type_k_layers)
+    args.cache_type_v = together(args.cache_type_v, args.cache_type_v_layers)
     check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
     tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
     if prompt is None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from ..kernels.formats import CACHE_TYPES, FORMATS, Format
+from . import layer_map
 from .errors import UsageError
 from .gguf import GGUF
 
@@ -91,15 +90,6 @@ class Config:
         return max(layer.head_dim_v for layer in self.layers)
 
 
-CacheTypes: TypeAlias = str | Sequence[str]
-"""The type of one side of the cache: of all layers, or one for each."""
-
-
-def each_layer(config: Config, types: CacheTypes) -> tuple[str, ...]:
-    """A type for each layer."""
-    return (types,) * config.n_layer if isinstance(types, str) else tuple(types)
-
-
 def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     """The format named `cache_type`, if the cache of the `side` "k" or "v" can be kept in it; raises UsageError."""
     flag = f"--cache-type-{side} {cache_type}"
@@ -114,14 +104,17 @@ def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     return fmt
 
 
-def side_bytes_per_token(config: Config, side: str, types: CacheTypes) -> int:
-    """Bytes that the K (side "k") or V (side "v") of one token take in all layers together; raises UsageError."""
-    formats = [check_cache_type(config, side, cache_type) for cache_type in each_layer(config, types)]
+def side_bytes_per_token(config: Config, side: str, types: str) -> int:
+    """Bytes that the K (side "k") or V (side "v") of one token take in all layers together; raises UsageError.
+
+    types: a type, or a map of types by layer.
+    """
+    formats = [check_cache_type(config, side, name) for name in layer_map.types(side, types, config.n_layer)]
     each = zip(config.layers, formats, strict=True)
     return sum(layer.n_head_kv * fmt.row_bytes(_head_dim(layer, side)) for layer, fmt in each)
 
 
-def kv_bytes_per_token(config: Config, k_types: CacheTypes, v_types: CacheTypes) -> int:
+def kv_bytes_per_token(config: Config, k_types: str, v_types: str) -> int:
     """Bytes that one token takes in the KV cache, in all layers together; raises UsageError."""
     return side_bytes_per_token(config, "k", k_types) + side_bytes_per_token(config, "v", v_types)
 
