@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 
+from ..engine.host import last_level_cache
 from ..engine.memory import free_memory
 from ..kernels import bandwidth
 from ..kernels.buffers import aligned
@@ -17,15 +16,6 @@ from ..kernels.plan import Plan, Team
 CHUNK = 256 << 10  # bytes that a thread takes at once
 SMALLEST = 512 << 20
 PASSES = 8
-
-
-def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0")) -> int:
-    """Bytes of the largest cache that the system tells of; 0 where it tells of none."""
-    sizes = [0]
-    for path in cpu.glob("cache/index*/size"):
-        with suppress(OSError, ValueError):
-            sizes.append(int(path.read_text().strip().removesuffix("K")) << 10)
-    return max(sizes)
 
 
 def buffer_bytes() -> int:

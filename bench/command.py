@@ -9,12 +9,12 @@ from pathlib import Path
 
 from .. import __version__
 from ..engine import sources
+from ..engine.host import last_level_cache
 from ..engine.progress import Bars, Progress
 from ..engine.units import size
 from ..kernels.formats import FORMATS
 from ..kernels.plan import usable_cores
 from . import cases, output, synthetic
-from .bandwidth import last_level_cache
 from .machine import BUSY
 from .peer import Peer
 from .record import Record

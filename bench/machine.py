@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -11,27 +10,8 @@ from time import monotonic
 import psutil
 
 from .. import __version__
-from ..kernels import cpu
 
-# Instruction sets that make a difference to the kernels, by LLVM's names.
-TELLING = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avxvnni", "avx512vnni", "avx512bf16", "amx-int8",
-           "amx-bf16", "neon", "dotprod", "i8mm", "sve")  # fmt: skip
 BUSY = 0.05  # of the machine's cores; more of it in other hands is worth a word
-
-
-def cpu_info() -> str:
-    """The CPU's name, which a virtual machine may have made up."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def cpu_features() -> str:
-    """What the kernels were compiled for; first the instruction of the int8 dot product."""
-    return " ".join([f"dot={cpu.DOT}", *(name for name in TELLING if name in cpu.FEATURES)])
 
 
 def build() -> str:

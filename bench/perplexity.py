@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engine import sources
+from ..engine import host, sources
 from ..engine.interrupt import impatient
 from ..engine.progress import Bars
 from ..models.config import Config
@@ -121,7 +121,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
             for r, statistics in found
         ]  # fmt: skip
         about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
-                 "build": machine.build(), "cpu": machine.cpu_info()}  # fmt: skip
+                 "build": machine.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return
     titles, lines = ["K", "V", "per token", "PPL"], []

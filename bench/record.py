@@ -6,6 +6,7 @@ import math
 from datetime import datetime, timezone
 from typing import Any
 
+from ..engine import host
 from ..models.gguf import GGUF
 from . import machine
 from .cases import Case
@@ -53,8 +54,8 @@ def system() -> Record:
     return {
         **_CONSTANT,
         "build_commit": machine.build(),
-        "cpu_info": machine.cpu_info(),
-        "cpu_features": machine.cpu_features(),
+        "cpu_info": host.cpu_info(),
+        "cpu_features": host.cpu_features(),
         "numba_version": version("numba"),
         "test_time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

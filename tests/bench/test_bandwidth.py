@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import psutil
 import pytest
@@ -59,14 +57,6 @@ def test_the_buffer_is_given_back() -> None:
         assert process.memory_info().rss - before < 128 << 20
     finally:
         team.close()
-
-
-def test_last_level_cache(tmp_path: Path) -> None:
-    for i, text in enumerate(("48K\n", "2048K\n", "nonsense")):
-        (tmp_path / f"cache/index{i}").mkdir(parents=True)
-        (tmp_path / f"cache/index{i}/size").write_text(text)
-    assert bandwidth.last_level_cache(tmp_path) == 2048 << 10
-    assert bandwidth.last_level_cache(tmp_path / "nowhere") == 0
 
 
 def test_the_buffer_is_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
