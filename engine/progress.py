@@ -18,7 +18,10 @@ PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what rea
 
 
 class Progress(Protocol):
-    """Called again and again while a stage goes on; `total` in bytes above a million, else a count; `next` by name."""
+    """Called again and again while a stage goes on; `next` by name.
+
+    `total` is in bytes above a million, else a count; 0 where nobody knows it.
+    """
 
     def __call__(self, stage: str, done: int, total: int, next: str = "") -> None: ...
 
@@ -41,7 +44,7 @@ class Bars:
         started = self._since.setdefault(stage, now)
         if not self._terminal:
             self._log(stage, total, now - started)
-        elif stage in self._tasks or (now - started >= PATIENCE and done < total):
+        elif stage in self._tasks or (now - started >= PATIENCE and (done < total or not total)):
             self._draw(stage, done, total, next)
 
     def __enter__(self) -> Bars:
@@ -61,7 +64,8 @@ class Bars:
     def _log(self, stage: str, total: int, elapsed: float) -> None:
         if elapsed >= PATIENCE_LOG and self._since[stage] != float("inf"):
             self._since[stage] = float("inf")  # said
-            print(f"pyllm: {stage} ({_amount(total)}) ...", file=sys.stderr, flush=True)
+            amount = f" ({_amount(total)})" if total else ""
+            print(f"pyllm: {stage}{amount} ...", file=sys.stderr, flush=True)
 
     def _draw(self, stage: str, done: int, total: int, next: str) -> None:
         if self._rich is None:
@@ -82,9 +86,9 @@ class Bars:
             # Stages come one after the other, so those before have ended, whatever they said last.
             for task in self._tasks.values():
                 self._rich.stop_task(task)
-            self._tasks[stage] = self._rich.add_task(stage, total=total, amount="", next="")
-        amount = _amount(total, done)
-        self._rich.update(self._tasks[stage], completed=min(done, total), total=total, amount=amount, next=next)
+            self._tasks[stage] = self._rich.add_task(stage, total=total or None, amount="", next="")
+        done, amount = (min(done, total), _amount(total, done)) if total else (done, _amount(done))
+        self._rich.update(self._tasks[stage], completed=done, total=total or None, amount=amount, next=next)
 
 
 def _amount(total: int, done: int | None = None) -> str:

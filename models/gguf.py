@@ -32,7 +32,7 @@ import numpy.typing as npt
 from .errors import ModelError
 from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, TENSOR_TYPES, Tensor, quote, read, short
 
-__all__ = ["CONVERT", "DOWNLOAD", "GGUF", "TENSOR_TYPES", "Tensor"]
+__all__ = ["CONVERT", "DOWNLOAD", "GGUF", "TENSOR_TYPES", "Tensor", "part_names"]
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
@@ -65,6 +65,10 @@ class GGUF:
         for i, part in enumerate(parts):
             if (part.integer("split.no", 0, 99999), part.integer("split.count", 0, 99999)) != (i, count):
                 raise ModelError(part.path, "split.no", f"is not that of part {i + 1} of {count}", DOWNLOAD)
+            for key in part.metadata.keys() & parts[0].metadata.keys() - {"split.no"}:
+                if not np.array_equal(part.metadata[key], parts[0].metadata[key]):
+                    problem = f"differs from that of {parts[0].path.name}: these are parts of different models"
+                    raise ModelError(part.path, key, problem, DOWNLOAD)
             if twice := tensors.keys() & part.tensors.keys():
                 raise ModelError(part.path, quote("tensor", min(twice)), "is in another part too", DOWNLOAD)
             tensors.update(part.tensors)
@@ -158,13 +162,22 @@ class GGUF:
         raise ModelError(self.path, key, problem, CONVERT)
 
 
+def part_names(name: str) -> list[str]:
+    """The names of all parts of a split model, by that of any of them; of a model in one file its own alone."""
+    match = _SHARD.fullmatch(name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return [name]
+    return [f"{match[1]}-{i:05}-of-{match[3]}.gguf" for i in range(1, int(match[3]) + 1)]
+
+
 def _siblings(path: Path, count: int) -> list[Path]:
     """The paths of all parts of a split model, by the name of one of them."""
-    match = _SHARD.fullmatch(path.name)
-    if match is None or int(match[3]) != count:
+    names = part_names(path.name)
+    if len(names) != count:
+        problem = f"is {count}" + (f", but the file's name says {len(names)}" if len(names) > 1 else "")
         pattern = f"NAME-00001-of-{count:05}.gguf"
-        raise ModelError(path, "split.count", f"is {count}", f"name the parts {pattern} and so on, as they were made")
-    paths = [path.with_name(f"{match[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+        raise ModelError(path, "split.count", problem, f"name the parts {pattern} and so on, as they were made")
+    paths = [path.with_name(name) for name in names]
     for part in paths:
         if not part.exists():
             raise ModelError(part, "file", f"is missing: the model has {count} parts", "put them all in one folder")

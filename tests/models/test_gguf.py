@@ -34,7 +34,7 @@ from gguf_bytes import (
 
 from pyllm.models.config import Config
 from pyllm.models.errors import ModelError
-from pyllm.models.gguf import GGUF, TENSOR_TYPES
+from pyllm.models.gguf import GGUF, TENSOR_TYPES, part_names
 
 
 @pytest.fixture
@@ -212,6 +212,33 @@ def test_parts_in_the_wrong_order(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not that of part 2 of 3") as error:
         GGUF.open(parts[0])
     one_line(error, parts[1])
+
+
+def test_parts_of_different_models(tmp_path: Path) -> None:
+    parts = split(tmp_path)
+    other = tiny.write(tmp_path / "other.gguf", n_layer=2, types="q8_0", split_max_tensors=9)
+    assert other.name == "other-00001-of-00003.gguf"
+    parts[1].write_bytes(other.with_name("other-00002-of-00003.gguf").read_bytes())
+    with pytest.raises(
+        ModelError, match=r"split\.tensors\.count: differs from that of m-00001.*different models"
+    ) as error:
+        GGUF.open(parts[2])
+    one_line(error, parts[1])
+
+
+def test_counts_that_disagree(tmp_path: Path) -> None:
+    parts = [part.rename(part.with_name(part.name.replace("of-00003", "of-00004"))) for part in split(tmp_path)]
+    with pytest.raises(
+        ModelError, match="is 3, but the file's name says 4; name the parts NAME-00001-of-00003"
+    ) as error:
+        GGUF.open(parts[0])
+    one_line(error, parts[0])
+
+
+def test_names_of_parts() -> None:
+    assert part_names("a-00002-of-00003.gguf") == [f"a-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    for whole in ("a.gguf", "a-00004-of-00003.gguf", "a-00000-of-00000.gguf", "a-1-of-3.gguf"):
+        assert part_names(whole) == [whole]
 
 
 @pytest.mark.parametrize(
