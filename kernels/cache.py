@@ -236,7 +236,7 @@ def _load_v(fmt, numbers):
     if f is None:
         return None
 
-    zero = f.zero
+    zero = f.layout.zero if f.layout else 0
 
     def eight(fmt, numbers):
         return load_i8_f32(numbers), load_i8_f32(numbers + 16)

@@ -1,6 +1,6 @@
 """The int8 dot product, the one verb whose instruction is chosen by what the CPU offers.
 
-`dot_i8(acc, w, x)` adds to lane i of acc the four products w[4 i + c] * x[4 i + c]: four columns of 16 rows at once.
+Its unit adds to lane i of a sum the four products w[4 i + c] * x[c]: four columns of 16 rows at once.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
 from . import cpu
-from .simd import I8, I16, I32, Vec, call, constant, i8x64, i32x16, rowwise
+from .memory import read
+from .simd import I8, I16, I32, I64, call, constant, i8x64, i32x16, pack, splatted
 
 STORED_BIAS: int = 128 if cpu.DOT == "avx512vnni" else 0
 """What is added to signed weights in a tile. `vpdpbusd` wants one unsigned side: the weights are kept as q + 128 and
@@ -23,13 +25,15 @@ def _dot_avx512vnni(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) ->
     return call(b, "llvm.x86.avx512.vpdpbusd.512", acc.type, acc, w32, x)
 
 
-def _halves(b: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
+def halves(b: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
+    if parts == 1:
+        return [v]
     n = v.type.count // parts
     index = [ir.Constant(ir.VectorType(I32, n), [p * n + i for i in range(n)]) for p in range(parts)]
     return [b.shuffle_vector(v, v, i) for i in index]
 
 
-def _joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+def joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
     while len(parts) > 1:
         n = 2 * parts[0].type.count
         index = ir.Constant(ir.VectorType(I32, n), list(range(n)))
@@ -41,19 +45,19 @@ def _dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Va
     """|w| * (x with w's sign): pmaddubsw adds two products in 16 bits, at most 2 * 128 * 127: none saturates."""
     bytes_, words, ints = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
     sums = []
-    for part_w, part_x in zip(_halves(b, w, 2), _halves(b, b.bitcast(x, i8x64.ir), 2), strict=True):
+    for part_w, part_x in zip(halves(b, w, 2), halves(b, b.bitcast(x, i8x64.ir), 2), strict=True):
         negative = b.icmp_signed("<", part_w, constant(bytes_, 0))
         size = b.select(negative, b.neg(part_w), part_w)
         signed = b.select(negative, b.neg(part_x), part_x)
         pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words, size, signed)
         sums.append(call(b, "llvm.x86.avx2.pmadd.wd", ints, pairs, constant(words, 1)))
-    return b.add(acc, _joined(b, sums))
+    return b.add(acc, joined(b, sums))
 
 
 def _dot_neon(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    parts = zip(_halves(b, acc, 4), _halves(b, w, 4), _halves(b, b.bitcast(x, i8x64.ir), 4), strict=True)
+    parts = zip(halves(b, acc, 4), halves(b, w, 4), halves(b, b.bitcast(x, i8x64.ir), 4), strict=True)
     name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    return _joined(b, [call(b, name, p[0].type, *p) for p in parts])
+    return joined(b, [call(b, name, p[0].type, *p) for p in parts])
 
 
 def _dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
@@ -69,12 +73,24 @@ DOTS = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon": _dot_neon, "po
 _emit_dot = DOTS[cpu.DOT]
 
 
-@intrinsic
-def dot_i8(typingctx: Any, acc: Any, w: Any, x: Any) -> Any:
-    """acc + w · x by fours: acc i32x16, w i8x64 (16 lanes of 4 bytes), x i32x16 (16 lanes of 4 signed bytes).
+@intrinsic(prefer_literal=True)
+def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: Any, stride: Any) -> Any:
+    """acc + w · x: acc a group i32x16 of rows; words: a group i8x64, vector j with columns 4 j .. 4 j + 3 of 16 rows;
+    `count` vectors from `first` on (constants) are used; x: address of the signed bytes of all columns, rows `stride`
+    bytes apart.
 
     The bytes of w are read as unsigned on AVX512-VNNI and as signed elsewhere; bytes below 128 mean the same on both,
     and full-range weights are stored with STORED_BIAS added.
     """
-    out = Vec("i32", 16, max(acc.rows, x.rows))
-    return out(acc, w, x), rowwise(_emit_dot, out)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        step = context.cast(builder, args[5], sig.args[5], types.int64)
+        sums = [builder.extract_value(args[0], row) for row in range(acc.rows)]
+        for j in range(first.literal_value, first.literal_value + count.literal_value):
+            word, where = builder.extract_value(args[1], j), builder.add(args[4], I64(4 * j))
+            for row in range(acc.rows):
+                sums[row] = _emit_dot(builder, sums[row], word, splatted(builder, read(builder, where, I32), 16))
+                where = builder.add(where, step)
+        return pack(builder, sums, acc)
+
+    return acc(acc, words, first, count, types.int64, stride), codegen

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+
 from .cache import load_v
 from .formats import FORMATS
 from .jit import Kernel, kernel, record
-from .memory import peek_f16, peek_i64, store_f32
-from .simd import splat
+from .memory import peek_e8m0, peek_f16, peek_i64, poke_f32, store_f32
+from .tiles import bits_at
 
 EMBED = record(raw="ptr", row_bytes="int", tokens="ptr", x="ptr", n="int")
 
@@ -16,25 +18,56 @@ EMBED = record(raw="ptr", row_bytes="int", tokens="ptr", x="ptr", n="int")
 @cache
 def embed(fmt: str) -> Kernel:
     """The kernel for a format. Items are rows: x[i] = row tokens[i] (int64) of the table, n float32."""
-    f = FORMATS[fmt]
-    size, is_block, has_min = (f.nbytes if f.bits else 32 * f.nbytes), f.bits > 0, f.has_min
-    start = f.nbytes - f.bits * 4 if f.bits else 0
+    return _floats(fmt) if FORMATS[fmt].layout is None else _blocks(fmt)
+
+
+def _floats(fmt: str) -> Kernel:
+    size = 32 * FORMATS[fmt].nbytes
+
+    @kernel(EMBED, f"embed_{fmt}")
+    def embed(a, begin, end, thread):
+        for item in range(begin, end):
+            source = a.raw + peek_i64(a.tokens + 8 * item) * a.row_bytes
+            x = a.x + item * a.n * 4
+            for i in range(0, 4 * a.n, 128):
+                low, high = load_v(fmt, source)
+                store_f32(x + i, low)
+                store_f32(x + i + 64, high)
+                source += size
+
+    return embed
+
+
+def _blocks(fmt: str) -> Kernel:
+    """A value at a time, by the layout as data: a row is short, and one code serves all formats."""
+    layout = FORMATS[fmt].layout
+    assert layout is not None
+    size, nbytes, groups, group, has_min = layout.size, layout.nbytes, layout.groups, layout.group, layout.has_min
+    read_d, d_at, m_at = (peek_e8m0 if layout.exponent else peek_f16), layout.d, layout.m
+    integers, meaning = layout.integers.table, layout.meaning
+    scaled = layout.scales is not None
+    scales = layout.scales.table if layout.scales else integers
+    scale_meaning = layout.scale_meaning if scaled else meaning
 
     @kernel(EMBED, f"embed_{fmt}")
     def embed(a, begin, end, thread):
         for item in range(begin, end):
             block = a.raw + peek_i64(a.tokens + 8 * item) * a.row_bytes
             x = a.x + item * a.n * 4
-            for i in range(0, 4 * a.n, 128):
-                low, high = load_v(fmt, block + start)
-                if is_block:
-                    d = peek_f16(block)
-                    low, high = low * d, high * d
-                if has_min:
-                    m = splat(peek_f16(block + 2))
-                    low, high = low + m, high + m
-                store_f32(x + i, low)
-                store_f32(x + i + 64, high)
-                block += size
+            for _ in range(a.n // size):
+                for g in range(groups):
+                    scale, minimum = read_d(block + d_at), np.float32(0)
+                    if scaled:
+                        scale = scale * scale_meaning[bits_at(block, scales.ctypes.data + 64 * g)]
+                    if has_min and scaled:
+                        t = bits_at(block, scales.ctypes.data + 64 * (groups + g))
+                        minimum = peek_f16(block + m_at) * np.float32(t)
+                    elif has_min:
+                        minimum = -peek_f16(block + m_at)
+                    for i in range(g * group, (g + 1) * group):
+                        number = scale * meaning[bits_at(block, integers.ctypes.data + 64 * i)]
+                        poke_f32(x, number - minimum)
+                        x += 4
+                block += nbytes
 
     return embed

@@ -14,30 +14,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-F32Array = npt.NDArray[np.float32]
-U8Array = npt.NDArray[np.uint8]
+from . import super_blocks
+from .blocks import Bits, F32Array, Layout, Part, U8Array, plane
+from .quantize import Quantizer, around_zero, from_minimum, to_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Format:
-    """How numbers are stored: blocks of `size` values in `dtype.itemsize` bytes."""
+    """How numbers are stored: blocks of `size` values in `nbytes` bytes."""
 
     name: str  # ggml's spelling, "q4_0"
     ggml_id: int  # the tensor type's number in a GGUF file
     size: int  # values in a block
-    dtype: np.dtype[np.void]  # one block
-    encode: Callable[[F32Array], U8Array]  # (..., n) float32 -> (..., n / size * itemsize) bytes, ggml's to the bit
+    nbytes: int  # of a block
+    encode: Callable[[F32Array], U8Array]  # (..., n) float32 -> (..., n / size * nbytes) bytes
     decode: Callable[[U8Array], F32Array]  # and back
     max_error: float  # RMS error of a round trip over standard normal values, with some margin
-    bits: int = 0  # of an integer; 0: the values are floating-point numbers
-    zero: int = 0  # the stored integer that means 0
-    has_min: bool = False  # value = d * q + m, else d * (q - zero)
+    layout: Layout | None = None  # of a block of integers; None: the values are floating-point numbers
     for_cache: bool = False  # K and V may be kept in it
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of a block."""
-        return self.dtype.itemsize
+    def bits(self) -> int:
+        """Of an integer; 0: the values are floating-point numbers."""
+        return self.layout.integers.width if self.layout else 0
 
     @property
     def bits_per_value(self) -> float:
@@ -58,98 +57,6 @@ def _quiet(convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Callable[
             return convert(x)
 
     return quietly
-
-
-def _blocks(x: F32Array) -> F32Array:
-    return np.ascontiguousarray(x, dtype=np.float32).reshape(*x.shape[:-1], -1, 32)
-
-
-def _bytes(blocks: npt.NDArray[np.void]) -> U8Array:
-    return np.ascontiguousarray(blocks).view(np.uint8).reshape(*blocks.shape[:-1], -1)
-
-
-def _inverse(d: F32Array) -> F32Array:
-    """1 / d, and 0 where that is not finite: for d = 0, and where d is so small that it is 0 in float16 anyway."""
-    inverse = np.float32(1) / d
-    return np.where(np.isfinite(inverse), inverse, np.float32(0))
-
-
-def _integers(x: F32Array, low: int, high: int) -> F32Array:
-    """Whole numbers within bounds, 0 for what is no number: a cast of others depends on the processor."""
-    return np.clip(np.nan_to_num(x), low, high)
-
-
-def _half_away(x: F32Array) -> F32Array:
-    """C's roundf: halves away from zero, where NumPy's rint takes the even one."""
-    whole = np.trunc(x)
-    return whole + np.copysign(np.abs(x - whole) >= np.float32(0.5), x)
-
-
-_Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
-_Q4_0 = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
-_Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
-
-
-@_quiet
-def _encode_q8_0(x: F32Array) -> U8Array:
-    v = _blocks(x)
-    d = np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)
-    out = np.empty(v.shape[:-1], _Q8_0)
-    out["d"] = d[..., 0]
-    out["qs"] = _integers(_half_away(v * _inverse(d)), -127, 127)
-    return _bytes(out)
-
-
-@_quiet
-def _decode_q8_0(raw: U8Array) -> F32Array:
-    b = raw.view(_Q8_0)
-    d: F32Array = b["d"].astype(np.float32)[..., None]
-    return (d * b["qs"].astype(np.float32)).reshape(*raw.shape[:-1], -1)
-
-
-def _nibbles(q: U8Array) -> U8Array:
-    """(..., 32) integers below 16 -> (..., 16) bytes: value i in the low half of byte i, value i + 16 in the high."""
-    return q[..., :16] | (q[..., 16:] << np.uint8(4))
-
-
-def _unnibble(qs: U8Array) -> U8Array:
-    return np.concatenate([qs & np.uint8(15), qs >> np.uint8(4)], axis=-1)
-
-
-@_quiet
-def _encode_q4_0(x: F32Array) -> U8Array:
-    v = _blocks(x)
-    at = np.abs(v).argmax(axis=-1, keepdims=True)
-    d = np.take_along_axis(v, at, axis=-1) / np.float32(-8)
-    out = np.empty(v.shape[:-1], _Q4_0)
-    out["d"] = d[..., 0]
-    out["qs"] = _nibbles(_integers(np.trunc(v * _inverse(d) + np.float32(8.5)), 0, 15).astype(np.uint8))
-    return _bytes(out)
-
-
-@_quiet
-def _decode_q4_0(raw: U8Array) -> F32Array:
-    b = raw.view(_Q4_0)
-    q = _unnibble(b["qs"]).astype(np.float32) - np.float32(8)
-    return (b["d"].astype(np.float32)[..., None] * q).reshape(*raw.shape[:-1], -1)
-
-
-@_quiet
-def _encode_q4_1(x: F32Array) -> U8Array:
-    v = _blocks(x)
-    low, high = v.min(axis=-1, keepdims=True), v.max(axis=-1, keepdims=True)
-    d = (high - low) / np.float32(15)
-    out = np.empty(v.shape[:-1], _Q4_1)
-    out["d"], out["m"] = d[..., 0], low[..., 0]
-    out["qs"] = _nibbles(_integers(np.trunc((v - low) * _inverse(d) + np.float32(0.5)), 0, 15).astype(np.uint8))
-    return _bytes(out)
-
-
-@_quiet
-def _decode_q4_1(raw: U8Array) -> F32Array:
-    b = raw.view(_Q4_1)
-    d, m = b["d"].astype(np.float32)[..., None], b["m"].astype(np.float32)[..., None]
-    return (d * _unnibble(b["qs"]).astype(np.float32) + m).reshape(*raw.shape[:-1], -1)
 
 
 def _encode_f32(x: F32Array) -> U8Array:
@@ -181,20 +88,68 @@ def _decode_bf16(raw: U8Array) -> F32Array:
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _float(name: str, ggml_id: int, encode: Callable[[F32Array], U8Array], decode: Callable[[U8Array], F32Array],
-           dtype: str, max_error: float) -> Format:  # fmt: skip
-    return Format(name, ggml_id, 1, np.dtype([("x", dtype)]), encode, decode, max_error, for_cache=True)
+_CHUNK = 1 << 16
+"""Values that are encoded at once: what is computed between stays in the core's cache."""
 
+
+def _blocks(name: str, ggml_id: int, layout: Layout, quantize: Quantizer, max_error: float, *,
+            for_cache: bool = False) -> Format:  # fmt: skip
+    """A row of the table for blocks of integers."""
+
+    @_quiet
+    def encode(x: F32Array) -> U8Array:
+        values = np.ascontiguousarray(x, dtype=np.float32).reshape(-1, layout.size)
+        step = _CHUNK // layout.size
+        chunks = [layout.join(quantize(values[i : i + step])) for i in range(0, max(1, len(values)), step)]
+        return np.concatenate(chunks).reshape(*x.shape[:-1], -1)
+
+    return Format(
+        name, ggml_id, layout.size, layout.nbytes, encode, _quiet(layout.decode), max_error, layout, for_cache
+    )
+
+
+def _floats(name: str, ggml_id: int, nbytes: int, encode: Callable[[F32Array], U8Array],
+            decode: Callable[[U8Array], F32Array], max_error: float) -> Format:  # fmt: skip
+    """A row of the table for floating-point numbers, which are blocks of one."""
+    return Format(name, ggml_id, 1, nbytes, encode, decode, max_error, for_cache=True)
+
+
+def _nibbles(at: int) -> Part:
+    return plane(4, at, 16, 32)
+
+
+def _scales_k4() -> Bits:
+    """Eight s and eight t of 6 bits in 12 bytes: the first four of each whole, with the high bits of the others."""
+    i, last = np.arange(4), np.full(4, 4)
+    low = np.concatenate([i, i + 8, i + 4, i + 8]), np.concatenate([0 * i, 0 * i, 0 * i, last])
+    high = np.concatenate([i, i, i + 4, i + 4]), np.concatenate([last, last + 2, last, last + 2])
+    return Bits((Part(4, low[0] + 4, low[1]), Part(2, high[0] + 4, high[1])))
+
+
+_Q4_0 = Layout(32, 18, Bits((_nibbles(2),)), zero=8)
+_Q4_1 = Layout(32, 20, Bits((_nibbles(4),)), m=2)
+_Q5_0 = Layout(32, 22, Bits((_nibbles(6), plane(1, 2, 1, 32))), zero=16)
+_Q5_1 = Layout(32, 24, Bits((_nibbles(8), plane(1, 4, 1, 32))), m=2)
+_Q8_0 = Layout(32, 34, Bits((plane(8, 2, 1, 32),)))
+_Q4_K = Layout(256, 144, Bits((plane(4, 16, 32, 256),)), m=2, scales=_scales_k4())
+_Q5_K = Layout(256, 176, Bits((plane(4, 48, 32, 256), plane(1, 16, 32, 256))), m=2, scales=_scales_k4())
+_Q6_K = Layout(256, 210, Bits((plane(4, 0, 64, 256), plane(2, 128, 32, 256))), d=208, zero=32,
+               scales=Bits((plane(8, 192, 1, 16),)))  # fmt: skip
 
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        _float("f32", 0, _encode_f32, _decode_f32, "<f4", 0.0),
-        _float("f16", 1, _encode_f16, _decode_f16, "<f2", 3e-4),
-        _float("bf16", 30, _encode_bf16, _decode_bf16, "<u2", 3e-3),
-        Format("q8_0", 8, 32, _Q8_0, _encode_q8_0, _decode_q8_0, 0.008, bits=8, for_cache=True),
-        Format("q4_0", 2, 32, _Q4_0, _encode_q4_0, _decode_q4_0, 0.12, bits=4, zero=8, for_cache=True),
-        Format("q4_1", 3, 32, _Q4_1, _encode_q4_1, _decode_q4_1, 0.10, bits=4, has_min=True),
+        _floats("f32", 0, 4, _encode_f32, _decode_f32, 0.0),
+        _floats("f16", 1, 2, _encode_f16, _decode_f16, 3e-4),
+        _floats("bf16", 30, 2, _encode_bf16, _decode_bf16, 3e-3),
+        _blocks("q8_0", 8, _Q8_0, to_bytes, 0.008, for_cache=True),
+        _blocks("q5_1", 7, _Q5_1, from_minimum(5), 0.05),
+        _blocks("q5_0", 6, _Q5_0, around_zero(5), 0.06),
+        _blocks("q4_1", 3, _Q4_1, from_minimum(4), 0.10),
+        _blocks("q4_0", 2, _Q4_0, around_zero(4), 0.12, for_cache=True),
+        _blocks("q6_k", 14, _Q6_K, super_blocks.around_zero(6, 8, 16), 0.03),
+        _blocks("q5_k", 13, _Q5_K, super_blocks.with_minimum(5, 6, 8, range(-5, 11), 0.1), 0.05),
+        _blocks("q4_k", 12, _Q4_K, super_blocks.with_minimum(4, 6, 8, range(-10, 11), 0.1), 0.1),
     )
 }
 BY_GGML_ID: dict[int, Format] = {f.ggml_id: f for f in FORMATS.values()}

@@ -35,7 +35,8 @@ def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
     return builder.inttoptr(address, ty.as_pointer())
 
 
-def _read(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
+def read(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
+    """For verbs: what is at an address, aligned or not."""
     return builder.load(_at(builder, address, ty), align=1)
 
 
@@ -92,13 +93,23 @@ def _f32_to_bf16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return b.trunc(b.select(b.fcmp_unordered("uno", x, x), quiet, near), ir.VectorType(I16, x.type.count))
 
 
+def _power_to_f32(b: ir.IRBuilder, e: ir.Value) -> ir.Value:
+    """Bytes e to 2^(e - 128); the first two are denormal."""
+    ints = ir.VectorType(I32, e.type.count)
+    e = b.zext(e, ints)
+    denormal = b.shl(constant(ints, 0x00200000), e)
+    normal = b.shl(b.sub(e, constant(ints, 1)), constant(ints, 23))
+    small = b.icmp_unsigned("<", e, constant(ints, 2))
+    return b.bitcast(b.select(small, denormal, normal), ir.VectorType(F32, e.type.count))
+
+
 def _loader(lanes: int, stored: ir.Type, convert: Callable[[ir.IRBuilder, ir.Value], ir.Value], out: Vec) -> Any:
     """A verb: `lanes` numbers kept as `stored` at an address, as a vector."""
 
     @intrinsic
     def verb(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return convert(builder, _read(builder, args[0], ir.VectorType(stored, lanes)))
+            return convert(builder, read(builder, args[0], ir.VectorType(stored, lanes)))
 
         return out(types.int64), codegen
 
@@ -111,6 +122,8 @@ load_bf16 = _loader(16, I16, _bf16_to_f32, f32x16)
 load_i8 = _loader(64, I8, lambda b, v: v, i8x64)
 load_i8_f32 = _loader(16, I8, lambda b, v: b.sitofp(v, f32x16.ir), f32x16)
 load_u8_i32 = _loader(16, I8, lambda b, v: b.zext(v, i32x16.ir), i32x16)
+load_u16_i32 = _loader(16, I16, lambda b, v: b.zext(v, i32x16.ir), i32x16)
+load_e8m0 = _loader(16, I8, _power_to_f32, f32x16)
 
 
 def _storer(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:
@@ -153,7 +166,7 @@ def _broadcast(element: str, address: Any, stride: Any, rows: Any) -> Any:
         step = context.cast(builder, args[1], sig.args[1], types.int64)
         where, vectors = args[0], []
         for _ in range(out.rows):
-            vectors.append(splatted(builder, _read(builder, where, ELEMENTS[element]), 16))
+            vectors.append(splatted(builder, read(builder, where, ELEMENTS[element]), 16))
             where = builder.add(where, step)
         return pack(builder, vectors, out)
 
@@ -169,7 +182,7 @@ def load_rows(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
         step = context.cast(builder, args[1], sig.args[1], types.int64)
         where, vectors = args[0], []
         for _ in range(out.rows):
-            vectors.append(_read(builder, where, out.ir))
+            vectors.append(read(builder, where, out.ir))
             where = builder.add(where, step)
         return pack(builder, vectors, out)
 
@@ -197,7 +210,7 @@ def _peek(stored: ir.Type, result: Any, convert: Callable[[ir.IRBuilder, ir.Valu
     @intrinsic
     def verb(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return convert(builder, _read(builder, args[0], stored))
+            return convert(builder, read(builder, args[0], stored))
 
         return result(types.int64), codegen
 
@@ -256,11 +269,14 @@ def prefetch(typingctx: Any, address: Any) -> Any:
 
 peek_f32 = _peek(F32, types.float32, lambda b, v: v)
 peek_f16 = _peek(I16, types.float32, _alone(_half_to_f32, I16))
+peek_e8m0 = _peek(I8, types.float32, _alone(_power_to_f32, I8))
 peek_i32 = _peek(I32, types.int32, lambda b, v: v)
 peek_i64 = _peek(I64, types.int64, lambda b, v: v)
+peek_u8 = _peek(I8, types.int64, lambda b, v: b.zext(v, I64))
 peek_u16 = _peek(I16, types.int64, lambda b, v: b.zext(v, I64))
 poke_f32 = _poke(F32, types.float32, lambda b, v: v)
 poke_f16 = _poke(I16, types.float32, _alone(_f32_to_half, F32))
 poke_i32 = _poke(I32, types.int64, lambda b, v: b.trunc(v, I32))
 poke_i64 = _poke(I64, types.int64, lambda b, v: v)
+poke_u8 = _poke(I8, types.int64, lambda b, v: b.trunc(v, I8))
 poke_u16 = _poke(I16, types.int64, lambda b, v: b.trunc(v, I16))

@@ -254,18 +254,15 @@ def sum_lanes_i32(typingctx: Any, a: Any) -> Any:
     return types.int64(a), codegen
 
 
-low_nibbles = unary(lambda b, w: b.and_(w, constant(w.type, 15)))
-
-
 low_nibbles_i32 = unary(lambda b, v: b.and_(v, constant(v.type, 15)))
 high_nibbles_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 4)))
+low_bytes_i32 = unary(lambda b, v: b.and_(v, constant(v.type, 255)))
+high_bytes_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 8)))
 
 
-@unary
-def high_nibbles(b: ir.IRBuilder, w: ir.Value) -> ir.Value:
-    """Shifted as 16-bit words, which x86 has, then masked."""
-    words = ir.VectorType(I16, w.type.count // 2)
-    return b.and_(b.bitcast(b.lshr(b.bitcast(w, words), constant(words, 4)), w.type), constant(w.type, 15))
+# The two halves of 32-bit integers, with their sign.
+low_half = unary(lambda b, v: b.ashr(b.shl(v, constant(v.type, 16)), constant(v.type, 16)))
+high_half = unary(lambda b, v: b.ashr(v, constant(v.type, 16)))
 
 
 @intrinsic(prefer_literal=True)

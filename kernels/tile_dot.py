@@ -13,10 +13,13 @@ from numba import types
 from numba.extending import overload
 
 from . import amx, cpu
-from .dot import STORED_BIAS, dot_i8
+from .blocks import Layout
+from .dot import STORED_BIAS, dot_words
 from .formats import FORMATS, Format
-from .memory import load_bf16, load_f16, load_f32, load_i8, prefetch, splat_floats, splat_words
-from .simd import fma, high_nibbles, low_nibbles, to_f32, zeros_f32, zeros_i32
+from .memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
+from .scales import integers_at, load_minimum, load_scale
+from .simd import fma, high_half, low_half, to_f32, zeros_f32
+from .words import load_words
 
 
 def many(fmt: str) -> int:
@@ -28,12 +31,13 @@ MANY = 16
 """The most that `many` gives: rows of activations are followed by room for so many more."""
 
 META = 16
-"""Bytes per block of activations: f32 d (the scale), f32 d * sum, i32 -8 * sum, i32 -128 * sum; sum of the int8."""
+"""Bytes per block of activations: f32 d (the scale), f32 d * -sum, i32 -sum, and -sum of each half as i16; sum of the
+int8."""
 AHEAD = 4096
 """Bytes ahead of which a single row fetches weights, across tiles and pages where the hardware starts anew each time:
 reads 20 % more per second than without (bench/LOG.md)."""
 
-META_D, META_DSUM, META_ZERO8, META_ZERO128 = 0, 4, 8, 12
+META_D, META_DSUM, META_SUM, META_HALVES = 0, 4, 8, 12
 
 
 def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
@@ -49,44 +53,68 @@ def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
 def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
         return None  # Numba asks again with literals
-    f = FORMATS[fmt.literal_value]
-    if f.bits == 8 and rows.literal_value == amx.ROWS and cpu.AMX:
+    f, n = FORMATS[fmt.literal_value], rows.literal_value
+    if f.layout is None:
+        return _floats(f, n)
+    if f.bits == 8 and n == amx.ROWS and cpu.AMX:
         return _matrix_unit
-    return (_integers if f.bits else _floats)(f, rows.literal_value)
+    return (_by_32 if f.layout.group == 32 else _by_16)(f.name, f.layout, n)
 
 
-def _integers(f: Format, n: int) -> Callable[..., Any]:
-    bits, has_min = f.bits, f.has_min
-    scale_row = 64 if has_min else 32
-    zero = {0: -1, 8: META_ZERO8, 128: META_ZERO128}[f.zero + (STORED_BIAS if bits == 8 else 0)]
+def _zero(layout: Layout) -> int:
+    """The byte of `load_words` that means 0."""
+    return STORED_BIAS if layout.integers.width == 8 or layout.values else layout.zero
+
+
+def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
+    """For formats with a scale for 32 columns. A sum starts where the zero point of the stored integers ends up."""
+    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
-        blocks = columns // 32
-        w = tile + (blocks * scale_row + 63) // 64 * 64
+        w = integers_at(name, tile, columns)
         total = zeros_f32(n)
-        for b in range(blocks):
-            # The sum starts where the stored integers' zero point ends up.
-            s = zeros_i32(n) if zero < 0 else splat_words(meta + zero, meta_stride, n)
-            if bits == 8:
-                for j in range(8):
-                    if n == 1:
-                        prefetch(w + 64 * j + AHEAD)
-                    s = dot_i8(s, load_i8(w + 64 * j), splat_words(x + 4 * j, x_stride, n))
-            else:
-                for j in range(4):
-                    if n == 1:
-                        prefetch(w + 64 * j + AHEAD)
-                    pair = load_i8(w + 64 * j)
-                    s = dot_i8(s, low_nibbles(pair), splat_words(x + 4 * j, x_stride, n))
-                    s = dot_i8(s, high_nibbles(pair), splat_words(x + 4 * j + 16, x_stride, n))
-            d = load_f16(tile + 32 * b)
-            total = fma(to_f32(s) * splat_floats(meta + META_D, meta_stride, n), d, total)
+        for b in range(columns // 32):
+            if n == 1:
+                for j in range(lines):
+                    prefetch(w + 64 * j + AHEAD)
+            s = dot_words(splat_words(meta + META_SUM, meta_stride, n) * zero, load_words(name, w), 0, 8, x, x_stride)
+            scaled = to_f32(s) * splat_floats(meta + META_D, meta_stride, n)
+            total = fma(scaled, load_scale(name, tile, columns, b), total)
             if has_min:
-                m = load_f16(tile + 32 * (blocks + b))
-                total = fma(splat_floats(meta + META_DSUM, meta_stride, n), m, total)
-            w += 64 * bits
+                minimum = load_minimum(name, tile, columns, b)
+                total = fma(splat_floats(meta + META_DSUM, meta_stride, n), minimum, total)
+            w += 64 * lines
             x += 32
-            meta += 16
+            meta += META
+        return total
+
+    return dot
+
+
+def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
+    """For formats with a scale for 16 columns: the same for each half of a block."""
+    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
+
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+        w = integers_at(name, tile, columns)
+        total = zeros_f32(n)
+        for b in range(columns // 32):
+            if n == 1:
+                for j in range(lines):
+                    prefetch(w + 64 * j + AHEAD)
+            words, d = load_words(name, w), splat_floats(meta + META_D, meta_stride, n)
+            sums = splat_words(meta + META_HALVES, meta_stride, n)
+            first, second = low_half(sums), high_half(sums)
+            s = dot_words(first * zero, words, 0, 4, x, x_stride)
+            total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b), total)
+            s = dot_words(second * zero, words, 4, 4, x, x_stride)
+            total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b + 1), total)
+            if has_min:
+                total = fma(to_f32(first) * d, load_minimum(name, tile, columns, 2 * b), total)
+                total = fma(to_f32(second) * d, load_minimum(name, tile, columns, 2 * b + 1), total)
+            w += 64 * lines
+            x += 32
+            meta += META
         return total
 
     return dot
@@ -98,11 +126,11 @@ def _matrix_unit(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     w = tile + (blocks * 32 + 63) // 64 * 64
     total = zeros_f32(16)
     for b in range(blocks):
-        s = amx.tile_product(w, x, x_stride) + splat_words(meta + META_ZERO128, meta_stride, 16)
+        s = amx.tile_product(w, x, x_stride) + splat_words(meta + META_SUM, meta_stride, 16) * 128
         total = fma(to_f32(s) * splat_floats(meta + META_D, meta_stride, 16), load_f16(tile + 32 * b), total)
         w += 512
         x += 32
-        meta += 16
+        meta += META
     return total
 
 

@@ -9,7 +9,8 @@ import rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels import linear, tile_dot, tiles
+from pyllm.kernels import embed, linear, tile_dot, tiles
+from pyllm.kernels.blocks import Numbers
 from pyllm.kernels.formats import FORMATS, Format
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
@@ -50,7 +51,7 @@ def sample(fmt: Format, rows: int, outputs: int, n: int, seed: int) -> tuple[np.
 @settings(deadline=None, max_examples=25)
 @given(rows=st.integers(1, 20), outputs=st.integers(1, 50), blocks=st.integers(1, 7), seed=st.integers(0, 99))
 def test_product(fmt: Format, many: bool, rows: int, outputs: int, blocks: int, seed: int) -> None:
-    raw, x = sample(fmt, rows, outputs, 32 * blocks, seed)
+    raw, x = sample(fmt, rows, outputs, max(32, fmt.size) * blocks, seed)
     w = fmt.decode(raw)
     seen = naive.dequantized(x) if fmt.bits else x
     atol = 1e-6 * (np.abs(seen) @ np.abs(w).T).max()  # rounding of float32 sums
@@ -60,7 +61,7 @@ def test_product(fmt: Format, many: bool, rows: int, outputs: int, blocks: int, 
 @FORMAT
 @MANY
 def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
-    raw, x = sample(fmt, linear.CHUNK + 9, 33, 64, 0)
+    raw, x = sample(fmt, linear.CHUNK + 9, 33, max(64, fmt.size), 0)
     to = np.random.default_rng(1).standard_normal((len(x), 33), dtype=np.float32)
     y = product(fmt, many, raw, x)
     np.testing.assert_allclose(product(fmt, many, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
@@ -70,14 +71,14 @@ def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
 
 @FORMAT
 def test_a_row_and_many_give_the_same_bits(fmt: Format) -> None:
-    raw, x = sample(fmt, 11, 48, 96, 2)
+    raw, x = sample(fmt, 11, 48, max(96, fmt.size), 2)
     np.testing.assert_array_equal(product(fmt, False, raw, x), product(fmt, True, raw, x))
 
 
 @FORMAT
 def test_what_int8_activations_cost(fmt: Format) -> None:
     rng = np.random.default_rng(3)
-    raw, x = sample(fmt, 8, 256, 576, 3)
+    raw, x = sample(fmt, 8, 256, 768, 3)
     x = rng.standard_normal(x.shape, dtype=np.float32)
     error = naive.nmse(product(fmt, True, raw, x), naive.linear(fmt.decode(raw), x))
     assert error < (1e-4 if fmt.bits else 1e-11)
@@ -85,12 +86,28 @@ def test_what_int8_activations_cost(fmt: Format) -> None:
 
 @pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if f.bits], ids=lambda f: f.name)
 def test_largest_integers(fmt: Format) -> None:
-    """Blocks of the extreme integers with activations of the extreme integers: nothing saturates."""
-    raw = np.zeros((16, 8 * fmt.nbytes), np.uint8)
-    blocks = raw.reshape(16, 8, fmt.nbytes)
-    blocks[..., :2] = np.array([1], np.float16).view(np.uint8)
-    blocks[..., -4 * fmt.bits :] = [[[0x00]], [[0x80]], [[0x7F]], [[0xFF]]] * 4
+    """Blocks of the extreme integers, scales and minima with activations of the extreme integers: nothing overflows."""
+    layout, blocks = fmt.layout, (16, 256 // fmt.size)
+    assert layout is not None
+    q = np.resize(np.array([0x00, 0x80, 0x7F, 0xFF], np.uint8) & (1 << fmt.bits) - 1, (*blocks, fmt.size))
+    d, m, scales = np.ones(blocks, np.float32), np.full(blocks, 3, np.float32), None
+    if layout.scales:
+        scales = np.resize(
+            np.array([0x80, 0x7F, 0xFF], np.uint8) & (1 << layout.scales.width) - 1, (*blocks, layout.scales.n)
+        )
+    raw = layout.join(Numbers(d, q, m if layout.has_min else None, scales))
     x = np.where(np.arange(256) % 2, 1, -1).astype(np.float32)[None] * [[127], [1], [-127]]
     x[1] = 127
-    w = fmt.decode(raw)
-    np.testing.assert_array_equal(product(fmt, True, raw, x.astype(np.float32)), naive.linear(w, x))
+    expected = naive.linear(fmt.decode(raw), x)
+    np.testing.assert_allclose(
+        product(fmt, True, raw, x.astype(np.float32)), expected, rtol=0 if fmt.size == 32 else 1e-6
+    )
+
+
+@FORMAT
+def test_rows_of_an_embedding(fmt: Format) -> None:
+    n = 3 * max(32, fmt.size)
+    raw = np.random.default_rng(0).integers(0, 128, (9, fmt.row_bytes(n)), dtype=np.uint8)
+    tokens, x = np.array([8, 0, 8, 3]), rig.zeros(4, n)
+    rig.run(embed.embed(fmt.name), 4, raw=raw, row_bytes=raw.shape[1], tokens=tokens, x=x, n=n)
+    np.testing.assert_array_equal(x, fmt.decode(raw)[tokens])

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pyllm.kernels import memory, simd
-from pyllm.kernels.dot import STORED_BIAS, dot_i8
+from pyllm.kernels.dot import STORED_BIAS, dot_words
 from pyllm.kernels.formats import FORMATS
 from pyllm.kernels.jit import jit
-from pyllm.kernels.memory import load_f32, load_i8, load_rows, splat_floats, splat_words, store_f32, store_rows
+from pyllm.kernels.memory import load_f32, load_rows, splat_floats, splat_words, store_f32, store_rows
 from pyllm.kernels.simd import (
     absolute,
     divide,
     exp,
     first_lanes,
     fma,
-    high_nibbles,
-    low_nibbles,
     max_lanes,
     maximum,
     minimum,
@@ -37,6 +35,7 @@ from pyllm.kernels.simd import (
     zeros_f32,
     zeros_i32,
 )
+from pyllm.kernels.words import load_words
 
 Array = npt.NDArray[Any]
 VECTOR = arrays(np.float32, 16, elements=st.floats(-1e6, 1e6, width=32))
@@ -294,32 +293,29 @@ def test_numbers_in_memory() -> None:
 
 @jit
 def dots(acc, w, x, stride, out):  # type: ignore[no-untyped-def]
-    """By a row, by three rows at once, and with nibbles."""
-    start = to_i32(load_f32(acc))
-    store_f32(out, to_f32(dot_i8(start, load_i8(w), splat_words(x, 4, 1))))
-    group = dot_i8(zeros_i32(3), load_i8(w), splat_words(x, stride, 3))
-    store_rows(out + 64, 64, to_f32(group))
-    store_f32(out + 256, to_f32(dot_i8(start, low_nibbles(load_i8(w)), splat_words(x, 4, 1))))
-    store_f32(out + 320, to_f32(dot_i8(start, high_nibbles(load_i8(w)), splat_words(x, 4, 1))))
+    """Of 32 columns by a row, of the middle eight by three rows at once."""
+    start = zeros_i32(1) + to_i32(load_f32(acc))
+    store_rows(out, 64, to_f32(dot_words(start, load_words("q8_0", w), 0, 8, x, stride)))
+    store_rows(out + 64, 64, to_f32(dot_words(zeros_i32(3), load_words("q8_0", w), 3, 2, x, stride)))
 
 
 def _dots(w: Array, x: Array) -> tuple[Array, Array]:
-    """Got and expected, for full-range weights w (16, 4) int8 and activations x (3, 4) int8."""
+    """Got and expected, for full-range weights w (16, 32) int8 and activations x (3, 32) int8."""
     stored = (w.astype(np.int64) + STORED_BIAS).astype(np.uint8)
-    acc, out = np.arange(16, dtype=np.float32), np.zeros((6, 16), np.float32)
-    dots(acc.ctypes.data, stored.ctypes.data, x.ctypes.data, x.strides[0], out.ctypes.data)
-    biased = w.astype(np.int64) + STORED_BIAS
-    nibbles = [(half.astype(np.int64) @ x[0]) + acc for half in (stored & 15, stored >> 4)]
-    return out, np.stack([biased @ x[0] + acc, *(biased @ x.T.astype(np.int64)).T, *nibbles])
+    lines = np.ascontiguousarray(stored.reshape(16, 8, 4).transpose(1, 0, 2))
+    acc, out = np.arange(16, dtype=np.float32), np.zeros((4, 16), np.float32)
+    dots(acc.ctypes.data, lines.ctypes.data, x.ctypes.data, x.strides[0], out.ctypes.data)
+    biased, x = w.astype(np.int64) + STORED_BIAS, x.astype(np.int64)
+    return out, np.stack([biased @ x[0] + acc, *(biased[:, 12:20] @ x[:, 12:20].T).T])
 
 
 @settings(deadline=None, max_examples=50)
-@given(w=arrays(np.int8, (16, 4)), x=arrays(np.int8, (3, 4), elements=st.integers(-127, 127)))
-def test_dot_i8(w: Array, x: Array) -> None:
+@given(w=arrays(np.int8, (16, 32)), x=arrays(np.int8, (3, 32), elements=st.integers(-127, 127)))
+def test_dot_words(w: Array, x: Array) -> None:
     np.testing.assert_array_equal(*_dots(w, x))
 
 
 @pytest.mark.parametrize("w", [-128, -127, 127])
 @pytest.mark.parametrize("x", [-127, 127])
-def test_dot_i8_does_not_saturate(w: int, x: int) -> None:
-    np.testing.assert_array_equal(*_dots(np.full((16, 4), w, np.int8), np.full((3, 4), x, np.int8)))
+def test_dot_words_does_not_saturate(w: int, x: int) -> None:
+    np.testing.assert_array_equal(*_dots(np.full((16, 32), w, np.int8), np.full((3, 32), x, np.int8)))

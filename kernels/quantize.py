@@ -1,0 +1,68 @@
+"""How numbers are chosen for a block of 32, ggml's choice to the bit. NumPy; the cache's fast form is in cache.py.
+
+A quantizer takes values (..., blocks, size) and gives the `Numbers` of the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .blocks import F32Array, Numbers, U8Array
+
+Quantizer = Callable[[F32Array], Numbers]
+
+
+def inverse(d: F32Array) -> F32Array:
+    """1 / d, and 0 where that is not finite: for d = 0, and where d is so small that it is 0 in float16 anyway."""
+    inverse = np.float32(1) / d
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def integers(x: F32Array, low: int, high: int) -> F32Array:
+    """Whole numbers within bounds, 0 for what is no number: a cast of others depends on the processor."""
+    return np.clip(np.nan_to_num(x), low, high)
+
+
+def _half_away(x: F32Array) -> F32Array:
+    """C's roundf: halves away from zero, where NumPy's rint takes the even one."""
+    whole = np.trunc(x)
+    return whole + np.copysign(np.abs(x - whole) >= np.float32(0.5), x)
+
+
+def extreme(v: F32Array) -> F32Array:
+    """The first of the values that are largest in size, with its sign: (..., 1)."""
+    return np.take_along_axis(v, np.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
+
+
+def to_bytes(v: F32Array) -> Numbers:
+    """8 bits, the largest in size becomes 127."""
+    d = np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)
+    q: U8Array = integers(_half_away(v * inverse(d)), -127, 127).astype(np.int8).view(np.uint8)
+    return Numbers(d[..., 0], q)
+
+
+def around_zero(bits: int) -> Quantizer:
+    """The largest in size becomes the lowest integer, whatever its sign."""
+    zero = 1 << (bits - 1)
+
+    def quantize(v: F32Array) -> Numbers:
+        d = extreme(v) / np.float32(-zero)
+        q = integers(np.trunc(v * inverse(d) + np.float32(zero + 0.5)), 0, 2 * zero - 1)
+        return Numbers(d[..., 0], q.astype(np.uint8))
+
+    return quantize
+
+
+def from_minimum(bits: int) -> Quantizer:
+    """Affine: the least value becomes 0, the largest the highest integer."""
+    high = (1 << bits) - 1
+
+    def quantize(v: F32Array) -> Numbers:
+        low = v.min(axis=-1, keepdims=True)
+        d = (v.max(axis=-1, keepdims=True) - low) / np.float32(high)
+        q = integers(np.trunc((v - low) * inverse(d) + np.float32(0.5)), 0, high)
+        return Numbers(d[..., 0], q.astype(np.uint8), low[..., 0])
+
+    return quantize
