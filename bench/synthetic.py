@@ -108,9 +108,10 @@ def _check_room(folder: Path, name: str, need: int) -> None:
 
 
 def layout(shape: Shape, fmt: Format) -> Iterator[tuple[str, tuple[int, ...], Format, int]]:
-    """Name, shape, format and bytes of each tensor: matrices in `fmt`, vectors in float32 as in every GGUF."""
+    """Name, shape, format and bytes of each tensor: matrices in `fmt` or, where their rows do not fit, what stands in
+    for it; vectors in float32 as in every GGUF."""
     for name, dims in shape.tensors().items():
-        own = fmt if len(dims) > 1 else FORMATS["f32"]
+        own = fmt.fitting(dims[-1]) if len(dims) > 1 else FORMATS["f32"]
         yield name, dims, own, own.row_bytes(dims[-1]) * math.prod(dims[:-1])
 
 
@@ -133,16 +134,17 @@ def write(path: Path, shape: Shape, weight_type: str, title: str, progress: Prog
     writer.write_ti_data_to_file()
     out = writer.fout[0]
     writer.write_padding(out, out.tell())
-    blocks: dict[float, npt.NDArray[np.uint8]] = {}
+    blocks: dict[tuple[float, str], npt.NDArray[np.uint8]] = {}
     for name, dims, own, stored in layout(shape, fmt):
         if len(dims) == 1:
             out.write(own.encode(np.ones(dims, np.float32)).tobytes())
         else:
             scale = 1.0 if name == "token_embd.weight" else dims[-1] ** -0.5
-            if scale not in blocks:
+            key = scale, own.name
+            if key not in blocks:
                 values = np.random.default_rng(len(blocks)).standard_normal(BLOCK, dtype=np.float32)
-                blocks[scale] = own.encode(values * np.float32(scale))
-            _repeat(out, blocks[scale], stored)
+                blocks[key] = own.encode(values * np.float32(scale))
+            _repeat(out, blocks[key], stored)
         writer.write_padding(out, stored)
         done += stored
         progress(f"writing {title}", done, total)

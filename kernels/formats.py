@@ -32,6 +32,7 @@ class Format:
     max_error: float  # RMS error of a round trip over standard normal values, with some margin
     layout: Layout | None = None  # of a block of integers; None: the values are floating-point numbers
     for_cache: bool = False  # K and V may be kept in it
+    instead: str = ""  # the format of rows that are no multiple of `size`, by llama.cpp's choice
 
     @property
     def bits(self) -> int:
@@ -46,6 +47,10 @@ class Format:
         """Bytes of a row of n values; n must be a multiple of `size`."""
         assert n % self.size == 0, (self.name, n)
         return n // self.size * self.nbytes
+
+    def fitting(self, n: int) -> Format:
+        """This format, or what stands in for it where rows of n values do not fit."""
+        return self if n % self.size == 0 or not self.instead else FORMATS[self.instead]
 
 
 def _quiet(convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
@@ -93,7 +98,7 @@ _CHUNK = 1 << 16
 
 
 def _blocks(name: str, ggml_id: int, layout: Layout, quantize: Quantizer, max_error: float, *,
-            for_cache: bool = False) -> Format:  # fmt: skip
+            for_cache: bool = False, instead: str = "") -> Format:  # fmt: skip
     """A row of the table for blocks of integers."""
 
     @_quiet
@@ -103,9 +108,8 @@ def _blocks(name: str, ggml_id: int, layout: Layout, quantize: Quantizer, max_er
         chunks = [layout.join(quantize(values[i : i + step])) for i in range(0, max(1, len(values)), step)]
         return np.concatenate(chunks).reshape(*x.shape[:-1], -1)
 
-    return Format(
-        name, ggml_id, layout.size, layout.nbytes, encode, _quiet(layout.decode), max_error, layout, for_cache
-    )
+    decode = _quiet(layout.decode)
+    return Format(name, ggml_id, layout.size, layout.nbytes, encode, decode, max_error, layout, for_cache, instead)
 
 
 def _floats(name: str, ggml_id: int, nbytes: int, encode: Callable[[F32Array], U8Array],
@@ -147,9 +151,9 @@ FORMATS: dict[str, Format] = {
         _blocks("q5_0", 6, _Q5_0, around_zero(5), 0.06),
         _blocks("q4_1", 3, _Q4_1, from_minimum(4), 0.10),
         _blocks("q4_0", 2, _Q4_0, around_zero(4), 0.12, for_cache=True),
-        _blocks("q6_k", 14, _Q6_K, super_blocks.around_zero(6, 8, 16), 0.03),
-        _blocks("q5_k", 13, _Q5_K, super_blocks.with_minimum(5, 6, 8, range(-5, 11), 0.1), 0.05),
-        _blocks("q4_k", 12, _Q4_K, super_blocks.with_minimum(4, 6, 8, range(-10, 11), 0.1), 0.1),
+        _blocks("q6_k", 14, _Q6_K, super_blocks.around_zero(6, 8, 16), 0.03, instead="q8_0"),
+        _blocks("q5_k", 13, _Q5_K, super_blocks.with_minimum(5, 6, 8, range(-5, 11), 0.1), 0.05, instead="q5_1"),
+        _blocks("q4_k", 12, _Q4_K, super_blocks.with_minimum(4, 6, 8, range(-10, 11), 0.1), 0.1, instead="q5_0"),
     )
 }
 BY_GGML_ID: dict[int, Format] = {f.ggml_id: f for f in FORMATS.values()}

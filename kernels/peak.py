@@ -40,7 +40,7 @@ _TILE_MACS = 4 * 16 * 16 * 64
 
 @intrinsic(prefer_literal=True)
 def _dot(typingctx: Any, path: Any, acc: Any, w: Any, x: Any) -> Any:
-    """dot.dot_i8 by the instructions of `path`."""
+    """The int8 dot product of dot.py by the instructions of `path`."""
     out, emit = result_type((acc, x), None), DOTS[path.literal_value]
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

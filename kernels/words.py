@@ -1,4 +1,4 @@
-"""The integers of a block in a tile (see tiles.py) as vectors of bytes, which the dot product takes, for each format."""
+"""The integers of a block in a tile (see tiles.py) as vectors of bytes for the dot product, for each format."""
 
 from __future__ import annotations
 

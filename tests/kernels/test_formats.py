@@ -44,6 +44,7 @@ def test_a_row_is_ggmls(fmt: Format) -> None:
 
 
 @SIMPLE
+@settings(deadline=None)
 @given(x=BLOCKS | SMALL)
 @example(x=np.zeros((1, 32), np.float32))
 @example(x=np.full((1, 32), -0.0, np.float32))
@@ -62,6 +63,7 @@ def test_encode_is_ggmls(fmt: Format, x: np.ndarray) -> None:
 
 
 @FORMAT
+@settings(deadline=None)
 @given(data=st.data())
 def test_decode_is_ggmls_on_any_bytes(fmt: Format, data: st.DataObject) -> None:
     raw = data.draw(arrays(np.uint8, (2, 3 * fmt.nbytes)))
@@ -91,6 +93,7 @@ def test_round_trip_error(fmt: Format) -> None:
 
 
 @FORMAT
+@settings(deadline=None)
 @given(data=st.data())
 def test_split_and_join_any_bytes(fmt: Format, data: st.DataObject) -> None:
     raw = data.draw(arrays(np.uint8, (2, 3 * fmt.nbytes)))
@@ -103,7 +106,7 @@ def test_split_and_join_any_bytes(fmt: Format, data: st.DataObject) -> None:
 
 
 @SIMPLE
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(x=SMALL)
 def test_encoding_twice_changes_nothing_more(fmt: Format, x: np.ndarray) -> None:
     once = fmt.decode(fmt.encode(x))
