@@ -59,14 +59,22 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("architecture", facts["architecture"] or "none"),
     ]
     if facts["bits_per_weight"]:
-        rows.append(("parameters", f"{facts['parameters']:,}, {facts['bits_per_weight']:.2f} bits each"))
+        active = f" ({facts['active_parameters']:,} for a token)" if config and config["expert_count"] else ""
+        rows.append(("parameters", f"{facts['parameters']:,}{active}, {facts['bits_per_weight']:.2f} bits each"))
     if config:
         rows += [
-            ("layers", f"{config['n_layer']}, {config['n_embd']} wide, feed-forward {config['n_ff']}"),
+            ("layers", f"{config['n_layer']}, {config['n_embd']} wide, {_feed_forward(config)}"),
             *(("attention", each) for each in _attention(config["layers"])),
             ("context", f"{config['n_ctx_train']:,} tokens"),
         ]
     return [*rows, ("tokenizer", _tokenizer(facts["tokenizer"])), ("chat template", _template(facts))]
+
+
+def _feed_forward(config: dict[str, Any]) -> str:
+    if not config["expert_count"]:
+        return f"feed-forward {config['n_ff']}"
+    experts = f"{config['expert_used_count']} of {config['expert_count']} experts"
+    return f"{experts} with feed-forward {config['expert_feed_forward_length']}"
 
 
 def _attention(layers: list[dict[str, Any]]) -> list[str]:

@@ -48,9 +48,11 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> N
     ropes = {layer.rope for layer in c.layers if layer.rope}
     tables = 4 * sum(rope.dim for rope in ropes) + 4  # float32: cosine and sine of each position, a scale
     queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
-    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * c.n_ff + values + 16 * c.n_head
-    inputs = c.n_embd + queries + values + c.n_ff  # as float32, int8 and their scales
-    rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs)
+    n_ff = 0 if c.expert_count else c.n_ff
+    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + values + 16 * c.n_head
+    inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
+    pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
+    rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair)
     return Needs(
         weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
         kv_per_token=padded(c, k_type, v_type) + tables,

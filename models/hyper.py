@@ -15,6 +15,7 @@ from .gguf import CONVERT, GGUF
 # Beyond every model that exists, and small enough that no product of a few of them leaves an int64.
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
+MAX_EXPERTS = 1024
 MAX_HEAD_DIM = 4096
 MAX_WIDTH = 1 << 20
 MAX_VOCAB = 1 << 24
@@ -28,6 +29,7 @@ class Hyper:
         self.gguf, self.architecture = g, g.architecture
         self.n_layer = self.integer("block_count", 1, MAX_LAYERS)
         self.n_embd = self.integer("embedding_length", 1, MAX_WIDTH)
+        self.n_ff = self.same("feed_forward_length", 1, MAX_WIDTH)
 
     def key(self, name: str) -> str:
         return f"{self.architecture}.{name}"
@@ -123,7 +125,7 @@ class Hyper:
             name=self.gguf.text("general.name", default=self.gguf.path.stem),
             n_layer=self.n_layer,
             n_embd=self.n_embd,
-            n_ff=self.same("feed_forward_length", 1, MAX_WIDTH),
+            n_ff=self.n_ff,
             n_vocab=self._n_vocab(),
             n_ctx_train=self._n_ctx_train(),
             norm_eps=self.number("attention.layer_norm_rms_epsilon", 1e-30, 1.0),
@@ -131,10 +133,21 @@ class Hyper:
             **more,
         )
 
+    def experts(self, n_ff: int | None = None) -> dict[str, int]:
+        """A Config's fields for a mixture of experts; none where there is none. n_ff: of one, if the file is silent."""
+        count = self.integer("expert_count", 0, MAX_EXPERTS, default=0)
+        if count == 0:
+            return {}
+        return {
+            "expert_count": count,
+            "expert_used_count": self.integer("expert_used_count", 1, count),
+            "expert_feed_forward_length": self.same("expert_feed_forward_length", 1, MAX_WIDTH, n_ff),
+        }
+
     def dense(self) -> None:
         """Refuses a mixture of experts."""
-        if self.integer("expert_count", 0, MAX_VOCAB, default=0):
-            problem = "is not 0: a mixture of experts, which pyllm does not run"
+        if self.integer("expert_count", 0, MAX_EXPERTS, default=0):
+            problem = f"is not 0: a mixture of experts, which pyllm does not run in {self.architecture}"
             raise self.refuse("expert_count", problem, "take a dense model")
 
     def _n_ctx_train(self) -> int:

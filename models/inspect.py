@@ -36,6 +36,7 @@ def describe(g: GGUF) -> dict[str, Any]:
         "name": _text(g, "general.name"),
         "problem": problem,
         "parameters": parameters,
+        "active_parameters": _active(g, config) if config else None,
         "weights_bytes": weights,
         "bits_per_weight": 8 * weights / parameters if parameters else None,
         "config": asdict(config) | {"layers": [asdict(layer) for layer in config.layers]} if config else None,
@@ -47,6 +48,13 @@ def describe(g: GGUF) -> dict[str, Any]:
             {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.data.nbytes} for t in g.tensors.values()
         ],
     }
+
+
+def _active(g: GGUF, config: Config) -> int:
+    """Parameters that a token meets: of the experts, those that it goes to."""
+    experts = sum(math.prod(t.shape) for t in g.tensors.values() if "_exps." in t.name)
+    idle = experts * (config.expert_count - config.expert_used_count) // max(1, config.expert_count)
+    return sum(math.prod(t.shape) for t in g.tensors.values()) - idle
 
 
 def _check_types(g: GGUF) -> None:

@@ -1,4 +1,7 @@
-"""The architecture `llama`: Llama 2 and 3, Mistral, SmolLM and their kin. RMSNorm before, grouped heads, SwiGLU."""
+"""The architecture `llama`: Llama 2 and 3, Mistral, SmolLM and their kin. RMSNorm before, grouped heads, SwiGLU.
+
+With experts in the place of its feed-forward it is Mixtral.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .blocks import Attention, Decoder, FeedForward
 from .config import Config
+from .experts import Experts
 from .hyper import Hyper
 
 if TYPE_CHECKING:
@@ -13,12 +17,12 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(Attention, FeedForward):
+class Block(Attention, FeedForward, Experts):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
-        FeedForward.__init__(self, w, c, i)
+        (Experts if c.expert_count else FeedForward).__init__(self, w, c, i)
         self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
         self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
 
@@ -26,8 +30,7 @@ class Block(Attention, FeedForward):
 class Llama(Decoder):
     @staticmethod
     def config(h: Hyper) -> Config:
-        h.dense()
-        return h.config(h.layers([h.rope(neox=False)] * h.n_layer))
+        return h.config(h.layers([h.rope(neox=False)] * h.n_layer), **h.experts(n_ff=h.n_ff))
 
     def __init__(self, w: Weights, c: Config) -> None:
         super().__init__(w, c)
@@ -42,8 +45,11 @@ class Llama(Decoder):
             r.add_linear(x, h, blk.attn_output)
 
             h = r.norm(x, blk.ffn_norm)
-            gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
-            r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
+            if r.config.expert_count:
+                r.add_experts(x, h, blk, "silu")
+            else:
+                gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
+                r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
 
         h = r.norm(x, self.output_norm, outs=True)
         r.logits(h, self.output)

@@ -40,7 +40,8 @@ class Model:
         self.team = Team(threads)
         self._net = loaded.net
         self.kv = KVCache(self.config, -(-n_ctx // PAGE), types)
-        self._step = Step(n_batch, threads)
+        c = self.config
+        self._step = Step(n_batch, threads, experts=c.expert_count, experts_used=c.expert_used_count)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
         self.decode_plan = self._record(positions, many=False)

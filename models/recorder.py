@@ -14,7 +14,9 @@ import numpy.typing as npt
 from ..kernels import activations, attention, cache, embed, linear, rope, tile_dot, tiles
 from ..kernels.plan import Cost, Plan
 from .config import Config
+from .experts import Experts
 from .kv_cache import KVCache
+from .mixture import Mixture
 from .rope import Positions
 from .rows import Buffers, Rows
 from .step import Step
@@ -32,6 +34,7 @@ class Recorder:
     ) -> None:
         self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
         self.positions, self.plan = positions, Plan()
+        self._mixture: Mixture | None = None
 
     def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
         """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
@@ -190,6 +193,11 @@ class Recorder:
             y=to.x, q=to.q, meta=to.meta,
         )  # fmt: skip
         return to
+
+    def add_experts(self, to: Rows, x: Rows, e: Experts, activation: str) -> None:
+        """to += what its experts make of each row of x; activation: in them."""
+        self._mixture = self._mixture or Mixture(self)
+        self._mixture.add(to, x, e, activation)
 
     def gate_silu(self, gate: Rows, up: Rows) -> Rows:
         """silu(gate) * up."""

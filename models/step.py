@@ -34,8 +34,8 @@ class Span:
 class Step:
     """The numbers of a step: int64 each, in arrays whose addresses stay."""
 
-    def __init__(self, max_rows: int, threads: int) -> None:
-        self.max_rows, self.threads = max_rows, threads
+    def __init__(self, max_rows: int, threads: int, *, experts: int = 0, experts_used: int = 0) -> None:
+        self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
         self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
@@ -46,6 +46,8 @@ class Step:
         self.span_splits = self._numbers[6:7]  # spans x splits
         self.blocks = self._numbers[7:8]  # row blocks of the longest span in prefill
         self.span_blocks = self._numbers[8:9]  # spans x blocks
+        self.pairs = self._numbers[9:10]  # of a token and an expert that it goes to
+        self.expert_spans = self._numbers[10:11]  # experts that are chosen, at most
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
         self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
@@ -67,6 +69,8 @@ class Step:
             pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
             row += n
         self.rows[0], self.chunks[0] = row, -(-row // linear.CHUNK)
+        self.pairs[0] = row * self._experts_used
+        self.expert_spans[0] = min(self.pairs[0], self._experts)
         self.outs[0], self.out_chunks[0] = len(outs), -(-len(outs) // linear.CHUNK)
         self.out_rows[: len(outs)] = outs
         decode = row == 1  # several rows, also of as many sequences, are for attend_many: no splits

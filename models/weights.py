@@ -82,17 +82,19 @@ class Weights:
     def has(self, name: str) -> bool:
         return name in self._gguf.tensors
 
-    def vector(self, name: str, n: int) -> F32Array:
-        tensor = self._tensor(name, n)
-        return FORMATS[tensor.type].decode(tensor.data).astype(np.float32)
+    def vector(self, name: str, *shape: int) -> F32Array:
+        tensor = self._tensor(name, *shape)
+        return FORMATS[tensor.type].decode(tensor.data).astype(np.float32).reshape(shape)
 
     def embedding(self, name: str, rows: int, columns: int) -> Embedding:
         tensor = self._tensor(name, rows, columns)
         return Embedding(FORMATS[tensor.type], tensor.data.reshape(rows, -1))
 
-    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        """Space for a matrix, filled by `pack`."""
-        tensor = self._tensor(name, rows, columns)
+    def matrix(self, name: str, rows: int, columns: int, *, stack: int = 0) -> Matrix:
+        """Space for a matrix, or for so many of them, behind one another in one; filled by `pack`."""
+        tensor = self._tensor(name, *[stack] * bool(stack), rows, columns)
+        assert stack == 0 or rows % tiles.ROWS == 0, name
+        rows *= max(1, stack)
         fmt = FORMATS[tensor.type]
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,16 @@ def project(x: Array, chosen: Array, w: Array, bias: Array | float = 0.0) -> Arr
     return y + np.broadcast_to(bias, w.shape[:2])[chosen]
 
 
+def experts(w: Mapping[str, Array], x: Array, used: int) -> Array:
+    """The feed-forward of a mixture of experts, from a layer's tensors by name."""
+    chosen, shares = route(linear(w["ffn_gate_inp"], x), used)
+    rows, bias = len(x), {n: w.get(f"ffn_{n}_exps.bias", 0.0) for n in ("gate", "up", "down")}
+    gate, up = (project(x, chosen, w[f"ffn_{n}_exps"], bias[n]) for n in ("gate", "up"))
+    gated = (silu(gate) * up).reshape(rows * used, -1)
+    down = project(gated, chosen.reshape(-1, 1), w["ffn_down_exps"], bias["down"])
+    return (down.reshape(rows, used, -1) * shares[..., None]).sum(axis=1)
+
+
 def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x.astype(np.float64)))
 
@@ -121,5 +131,8 @@ def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | Non
             k, v = decoded(k, cache[i][0]), decoded(v, cache[i][1])
         x = x + linear(w["attn_output"], attention(q, k, v).reshape(len(x), -1))
         h = rms_norm(x, w["ffn_norm"], c.norm_eps)
-        x = x + linear(w["ffn_down"], silu(linear(w["ffn_gate"], h)) * linear(w["ffn_up"], h))
+        if c.expert_count:
+            x = x + experts(w, h, c.expert_used_count)
+        else:
+            x = x + linear(w["ffn_down"], silu(linear(w["ffn_gate"], h)) * linear(w["ffn_up"], h))
     return linear(f.get("output.weight", f["token_embd.weight"]), rms_norm(x, f["output_norm.weight"], c.norm_eps))

@@ -37,7 +37,7 @@ def vocabulary(n_vocab: int | None = None) -> tuple[list[str], list[int]]:
 
 
 def shapes(*, n_layer: int, n_embd: int, n_head: int, n_head_kv: int, n_ff: int, n_vocab: int, head_dim: int,
-           tied: bool) -> dict[str, tuple[int, ...]]:  # fmt: skip
+           tied: bool, n_expert: int = 0) -> dict[str, tuple[int, ...]]:  # fmt: skip
     """The tensors of a `llama` model: name -> shape, rows (outputs) first."""
     found: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, n_embd), "output_norm.weight": (n_embd,)}
     if not tied:
@@ -50,10 +50,20 @@ def shapes(*, n_layer: int, n_embd: int, n_head: int, n_head_kv: int, n_ff: int,
             f"blk.{i}.attn_v.weight": (n_head_kv * head_dim, n_embd),
             f"blk.{i}.attn_output.weight": (n_embd, n_head * head_dim),
             f"blk.{i}.ffn_norm.weight": (n_embd,),
-            f"blk.{i}.ffn_gate.weight": (n_ff, n_embd),
-            f"blk.{i}.ffn_up.weight": (n_ff, n_embd),
-            f"blk.{i}.ffn_down.weight": (n_embd, n_ff),
         }
+        if n_expert:
+            found |= {
+                f"blk.{i}.ffn_gate_inp.weight": (n_expert, n_embd),
+                f"blk.{i}.ffn_gate_exps.weight": (n_expert, n_ff, n_embd),
+                f"blk.{i}.ffn_up_exps.weight": (n_expert, n_ff, n_embd),
+                f"blk.{i}.ffn_down_exps.weight": (n_expert, n_embd, n_ff),
+            }
+        else:
+            found |= {
+                f"blk.{i}.ffn_gate.weight": (n_ff, n_embd),
+                f"blk.{i}.ffn_up.weight": (n_ff, n_embd),
+                f"blk.{i}.ffn_down.weight": (n_embd, n_ff),
+            }
     return found
 
 
@@ -66,7 +76,9 @@ def weights(layout: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.nd
         if len(shape) == 1:
             x = 1 + x / 10
         elif name != "token_embd.weight":
-            x /= np.float32(np.sqrt(shape[1]))
+            x /= np.float32(np.sqrt(shape[-1]))
+        if "ffn_gate_inp" in name:
+            x *= 8  # a choice of experts that rounding seldom changes
         out[name] = x.astype(np.float32)
     return out
 
@@ -83,6 +95,8 @@ def write(
     n_vocab: int | None = None,
     n_ctx: int = 512,
     head_dim: int | None = None,
+    n_expert: int = 0,
+    n_expert_used: int = 2,
     types: str | Mapping[str, str] = "f32",
     seed: int = 0,
     tied: bool = False,
@@ -117,6 +131,8 @@ def write(
         f"{arch}.rope.freq_base": 10000.0,
         f"{arch}.vocab_size": len(tokens),
     }
+    if n_expert:
+        metadata |= {f"{arch}.expert_count": n_expert, f"{arch}.expert_used_count": n_expert_used}
     if head_dim is not None:
         metadata |= {f"{arch}.attention.key_length": head, f"{arch}.attention.value_length": head}
     if tokenizer is not None:
@@ -135,7 +151,7 @@ def write(
     metadata |= {"general.architecture": arch} | dict(overrides or {})
 
     layout = shapes(n_layer=n_layer, n_embd=n_embd, n_head=n_head, n_head_kv=n_head_kv, n_ff=n_ff,
-                    n_vocab=len(tokens), head_dim=head, tied=tied)  # fmt: skip
+                    n_vocab=len(tokens), head_dim=head, tied=tied, n_expert=n_expert)  # fmt: skip
     values: dict[str, np.ndarray | None] = {**weights(layout, seed), **(tensors or {})}
 
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split_max_tensors)
@@ -157,7 +173,7 @@ def write(
 
 
 def _format_of(name: str, x: np.ndarray, types: str | Mapping[str, str]) -> str:
-    if x.ndim == 1:
+    if x.ndim == 1 or "ffn_gate_inp" in name:  # what llama.cpp never quantizes
         return "f32"
     if isinstance(types, str):
         return types

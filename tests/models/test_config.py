@@ -122,7 +122,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("llama.rope.scaling.type", 1, "must be a text"),
     ("llama.rope.scaling.factor", -1.0, "must be"),
     ("llama.rope.scaling.factor", float("nan"), "must be"),
-    ("llama.expert_count", 8, "mixture of experts"),
     ("llama.expert_count", "8", "must be"),
     ("tokenizer.ggml.tokens", ["a", "b"], "has 2 tokens, but token_embd.weight has 272 rows"),
     ("tokenizer.ggml.tokens", [1, 2], "must be a list of texts"),
