@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 DEFAULT = "smollm2"  # what pyllm takes where no model is named
@@ -47,5 +48,9 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def by_source(source: str) -> Entry | None:
-    """The entry that comes from there."""
-    return next((entry for entry in CATALOGUE.values() if entry.source == source), None)
+    """The entry that comes from there, whatever case and signs the name is written with."""
+    return next((entry for entry in CATALOGUE.values() if _plain(entry.source) == _plain(source)), None)
+
+
+def _plain(source: str) -> str:
+    return re.sub(r"[-_.]+", "-", source).lower()

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..models.errors import FitError, PyllmError, UsageError
-from . import flags, study_flags
+from . import flags, model_flags, study_flags
 
 INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
 PIPE_CLOSED = 128 + 13  # and SIGPIPE: the reader, perhaps `head`, has what it wanted
@@ -38,6 +38,7 @@ exit codes:
 
 environment:
   PYLLM_CACHE  folder of what is kept between runs, such as the default model
+  HF_TOKEN     login for the Hugging Face hub; HF_HOME and HF_ENDPOINT as for its own programs
 
 more on a command: pyllm COMMAND --help"""
 
@@ -61,6 +62,11 @@ COMMANDS: dict[str, Command] = {
         "..bench.perplexity",
     ),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
+    "verify": Command("check a model file for damage", model_flags.add_verify, ".verify", takes_path=True),
+    "pull": Command("fetch models", model_flags.add_pull, ".pull"),
+    "list": Command("say which models are here", model_flags.add_list, ".listing"),
+    "show": Command("inspect a model that is here, and say where it came from", model_flags.add_show, ".show"),
+    "rm": Command("delete models that were fetched", model_flags.add_rm, ".rm"),
 }
 
 

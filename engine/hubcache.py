@@ -77,19 +77,21 @@ def sha256(path: Path) -> str:
     return name if SHA256.fullmatch(name) else ""
 
 
-def remove(path: Path) -> None:
-    """Deletes a file from all versions, its blob if nothing else links to it, and the repository with its last file."""
-    named, blob = name_of(path), _blob(path)
-    assert named is not None, path
-    root = repo_folder(named[0])
-    versions = root / "snapshots"
-    for link in list(versions.rglob("*")):
-        if link.is_file() and _blob(link) == blob and name_of(link) == named:
-            link.unlink()
-    if not any(_blob(link) == blob for link in versions.rglob("*") if link.is_file()):
-        blob.unlink(missing_ok=True)
+def remove(repo: str, names: set[str]) -> int:
+    """Deletes files from all versions, and their blobs if nothing else links to them; returns the bytes it frees.
+
+    With its last file goes the repository.
+    """
+    root = repo_folder(repo)
+    links = [path for path in (root / "snapshots").rglob("*") if path.is_file() or path.is_symlink()]
+    gone = [link for link in links if "/".join(link.relative_to(root / "snapshots").parts[1:]) in names]
+    blobs = {_blob(link) for link in gone} - {_blob(link) for link in links if link not in gone}
+    freed = sum(blob.stat().st_size for blob in blobs if blob.exists() and not blob.is_symlink())
+    for path in {*gone, *blobs}:
+        path.unlink(missing_ok=True)
     if not any(path.is_file() for folder in ("snapshots", "blobs") for path in (root / folder).rglob("*")):
         shutil.rmtree(root)
+    return freed
 
 
 def _blob(path: Path) -> Path:

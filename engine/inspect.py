@@ -20,7 +20,11 @@ WIDTH = 120  # of what is printed where there is no terminal
 
 def run(args: Namespace) -> int:
     """Describes the file `args.model` on stdout; `args.json` and `args.tensors` say how. Raises ModelError."""
-    facts = describe(GGUF.open(args.model))
+    return present(describe(GGUF.open(args.model)), args)
+
+
+def present(facts: dict[str, Any], args: Namespace) -> int:
+    """Prints a description, with the origin of the file where `facts` has one."""
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -58,6 +62,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("name", facts["name"] or "none"),
         ("architecture", facts["architecture"] or "none"),
     ]
+    rows[1:1] = [(what, value or "not known") for what, value in facts.get("origin", {}).items()]
     if facts["bits_per_weight"]:
         active = f" ({facts['active_parameters']:,} for a token)" if config and config["expert_count"] else ""
         rows.append(("parameters", f"{facts['parameters']:,}{active}, {facts['bits_per_weight']:.2f} bits each"))

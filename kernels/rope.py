@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from .activations import inverse_rms, quantize_row
+from .activations import quantize_row
 from .cache import store_k, store_v
 from .jit import Kernel, inline, kernel, record
 from .memory import peek_f32, peek_i64, poke_f32
@@ -17,7 +17,7 @@ STORE = record(
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
     out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
     kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int",
-    q_norm="ptr", k_norm="ptr", norm_rows="int", eps="float", scratch="ptr", scratch_bytes="int",
+    scratch="ptr", scratch_bytes="int",
 )  # fmt: skip
 
 
@@ -34,30 +34,14 @@ def _rotate(x, n, rope_dim, turn, apart, step, scale, out):
         poke_f32(out + 4 * i, peek_f32(x + 4 * i) * scale)
 
 
-@inline
-def _normed(row, head, heads, n, weight, whole_row, eps, out):
-    """Where a head of n numbers is: in its row, or at `out`, normalized, where there are weights to normalize it."""
-    x = row + 4 * head * n
-    if weight == 0:
-        return x
-    if whole_row != 0:
-        scale = inverse_rms(row, heads * n, eps)
-        weight += 4 * head * n
-    else:
-        scale = inverse_rms(x, n, eps)
-    for i in range(0, 4 * n, 4):
-        poke_f32(out + i, peek_f32(x + i) * scale * peek_f32(weight + i))
-    return out
-
-
 @cache
 def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     """The kernel for a pair of cache types. Items: rows x KV heads.
 
-    q_norm, k_norm: weights of an RMSNorm at first, or 0; of each head, or (norm_rows: 1) of all heads of a row at once.
-    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. neox: pairs lie half of rope_dim apart, else side by
-    side. scales: of Q, float32 by position. places: page * 64 + slot of each row, int64. Q goes to `out` (float32) and
-    `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
+    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. scales: of Q, float32 by
+    position. places: page * 64 + slot of each row, int64. Q goes to
+    `out` (float32) and `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
+    neox: pairs lie half of rope_dim apart, else side by side.
     """
 
     @kernel(STORE, f"rope_store_{k_type}_{v_type}")
@@ -68,22 +52,20 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
         for item in range(begin, end):
             row, head = divmod(item, a.kv_heads)
             position = peek_i64(a.positions + 8 * row)
-            scale = peek_f32(a.scales + 4 * position)
             turn = a.turns + position * a.rope_dim * 4
             page, slot = divmod(peek_i64(a.places + 8 * row), 64)
 
-            k = _normed(a.k + row * a.k_stride, head, a.kv_heads, a.k_dim, a.k_norm, a.norm_rows, a.eps, x)
+            k = a.k + row * a.k_stride + head * a.k_dim * 4
             _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)
             for i in range(a.k_dim, a.k_columns):
                 poke_f32(x + 4 * i, np.float32(0))
             store_k(k_type, x, a.k_columns, a.k_pool + head * a.k_head + page * a.k_page, slot, block)
 
-            heads = a.kv_heads * a.group
-            for g in range(head * a.group, head * a.group + a.group):
-                vector = (head * a.max_rows + row) * a.group + g - head * a.group
+            for g in range(a.group):
+                q = a.q + row * a.q_stride + (head * a.group + g) * a.k_dim * 4
+                vector = (head * a.max_rows + row) * a.group + g
                 out = a.out + vector * a.k_columns * 4
-                q = _normed(a.q + row * a.q_stride, g, heads, a.k_dim, a.q_norm, a.norm_rows, a.eps, out)
-                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, scale, out)
+                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, peek_f32(a.scales + 4 * position), out)
                 quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))
 
             v = a.v + row * a.v_stride + head * a.v_dim * 4

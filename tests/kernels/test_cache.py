@@ -60,10 +60,9 @@ def test_bytes_of_a_page(fmt: Format) -> None:
         assert fmt.bits or size(fmt, 80) == cache.PAGE * fmt.row_bytes(96)
 
 
-@pytest.mark.parametrize("norm", ["", "head", "row"])
 @pytest.mark.parametrize("neox", [False, True])
 @pytest.mark.parametrize(("k_dim", "v_dim", "rope_dim"), [(64, 64, 64), (80, 96, 80), (96, 32, 64)])
-def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
+def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
     """Rotated K, V as it is, and Q rotated, scaled, in groups and as int8; dirty scratch; heads padded with zeros."""
     rng = np.random.default_rng(0)
     rows, kv_heads, group, max_rows = 5, 2, 3, 7
@@ -78,12 +77,9 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
     k_pool, v_pool = (rig.zeros(kv_heads, 2, size, dtype=np.uint8) for size in (k_page, v_page))
     out = rig.zeros(kv_heads, max_rows, group, n)
     out_q, out_meta = rig.zeros(*out.shape, dtype=np.int8), rig.zeros(*out.shape[:-1], n // 32, 4, dtype=np.int32)
-    weights = [np.linspace(0.5, 2, x[0].size if norm == "row" else k_dim, dtype=np.float32) for x in (q, k)]
-    q_norm, k_norm = weights if norm else (0, 0)
     rig.run(
         rope.rope_store("f32", "f32", neox), rows * kv_heads,
         q=q, k=k, v=v, q_stride=q.strides[0], k_stride=k.strides[0], v_stride=v.strides[0],
-        q_norm=q_norm, k_norm=k_norm, norm_rows=int(norm == "row"), eps=1e-5,
         turns=turns, rope_dim=rope_dim, positions=positions, places=places,
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
@@ -98,13 +94,7 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
         pages = [np.concatenate([unpack(page, f32, dim) for page in head]) for head in pool]  # type: ignore[operator]
         return np.stack(pages, axis=1)[places].view(np.float32)
 
-    def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        shape = (rows, -1) if norm == "row" else x.shape
-        return naive.rms_norm(x.reshape(shape), weight, 1e-5).reshape(x.shape) if norm else x
-
-    expected_q, expected_k = (
-        naive.rope(normed(x, weight), angle[positions], neox) for x, weight in zip((q, k), weights, strict=True)
-    )
+    expected_k, expected_q = (naive.rope(x, angle[positions], neox) for x in (k, q))
     np.testing.assert_allclose(in_place(k_pool, cache.canonical_k, k_dim), padded(expected_k, n), atol=1e-6)
     np.testing.assert_array_equal(in_place(v_pool, cache.canonical_v, v_dim), padded(v, m))
     expected_q *= scales[positions][:, None, None]
