@@ -28,10 +28,11 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Cache:
-    """What a KV cache is kept in: for K and for V a type, or a map of types by layer."""
+    """What a KV cache is kept in: for K and for V a type, or a map of types by layer; and which sides are rotated."""
 
     k: str
     v: str
+    rotate: str = "auto"
 
     def __str__(self) -> str:
         return f"{self.k}/{self.v}"
@@ -112,6 +113,7 @@ class Caches:
             types=layer_map.pairs(cache.k, cache.v, self.config.n_layer),
             threads=self._threads,
             max_outs=ROWS,
+            rotate=cache.rotate,
             progress=self._progress,
         )
         return LLM(model, self.tokenizer, None, self.n_ctx, self.gguf.path, self._loaded)

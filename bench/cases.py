@@ -25,6 +25,7 @@ class Setup:
     model: Path
     type_k: str
     type_v: str
+    cache_rotate: str
     n_threads: int
     n_rows: int  # tokens of a prompt that go through the layers together
 
@@ -41,11 +42,14 @@ class Case:
     n_ubatch: int
     type_k: str
     type_v: str
+    cache_rotate: str
     n_threads: int
 
     @property
     def setup(self) -> Setup:
-        return Setup(self.model, self.type_k, self.type_v, self.n_threads, min(self.n_batch, self.n_ubatch))
+        return Setup(
+            self.model, self.type_k, self.type_v, self.cache_rotate, self.n_threads, min(self.n_batch, self.n_ubatch)
+        )
 
     @property
     def n_tokens(self) -> int:
@@ -80,16 +84,17 @@ class Grid:
     n_ubatch: Sequence[int]
     type_k: Sequence[str]
     type_v: Sequence[str]
+    cache_rotate: Sequence[str]
     n_threads: Sequence[int]
 
     def cases(self) -> list[Case]:
         """The full grid, each case once; 0 tokens are no case."""
         tests = [(p, 0) for p in self.n_prompt] + [(0, g) for g in self.n_gen] + list(self.pairs)
         around = product(self.models, self.n_depth, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
-                         self.n_threads)  # fmt: skip
+                         self.cache_rotate, self.n_threads)  # fmt: skip
         grid = [
-            Case(model, prompt, gen, depth, batch, ubatch, k, v, threads)
-            for model, depth, batch, ubatch, k, v, threads in around
+            Case(model, prompt, gen, depth, batch, ubatch, k, v, rotate, threads)
+            for model, depth, batch, ubatch, k, v, rotate, threads in around
             for prompt, gen in tests
             if prompt + gen
         ]

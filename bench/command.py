@@ -14,6 +14,7 @@ from ..engine.progress import Bars, Progress
 from ..engine.units import size
 from ..kernels.formats import FORMATS
 from ..kernels.plan import usable_cores
+from ..models.rotation import MODES
 from . import cases, output, synthetic
 from .machine import BUSY
 from .peer import Peer
@@ -56,6 +57,7 @@ def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
         n_ubatch=whole("ubatch_size", "-ub", 512, 1),
         type_k=cases.cache_types("k", args.cache_type_k, args.cache_type_k_layers),
         type_v=cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
+        cache_rotate=cases.names("--cache-rotate", args.cache_rotate or ["auto"], tuple(MODES)),
         n_threads=whole("threads", "-t", usable_cores(), 1, THREADS),
         models=list(models(args, progress)),  # last: it may fetch or write a file
     )

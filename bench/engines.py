@@ -112,6 +112,7 @@ class Engines:
                 n_ctx=positions(setup, self._cases),
                 cache_type_k=setup.type_k,
                 cache_type_v=setup.type_v,
+                cache_rotate=setup.cache_rotate,
                 n_threads=setup.n_threads,
                 n_batch=setup.n_rows,
                 progress=watch,

@@ -111,6 +111,7 @@ COLUMNS = (
     Column("n_ubatch", _number("n_ubatch", "{}"), usual=("n_ubatch", 512)),
     Column("type_k", _number("type_k", "{}"), usual=("type_k", "f16")),
     Column("type_v", _number("type_v", "{}"), usual=("type_v", "f16")),
+    Column("rotate", _number("cache_rotate", "{}"), usual=("cache_rotate", "auto")),
     Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"])),
     Column("t/s", _number("median_ts", "{:.2f}")),
     Column("min – max", _spread("")),

@@ -64,6 +64,10 @@ class Peer:
             return "none"
         return "off" if NO_ROTATION.keys() & (os.environ | self.environment).keys() else "on"
 
+    def rotates(self, case: Case) -> str:
+        """As `rotation`, for a case: it does not where pyllm does not."""
+        return "off" if self.rotation == "on" and case.cache_rotate == "none" else self.rotation
+
     def sample(self, case: Case) -> int:
         """Nanoseconds of one repetition."""
         if not case.n_depth or self.depth == "-d":
@@ -88,9 +92,9 @@ class Peer:
             "-ctk", case.type_k, "-ctv", case.type_v, "-fa", self.flash, "-ngl", 0, "-o", "json", *self.extra,
         ]  # fmt: skip
         command = [str(self.path), *map(str, flags)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env=os.environ | self.environment
-        )
+        rotation = NO_ROTATION if self.rotates(case) == "off" else {}
+        environment = os.environ | self.environment | rotation
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
         try:
             rows: list[dict[str, Any]] = json.loads(done.stdout)
             return [int(row["samples_ns"][0]) for row in rows]

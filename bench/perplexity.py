@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..engine import host, sources
 from ..engine.interrupt import impatient
 from ..engine.progress import Bars
+from ..models import rotation
 from ..models.config import Config
 from ..models.gguf import GGUF
 from ..models.tokenizer import Tokenizer
@@ -52,7 +53,8 @@ def chosen(args: argparse.Namespace, config: Config) -> list[Cache]:
     for side in "kv":
         given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
         sides.append(cases.cache_types(side, given, layers))
-    found = [Cache(k, v) for k, v in dict.fromkeys(product(*sides))]
+    found = [Cache(k, v, args.cache_rotate) for k, v in dict.fromkeys(product(*sides))]
+    rotation.check(config, args.cache_rotate)
     for cache in found:
         cache.bytes_per_token(config)  # refuses what the heads cannot hold
     return found
@@ -121,6 +123,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
             for r, statistics in found
         ]  # fmt: skip
         about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
+                 "cache_rotate": args.cache_rotate,
                  "build": machine.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return

@@ -30,8 +30,8 @@ LLAMA_BENCH: dict[str, type] = {
 OURS: dict[str, type] = {
     "median_ns": int, "median_ts": float, "min_ts": float, "max_ts": float, "bytes_weights": int, "bytes_k": int,
     "bytes_v": int, "gbps": float, "gbps_ceiling": float, "mbu": float, "compile_s": float, "rss_peak": int,
-    "cpu_features": str, "numba_version": str, "peer": str, "peer_rotation": str, "peer_median_ts": float,
-    "peer_min_ts": float, "peer_max_ts": float, "ratio": float,
+    "cache_rotate": str, "cpu_features": str, "numba_version": str, "peer": str, "peer_rotation": str,
+    "peer_median_ts": float, "peer_min_ts": float, "peer_max_ts": float, "ratio": float,
 }  # fmt: skip
 
 FIELDS: dict[str, type] = {**LLAMA_BENCH, **OURS}
@@ -85,7 +85,7 @@ def case(case: Case, ours: Samples, traffic: Traffic, ceiling: float) -> Record:
     """What was measured. ceiling: bytes per second that the same threads read."""
     tokens, (avg_ns, stddev_ns), (avg_ts, stddev_ts) = case.n_tokens, average(ours.ns), average(ours.ts)
     gbps = traffic.total / ours.median_ns
-    shared = ("n_prompt", "n_gen", "n_depth", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v")
+    shared = ("n_prompt", "n_gen", "n_depth", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "cache_rotate")
     return {
         **{name: getattr(case, name) for name in shared},
         "avg_ns": round(avg_ns),

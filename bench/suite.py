@@ -95,7 +95,7 @@ class Suite:
             parts = [system, record.model(self._models[case.model][0]), common, measured]
             if self.peer:
                 theirs = self._results.get((case, self.peer.name))
-                parts.append(record.peer(self.peer.name, self.peer.rotation, ours, theirs))
+                parts.append(record.peer(self.peer.name, self.peer.rotates(case), ours, theirs))
             found.append(record.complete(*parts))
         return found
 

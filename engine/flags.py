@@ -63,6 +63,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     _value(engine, "-ctv --cache-type-v", "TYPE", cache_type, None, f"format of the V {types}")
     add_layers(engine, "k")
     add_layers(engine, "v")
+    add_rotate(engine)
 
     sampling = parser.add_argument_group("sampling")
     _value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")
@@ -112,13 +113,16 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     _list(tests, "-ctv --cache-type-v", "TYPE", f"formats of the V {types}")
     add_layers(tests, "k")
     add_layers(tests, "v")
+    _list(tests, "--cache-rotate", "MODE", "which quantized sides are rotated: auto, k, v, both, none (default: auto)")
     _list(tests, "-t --threads", "N", "threads (default: one for each core)")
     _list(tests, "--synthetic", "SIZE", "models of random weights in the shape of known ones: 0.5B, 1.1B, 1.5B, 3B, 8B")
     _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(FORMATS)}")
 
     peer = parser.add_argument_group("comparison")
     peer.add_argument("--against", metavar="PATH", help="a llama-bench of llama.cpp or ik_llama.cpp: run it in turns")
-    no_rotation = "llama.cpp does not rotate K and V in quantized caches (LLAMA_ATTN_ROT_DISABLE=1), as pyllm does not"
+    no_rotation = (
+        "llama.cpp never rotates K and V of quantized caches (LLAMA_ATTN_ROT_DISABLE=1), else where pyllm does"
+    )
     peer.add_argument("--no-peer-rotation", dest="peer_rotation", action="store_false", help=no_rotation)
     peer.add_argument("--peer-args", metavar="FLAGS", default="", help='more flags for it, as one word: "-rtr 1"')
 
@@ -143,6 +147,14 @@ def _value(
     help: str,
 ) -> None:
     group.add_argument(*names.split(), metavar=metavar, type=convert, default=default, help=help)
+
+
+def add_rotate(group: argparse._ActionsContainer) -> None:
+    from ..models.rotation import MODES
+
+    text = "sides of a quantized cache that a Hadamard transform rotates, which makes the loss smaller: "
+    text += "auto is both, where heads are multiples of 64, as in llama.cpp (default: auto)"
+    group.add_argument("--cache-rotate", choices=tuple(MODES), default="auto", help=text)
 
 
 def add_layers(group: argparse._ActionsContainer, side: str) -> None:

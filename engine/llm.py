@@ -47,6 +47,7 @@ class LLM:
         n_ctx: int,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
+        cache_rotate: str = "auto",
         n_threads: int | None = None,
         n_batch: int = 512,
         max_outs: int = 8,
@@ -63,7 +64,14 @@ class LLM:
         threads = n_threads or usable_cores()
         tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
         model = Model(
-            loaded, n_ctx=n_ctx, types=types, threads=threads, n_batch=n_batch, max_outs=max_outs, progress=progress
+            loaded,
+            n_ctx=n_ctx,
+            types=types,
+            threads=threads,
+            n_batch=n_batch,
+            max_outs=max_outs,
+            rotate=cache_rotate,
+            progress=progress,
         )
         return cls(model, tokenizer, template, n_ctx, g.path, loaded)
 
@@ -73,6 +81,7 @@ class LLM:
         n_ctx: int | None = None,
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
+        cache_rotate: str = "auto",
         n_threads: int | None = None,
         n_batch: int | None = None,
         max_outs: int | None = None,
@@ -87,6 +96,7 @@ class LLM:
             threads=n_threads or self.n_threads,
             n_batch=n_batch or self.model.n_batch,
             max_outs=max_outs or self.model.max_outs,
+            rotate=cache_rotate,
             progress=progress,
         )
         return LLM(model, self.tokenizer, self.template, n_ctx or self.n_ctx, self.path, self._loaded)

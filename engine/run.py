@@ -15,6 +15,7 @@ from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from ..models import rotation
 from ..models.layer_map import together
 from . import report, sources
 from .flags import DEFAULT_CTX
@@ -62,6 +63,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     n_ctx = context_size(args.ctx_size, config)
     args.cache_type_k = together(args.cache_type_k, args.cache_type_k_layers)
     args.cache_type_v = together(args.cache_type_v, args.cache_type_v_layers)
+    rotation.check(config, args.cache_rotate)
     check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
     tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
     if prompt is None:
@@ -81,6 +83,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
             n_ctx=n_ctx,
             cache_type_k=args.cache_type_k,
             cache_type_v=args.cache_type_v,
+            cache_rotate=args.cache_rotate,
             n_threads=args.threads,
             tokenizer=tokenizer,
             progress=progress,
@@ -154,6 +157,7 @@ def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, 
         "threads": llm.n_threads,
         "cache_type_k": args.cache_type_k,
         "cache_type_v": args.cache_type_v,
+        "cache_rotate": args.cache_rotate,
         "predict": args.predict,
         "raw": args.raw,
         "system_prompt": args.system_prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import add_layers, add_offline, whole
+from .flags import add_layers, add_offline, add_rotate, whole
 
 PERPLEXITY = """\
 Says how well a model predicts a text, and what the KV cache's formats change in it: llama-perplexity's method.
@@ -41,3 +41,4 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         types = f"types of the {side.upper()} cache, a list (default: f16): {known}"
         parser.add_argument(f"-ct{side}", f"--cache-type-{side}", metavar="TYPES", action="append", help=types)
         add_layers(parser, side)
+    add_rotate(parser)

@@ -15,6 +15,7 @@ from . import amx
 from .activations import quantize_row
 from .cache import load_v, unpack_v
 from .formats import FORMATS
+from .hadamard import hadamard
 from .jit import Kernel, inline, kernel, record
 from .memory import (
     load_f16,
@@ -239,12 +240,16 @@ def scratch_bytes(group: int, v_columns: int) -> int:
     return vectors * 256 + 256 * v_columns + vectors * (v_columns + TAIL) * 4 + 512 * group
 
 
-COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="int", y="ptr", q="ptr", meta="ptr")
+COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="int", v_rotation="int",
+                 y="ptr", q="ptr", meta="ptr")  # fmt: skip
 
 
 @kernel(COMBINE)
 def combine(a, begin, end, thread):
-    """Items are rows: the parts of each head put together and normalized, [heads * v_dim] float32 and int8 blocks."""
+    """Items are rows: the parts of each head put together and normalized, [heads * v_dim] float32 and int8 blocks.
+
+    v_rotation: values in the blocks that V is rotated in (see hadamard.py), undone here; 0: it is not.
+    """
     splits, size, n = peek_i64(a.splits), (a.v_columns + TAIL) * 4, a.heads * a.v_dim
     for row in range(begin, end):
         y = a.y + row * n * 4
@@ -266,4 +271,6 @@ def combine(a, begin, end, thread):
                 for s in range(splits):
                     value = fma(load_f32(tail + s * size), load_f32(part + s * size + 4 * i), value)
                 store_first(out + 4 * i, value * share, a.v_dim - i)
+            if a.v_rotation:
+                hadamard(out, a.v_dim, a.v_rotation)
         quantize_row(y, n, a.q + row * n, a.meta + row * (n // 2))

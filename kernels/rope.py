@@ -1,4 +1,7 @@
-"""Between the projections and attention: RoPE, K and V into the cache, Q into the shape that attention reads."""
+"""Between the projections and attention: RoPE, K and V into the cache, Q into the shape that attention reads.
+
+Where K is rotated in the cache, Q is too; V's rotation is undone in attention's `combine`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from .activations import quantize_row
 from .cache import store_k, store_v
+from .hadamard import hadamard
 from .jit import Kernel, inline, kernel, record
 from .memory import peek_f32, peek_i64, poke_f32
 
@@ -17,7 +21,7 @@ STORE = record(
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
     out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
     kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int",
-    scratch="ptr", scratch_bytes="int",
+    k_rotation="int", v_rotation="int", scratch="ptr", scratch_bytes="int",
 )  # fmt: skip
 
 
@@ -38,10 +42,10 @@ def _rotate(x, n, rope_dim, turn, apart, step, scale, out):
 def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     """The kernel for a pair of cache types. Items: rows x KV heads.
 
-    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. scales: of Q, float32 by
-    position. places: page * 64 + slot of each row, int64. Q goes to
-    `out` (float32) and `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
-    neox: pairs lie half of rope_dim apart, else side by side.
+    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. scales: of Q, float32 by position. places: page * 64 +
+    slot of each row, int64. Q goes to `out` (float32) and `out_q`, `out_meta` (int8 blocks), as
+    [KV head][max_rows][group][k_columns]. neox: pairs lie half of rope_dim apart, else side by side.
+    k_rotation, v_rotation: values in the blocks that K and Q, and V, are rotated in (see hadamard.py); 0: they are not.
     """
 
     @kernel(STORE, f"rope_store_{k_type}_{v_type}")
@@ -57,6 +61,8 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
 
             k = a.k + row * a.k_stride + head * a.k_dim * 4
             _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)
+            if a.k_rotation:
+                hadamard(x, a.k_dim, a.k_rotation)
             for i in range(a.k_dim, a.k_columns):
                 poke_f32(x + 4 * i, np.float32(0))
             store_k(k_type, x, a.k_columns, a.k_pool + head * a.k_head + page * a.k_page, slot, block)
@@ -66,11 +72,15 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 vector = (head * a.max_rows + row) * a.group + g
                 out = a.out + vector * a.k_columns * 4
                 _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, peek_f32(a.scales + 4 * position), out)
+                if a.k_rotation:
+                    hadamard(out, a.k_dim, a.k_rotation)
                 quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))
 
             v = a.v + row * a.v_stride + head * a.v_dim * 4
             for i in range(a.v_columns):
                 poke_f32(x + 4 * i, peek_f32(v + 4 * i) if i < a.v_dim else np.float32(0))
+            if a.v_rotation:
+                hadamard(x, a.v_dim, a.v_rotation)
             store_v(v_type, x, a.v_columns, a.v_pool + head * a.v_head + page * a.v_page, slot)
 
     return rope_store

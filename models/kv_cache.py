@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..kernels import cache
 from ..kernels.buffers import aligned
 from ..kernels.formats import Format
+from . import rotation
 from .config import Config, Layer, check_cache_type
 
 U8Array = npt.NDArray[np.uint8]
@@ -31,24 +32,28 @@ class LayerCache:
     v_page: int
     k_head: int  # bytes from one head's pages to the next head's
     v_head: int
+    k_rotation: int  # values in a rotated block of K; 0: K is stored as it is
+    v_rotation: int
 
 
 class KVCache:
     """Pages of PAGE tokens for every layer and KV head; page number p means page p in each of the pools."""
 
-    def __init__(self, config: Config, n_pages: int, types: Sequence[tuple[str, str]]) -> None:
-        """types: the names of the formats of K and V for each layer."""
+    def __init__(self, config: Config, n_pages: int, types: Sequence[tuple[str, str]], rotate: str = "auto") -> None:
+        """types: the names of the formats of K and V for each layer. rotate: of rotation.MODES."""
+        rotation.check(config, rotate)
         self.n_pages = n_pages
         self.layers = [
-            self._layer(layer, check_cache_type(config, "k", k), check_cache_type(config, "v", v))
+            self._layer(layer, check_cache_type(config, "k", k), check_cache_type(config, "v", v), rotate)
             for layer, (k, v) in zip(config.layers, types, strict=True)
         ]
 
-    def _layer(self, layer: Layer, k: Format, v: Format) -> LayerCache:
+    def _layer(self, layer: Layer, k: Format, v: Format, rotate: str) -> LayerCache:
         k_page, v_page = cache.k_page_bytes(k, layer.head_dim_k), cache.v_page_bytes(v, layer.head_dim_v)
         k_head, v_head = self.n_pages * k_page, self.n_pages * v_page
         pools = [aligned(layer.n_head_kv * head) for head in (k_head, v_head)]
-        return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head)
+        rotated = rotation.sizes(rotate, layer, k, v)
+        return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)
 
     @property
     def nbytes(self) -> int:

@@ -30,16 +30,17 @@ class Model:
         threads: int,
         n_batch: int = 512,
         max_outs: int = 8,
+        rotate: str = "auto",
         progress: Progress = lambda stage, done, total, next: None,
     ) -> None:
         """n_ctx: positions, of all sequences together, for which the cache has room. types: (K, V) of each layer.
 
-        max_outs: logits of so many rows can be asked for in a step.
+        max_outs: logits of so many rows can be asked for in a step. rotate: sides of the cache, see rotation.py.
         """
         self.config, self.n_batch, self.max_outs = loaded.config, n_batch, max_outs
         self.team = Team(threads)
         self._net = loaded.net
-        self.kv = KVCache(self.config, -(-n_ctx // PAGE), types)
+        self.kv = KVCache(self.config, -(-n_ctx // PAGE), types, rotate)
         c = self.config
         self._step = Step(n_batch, threads, experts=c.expert_count, experts_used=c.expert_used_count)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)

@@ -156,7 +156,8 @@ class Recorder:
             q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
             turns=turns, rope_dim=turned.dim if turned else 0, positions=step.positions, places=step.places,
             out=b.queries.x, out_q=b.queries.q, out_meta=b.queries.meta,
-            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scales=self.positions.scales[c.scale], **pools,
+            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scales=self.positions.scales[c.scale],
+            k_rotation=kv.k_rotation, v_rotation=kv.v_rotation, **pools,
         )  # fmt: skip
 
         def cost(rows: int, context: int) -> Cost:
@@ -190,7 +191,7 @@ class Recorder:
             cost=lambda rows, context: Cost(activations=rows * to.n * 9),
             output=(to.x, step.rows),
             sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
-            y=to.x, q=to.q, meta=to.meta,
+            v_rotation=kv.v_rotation, y=to.x, q=to.q, meta=to.meta,
         )  # fmt: skip
         return to
 

@@ -32,7 +32,8 @@ print(json.dumps([{{"samples_ns": [1000 * n]}} for n in prompts or [7]]))
 
 def case(**values: Any) -> Case:
     usual = {"model": Path("a.gguf"), "n_prompt": 0, "n_gen": 0, "n_depth": 0, "n_batch": 2048, "n_ubatch": 512,
-             "type_k": "f16", "type_v": "f16", "n_threads": 1}  # fmt: skip
+             "type_k": "f16", "type_v": "f16", "cache_rotate": "auto",
+             "n_threads": 1}  # fmt: skip
     return Case(**{**usual, **values})
 
 

@@ -69,6 +69,15 @@ def rope(x: Array, angle: Array, neox: bool = False) -> Array:
     return x
 
 
+def hadamard(x: Array, size: int) -> Array:
+    """x (..., n), blocks of `size` values rotated; entry (i, j) is -1 to the bits that i and j share. 0: as it is."""
+    if not size:
+        return x
+    at = np.arange(size)
+    signs = 1.0 - 2.0 * (np.array([bin(i).count("1") for i in range(size)])[at[:, None] & at] % 2)
+    return (x.astype(np.float64).reshape(*x.shape[:-1], -1, size) @ signs * size**-0.5).reshape(x.shape)
+
+
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -110,8 +119,12 @@ def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x.astype(np.float64)))
 
 
-def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None) -> Array:
-    """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64."""
+def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None,
+          rotation: tuple[int, int] = (0, 0)) -> Array:  # fmt: skip
+    """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64.
+
+    rotation: values in the blocks that K and V are rotated in before they are rounded, and back after.
+    """
     c = Config.from_gguf(g)
     f = {n: FORMATS[t.type].decode(t.data).reshape(t.shape).astype(np.float64) for n, t in g.tensors.items()}
     rope_ = c.layers[0].rope
@@ -128,7 +141,8 @@ def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | Non
         k = rope(k.reshape(len(x), c.n_head_kv, c.head_dim_k), angle)
         v = v.reshape(len(x), c.n_head_kv, c.head_dim_v)
         if cache is not None:
-            k, v = decoded(k, cache[i][0]), decoded(v, cache[i][1])
+            sides = zip((k, v), cache[i], rotation, strict=True)
+            k, v = (hadamard(decoded(hadamard(x, size), fmt), size) for x, fmt, size in sides)
         x = x + linear(w["attn_output"], attention(q, k, v).reshape(len(x), -1))
         h = rms_norm(x, w["ffn_norm"], c.norm_eps)
         if c.expert_count:

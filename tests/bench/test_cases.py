@@ -18,7 +18,8 @@ SMALL = st.integers(0, 5000)
 def grid(**lists: object) -> list[Case]:
     one: dict[str, object] = {
         "models": [Path("a.gguf")], "n_prompt": [512], "n_gen": [128], "pairs": [], "n_depth": [0], "n_batch": [2048],
-        "n_ubatch": [512], "type_k": ["f16"], "type_v": ["f16"], "n_threads": [2],
+        "n_ubatch": [512], "type_k": ["f16"], "type_v": ["f16"], "cache_rotate": ["auto"],
+        "n_threads": [2],
     }  # fmt: skip
     return Grid(**{**one, **lists}).cases()  # type: ignore[arg-type]
 

@@ -46,6 +46,14 @@ def test_tests(tmp_path: Path, values: dict[str, Any], wanted: dict[str, str]) -
     assert {name: flags[name] for name in ("-p", "-n", "-pg", "-d") if name in flags} == wanted
 
 
+def test_rotation_where_pyllm_rotates(tmp_path: Path) -> None:
+    fake = FakeLlamaBench(tmp_path, LLAMA)
+    peer = Peer.open(str(fake.path), rotation=True)
+    for mode, asked, said in (("none", "1", "off"), ("auto", None, "on")):
+        peer.sample(case(n_gen=4, cache_rotate=mode))
+        assert fake.asked[-1][1] == asked and peer.rotates(case(n_gen=4, cache_rotate=mode)) == said
+
+
 def test_without_rotation(tmp_path: Path) -> None:
     fake = FakeLlamaBench(tmp_path, LLAMA)
     peer = Peer.open(str(fake.path), rotation=False)

@@ -171,7 +171,8 @@ def test_no_room_for_the_reference(model: str, monkeypatch: pytest.MonkeyPatch) 
 
 # A row of llama.cpp's that is 0.004 is its own noise; above it, ours are within a factor of 1.5.
 NOISE = 0.005
-PAIRS = [("f16", "f16"), ("q8_0", "q8_0"), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("q4_0", "q4_0")]
+PAIRS = [("q8_0", "q8_0", "none")]
+PAIRS += [(k, v, r) for k, v in (("q8_0", "q4_0"), ("q4_0", "q8_0"), ("q4_0", "q4_0")) for r in ("none", "auto")]
 
 
 @pytest.mark.real
@@ -183,23 +184,21 @@ def test_what_quantized_caches_cost(smollm2: Path, shared: Path) -> None:
         assert windows == file["tokens"].tolist()
     rows = json.loads((shared / "golden" / "kv-quality.json").read_text())
     theirs = {
-        (r["cache_type_k"], r["cache_type_v"]): r
+        (r["cache_type_k"], r["cache_type_v"], "auto" if r["rotation"] else "none"): r
         for r in rows
-        if r["model"].startswith("smollm2") and not r["rotation"]
+        if r["model"].startswith("smollm2")
     }
-    found = [Result(Cache(k, v)) for k, v in PAIRS]
+    found = [Result(Cache("f16", "f16")), *(Result(Cache(*pair)) for pair in PAIRS)]
     perplexity.score(caches, found, windows, kl=True, decode=False, progress=Bars())
+    got = [divergence.statistics(Apart.joined(result.apart)) for result in found]
+    assert got[0]["kld_mean"] < NOISE and got[0]["same_top"] > 0.95, "f16"
     mean = {}
-    for result in found:
-        pair = result.cache.k, result.cache.v
-        got = divergence.statistics(Apart.joined(result.apart))
-        mean[pair] = got["kld_mean"]
-        if pair == ("f16", "f16"):
-            assert got["kld_mean"] < NOISE and got["same_top"] > 0.95
-            continue
-        row = theirs[pair]
-        assert row["kld_mean"] / 1.5 - NOISE < got["kld_mean"] < row["kld_mean"] * 1.5 + NOISE
-        assert got["same_top"] == pytest.approx(row["same_top"] / 100, abs=0.03)
+    for pair, ours in zip(PAIRS, got[1:], strict=True):
+        row, mean[pair] = theirs[pair], ours["kld_mean"]
+        assert row["kld_mean"] / 1.5 - NOISE < ours["kld_mean"] < row["kld_mean"] * 1.5 + NOISE, pair
+        assert ours["same_top"] == pytest.approx(row["same_top"] / 100, abs=0.03), pair
         # Perplexities of two engines differ by the noise of their weights' arithmetic; the cache's share is comparable.
-        assert got["ln_ppl_ratio"] == pytest.approx(np.log(row["ppl_q"] / 22.5052), abs=0.04)
-    assert mean["q8_0", "q8_0"] < mean["q8_0", "q4_0"] < mean["q4_0", "q8_0"] < mean["q4_0", "q4_0"]
+        assert ours["ln_ppl_ratio"] == pytest.approx(np.log(row["ppl_q"] / 22.5052), abs=0.04), pair
+    plain, rotated = ([mean[k, v, r] for k, v, r in PAIRS[1:] if r == mode] for mode in ("none", "auto"))
+    assert [mean[PAIRS[0]], *plain] == sorted([mean[PAIRS[0]], *plain]), "K costs more than V"
+    assert all(a < b for a, b in zip(rotated, plain, strict=True)) and 2 * rotated[1] < plain[1]

@@ -35,6 +35,7 @@ def attend(
     splits: int = 0,
     kv_heads: int = 2,
     v_dim: int | None = None,
+    v_rotation: int = 0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
@@ -96,11 +97,11 @@ def attend(
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
-    rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m, y=y, q=q8,
-            meta=meta8)  # fmt: skip
+    rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
+            v_rotation=v_rotation, y=y, q=q8, meta=meta8)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y), strict=True):
         np.testing.assert_array_equal(got, blocked)
-    return y.reshape(rows, heads, v_dim), np.concatenate(expected)
+    return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)
 
 
 def _padded(x: np.ndarray, columns: int) -> np.ndarray:
@@ -156,6 +157,12 @@ def test_any_lengths(pair: tuple[str, str], group: int, head_dim: int, lengths: 
 def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, splits: int) -> None:
     close(*attend(k_type, v_type, group=3, head_dim=80, spans=[(1, 130), (1, 7)], splits=splits))
     close(*attend(k_type, v_type, group=3, head_dim=80, v_dim=48, spans=[(1, 70)], splits=splits))
+
+
+@pytest.mark.parametrize("splits", [0, 3])
+def test_values_are_turned_back(splits: int) -> None:
+    for size in (64, 128):
+        close(*attend("f32", "f32", group=3, head_dim=32, v_dim=128, spans=[(1, 70)], splits=splits, v_rotation=size))
 
 
 def test_scores_far_apart() -> None:

@@ -61,9 +61,18 @@ def test_bytes_of_a_page(fmt: Format) -> None:
 
 
 @pytest.mark.parametrize("neox", [False, True])
-@pytest.mark.parametrize(("k_dim", "v_dim", "rope_dim"), [(64, 64, 64), (80, 96, 80), (96, 32, 64)])
-def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
-    """Rotated K, V as it is, and Q rotated, scaled, in groups and as int8; dirty scratch; heads padded with zeros."""
+@pytest.mark.parametrize(
+    ("k_dim", "v_dim", "rope_dim", "rotation"),
+    [
+        (64, 64, 64, (0, 0)),
+        (80, 96, 80, (0, 0)),
+        (96, 32, 64, (0, 0)),
+        (128, 192, 64, (128, 64)),
+        (64, 64, 32, (16, 0)),
+    ],
+)
+def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int, rotation: tuple[int, int]) -> None:
+    """K and Q turned by position, Q scaled, in groups and as int8; blocks rotated, dirty scratch, heads padded."""
     rng = np.random.default_rng(0)
     rows, kv_heads, group, max_rows = 5, 2, 3, 7
     q = rng.standard_normal((rows, kv_heads * group, k_dim), dtype=np.float32)
@@ -84,7 +93,7 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
         k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scales=scales,
-        scratch=np.full(2048, 255, np.uint8), scratch_bytes=0,
+        k_rotation=rotation[0], v_rotation=rotation[1], scratch=np.full(2048, 255, np.uint8), scratch_bytes=0,
     )  # fmt: skip
 
     def padded(x: np.ndarray, columns: int) -> np.ndarray:
@@ -94,9 +103,12 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int) -> None:
         pages = [np.concatenate([unpack(page, f32, dim) for page in head]) for head in pool]  # type: ignore[operator]
         return np.stack(pages, axis=1)[places].view(np.float32)
 
-    expected_k, expected_q = (naive.rope(x, angle[positions], neox) for x in (k, q))
+    expected_k, expected_q = (naive.hadamard(naive.rope(x, angle[positions], neox), rotation[0]) for x in (k, q))
+    v = naive.hadamard(v, rotation[1])
     np.testing.assert_allclose(in_place(k_pool, cache.canonical_k, k_dim), padded(expected_k, n), atol=1e-6)
-    np.testing.assert_array_equal(in_place(v_pool, cache.canonical_v, v_dim), padded(v, m))
+    np.testing.assert_allclose(
+        in_place(v_pool, cache.canonical_v, v_dim), padded(v, m), atol=1e-6 if rotation[1] else 0
+    )
     expected_q *= scales[positions][:, None, None]
     grouped = expected_q.reshape(rows, kv_heads, group, k_dim).transpose(1, 0, 2, 3)
     np.testing.assert_allclose(out[:, :rows], padded(grouped, n), atol=1e-6)

@@ -31,14 +31,16 @@ def load(tmp_path: Path) -> Iterator[Load]:
     models: list[Model] = []
 
     def load(
-        cache: tuple[str, str] | list[tuple[str, str]] = ("f32", "f32"), *, threads: int = 1, **model: Any
-    ) -> Model:
+        cache: tuple[str, str] | list[tuple[str, str]] = ("f32", "f32"), *, threads: int = 1, rotate: str = "auto",
+        **model: Any,
+    ) -> Model:  # fmt: skip
         # Three query heads to a KV head, as in SmolLM2 and in most of the kernels' tests: nothing more to compile.
         shape = {"n_embd": 192, "n_head": 6, "n_head_kv": 2} | model
         g = GGUF.open(tiny.write(tmp_path / f"{len(models)}.gguf", **shape))
         config = Config.from_gguf(g)
         pairs = cache if isinstance(cache, list) else [cache] * config.n_layer
-        models.append(Model(Loaded(g, config), n_ctx=N_CTX, types=pairs, threads=threads, n_batch=128, max_outs=128))
+        sizes = {"n_ctx": N_CTX, "n_batch": 128, "max_outs": 128}
+        models.append(Model(Loaded(g, config), types=pairs, threads=threads, rotate=rotate, **sizes))
         return models[-1]
 
     yield load
@@ -86,6 +88,25 @@ def test_quantized_weights(load: Load, tmp_path: Path, weights: str | dict[str, 
 def test_cache_types(load: Load, tmp_path: Path, pair: tuple[str, str], bound: float) -> None:
     """Against the oracle with K and V rounded alike; integers of K round the query too."""
     assert naive.nmse(logits(load(pair)), expected(tmp_path, [pair] * 2)) < bound
+
+
+@pytest.mark.parametrize(
+    ("rotate", "rotation"), [("auto", (128, 64)), ("k", (128, 0)), ("v", (0, 64)), ("none", (0, 0))]
+)
+def test_rotated_caches(load: Load, tmp_path: Path, rotate: str, rotation: tuple[int, int]) -> None:
+    """Against the oracle that rotates alike, closer than to one that rotates otherwise."""
+    got = logits(load(("q4_0", "q4_0"), rotate=rotate, n_head=3, n_head_kv=1, head_dim=128))
+    g = GGUF.open(tmp_path / "0.gguf")
+    apart = {
+        r: naive.nmse(got, naive.llama(g, TOKENS, [("q4_0", "q4_0")] * 2, r))
+        for r in ((128, 64), (128, 0), (0, 64), (0, 0))
+    }
+    assert apart[rotation] < 2e-4 and min(apart, key=apart.__getitem__) == rotation
+
+
+def test_floats_are_not_rotated(load: Load, tmp_path: Path) -> None:
+    model = load(("f32", "q8_0"), rotate="both", n_head=3, n_head_kv=1, head_dim=128)
+    assert [(layer.k_rotation, layer.v_rotation) for layer in model.kv.layers] == [(0, 64)] * 2
 
 
 def test_cache_types_by_layer(load: Load, tmp_path: Path) -> None:
