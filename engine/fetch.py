@@ -141,7 +141,7 @@ class _Download:
     def attempt(self) -> None:
         """Fetches what is missing; raises _Again where it broke off, and PyllmError where another attempt is no use."""
         headers = {"User-Agent": f"pyllm/{__version__}", "Accept-Encoding": "identity"}
-        if self.done:
+        if self.done and (self.remote.sha256 or self.validator):  # else all of it once more
             headers["Range"] = f"bytes={self.done}-"
             if not self.remote.sha256:
                 headers["If-Range"] = self.validator

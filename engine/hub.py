@@ -79,7 +79,7 @@ def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Pat
     if here is not None and (offline or (sure and not fresh)):
         return here
     if offline:
-        raise ModelError(name, "file", "is not here, and --offline forbids fetching it", f"run pyllm pull {name} first")
+        raise ModelError(name, "file", "is not here", f"pyllm pull {name} fetches it")
     if importlib.util.find_spec("huggingface_hub") is None:
         if here is not None:
             return here

@@ -24,11 +24,16 @@ POLL = 0.1
 _ANNOUNCED = re.compile(r"\((\d+(?:\.\d+)?) ([kMG])B\)")  # pip: "Downloading NAME.whl (92.9 MB)"
 
 
+class Unfetched(PyllmError):
+    """The client did not get the wheel."""
+
+
 def download(requirement: str, work: Path, title: str, progress: Callable[[int, int], None]) -> None:
     """Puts what is in the wheel below `work`/out, whatever is there already; progress: (bytes here, all or 0)."""
     out, scratch, log = (work / name for name in ("out", "tmp", "log"))
     out.mkdir(exist_ok=True)
-    scratch.mkdir(exist_ok=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # a client that was ended may have left something
+    scratch.mkdir()
     # The client writes its unfinished download below TMPDIR: there its size can be seen, and it goes with `work`.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     command = [*_client(out, work / "cache"), requirement]
@@ -43,7 +48,7 @@ def download(requirement: str, work: Path, title: str, progress: Callable[[int, 
             progress(min(_largest(scratch), total) if total else _largest(scratch), total)
             time.sleep(POLL)
     if client.returncode != 0:
-        raise PyllmError(
+        raise Unfetched(
             f"{title} could not be fetched: {_last_error(log)}; check the network (or the index that pip is "
             "configured for), or name the path of a .gguf file"
         )

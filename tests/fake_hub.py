@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Hub:
     etag: bool = True  # plain files: tell an ETag
     length: bool = True  # and their length
     cuts: list[int] = field(default_factory=list)  # answers with bytes: end the connection after so many
+    pause: float = 0.0  # seconds before each MiB / 16
     statuses: list[int] = field(default_factory=list)  # answers with bytes: these instead
     api_statuses: list[int] = field(default_factory=list)  # answers about repositories: these instead
     headers: dict[str, str] = field(default_factory=dict)  # of answers with bytes: more of them, or others
@@ -172,5 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(raw if cut is None else raw[:cut])
+        if self.command == "HEAD":
+            return
+        raw = raw if cut is None else raw[:cut]
+        for at in range(0, len(raw), 1 << 16):
+            time.sleep(self.hub.pause)
+            self.wfile.write(raw[at : at + (1 << 16)])

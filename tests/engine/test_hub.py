@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from pyllm.engine.store import recall
 from pyllm.models.errors import ModelError, PyllmError, UsageError
 from pyllm.models.gguf import GGUF
 
+ROOT = Path(__file__).parents[2]
 REPO = "someone/tiny-GGUF"
 Q4, Q8 = b"GGUF" + bytes(range(256)) * 3000, b"GGUF" + bytes(range(255, -1, -1)) * 4000
 
@@ -129,6 +132,25 @@ def test_a_key_that_ends_it_leaves_what_is_here(served: fake_hub.Hub, home: Path
     assert get(REPO).read_bytes() == Q4
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
+def test_ctrl_c(served: fake_hub.Hub, home: Path) -> None:
+    """As a user ends `pyllm pull`: no traceback, 130, and what is here stays."""
+    served.pause = 0.05
+    code = f"from pyllm.engine.cli import script; import sys; sys.argv[1:] = ['pull', {REPO!r}]; script()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    running = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    while not [part for part in home.rglob("*.incomplete") if part.stat().st_size]:
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, "")
+    [part] = home.rglob("*.incomplete")
+    assert Q4.startswith(part.read_bytes())
+    served.pause = 0.0
+    assert get(REPO).read_bytes() == Q4
+
+
 def test_a_damaged_part_is_noticed_and_not_kept(served: fake_hub.Hub, home: Path) -> None:
     served.cuts = [300_000, 0, 0, 0]
     refused(REPO)
@@ -188,7 +210,7 @@ def test_a_gated_repository(token: str, served: fake_hub.Hub, monkeypatch: pytes
 
 
 def test_offline(served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f"run pyllm pull hf:{REPO} first" in refused(REPO, ModelError, offline=True)
+    assert f"is not here; pyllm pull hf:{REPO} fetches it" in refused(REPO, ModelError, offline=True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused(REPO, ModelError)
     assert not served.seen
@@ -258,7 +280,7 @@ def test_two_at_once(served: fake_hub.Hub, tmp_path: Path) -> None:
     """Two processes, one download."""
     code = f"from pathlib import Path; from pyllm.engine import sources; sources.resolve({REPO!r}, offline=False)"
     running = [
-        subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": sys.path[0]}) for _ in "ab"
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) for _ in "ab"
     ]
     assert [process.wait(60) for process in running] == [0, 0]
     assert get(REPO, offline=True).read_bytes() == Q4

