@@ -25,6 +25,15 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Gemma 3 270M, where it was pulled already: it is large, and its licence is to be accepted."""
+    try:
+        return sources.resolve("gemma3-270m", offline=True)
+    except PyllmError as error:
+        pytest.skip(f"`pyllm pull gemma3-270m` was not run: {error}")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs (llama.cpp's logits, token ids); PYLLM_SHARED names it where it is elsewhere."""
     folder = Path(os.environ.get("PYLLM_SHARED", ROOT.parent / "shared"))
