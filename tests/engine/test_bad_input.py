@@ -92,7 +92,7 @@ WIDE = np.ones((96, 160), np.float32)
 BAD_MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "architecture": ({"arch": "mamba"}, ("general.architecture", "'mamba'", "it runs llama")),
     "no architecture": ({"overrides": {"general.architecture": None}}, ("general.architecture", "is missing")),
-    "tokenizer": ({"tokenizer": "t5"}, ("tokenizer.ggml.model", "'t5'", "it knows gpt2")),
+    "tokenizer": ({"tokenizer": "t5"}, ("tokenizer.ggml.model", "'t5'", "it knows gemma4, gpt2, llama")),
     "no tokenizer": ({"tokenizer": None}, ("tokenizer.ggml.model", "is missing")),
     "pre-tokenizer": ({"pre": "klingon"}, ("tokenizer.ggml.pre", "'klingon'", "smollm")),
     "layers 0": ({"overrides": {"llama.block_count": 0}}, ("llama.block_count", "must be from 1")),
