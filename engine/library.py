@@ -60,6 +60,13 @@ def kept() -> list[Kept]:
     return sorted([*_own(), *_hub()], key=lambda model: (model.place, model.name.lower()))
 
 
+def unfinished() -> list[Path]:
+    """What downloads left that broke off."""
+    own, hub = models_folder(), hubcache.folder()
+    found = [*own.glob("*/*.incomplete*"), *own.glob(".fetch-*/**/*"), *hub.glob("models--*/blobs/*.incomplete*")]
+    return sorted(path for path in found if path.is_file())
+
+
 def of_path(path: Path) -> Kept | None:
     """The model that a file belongs to; None for a file of the user's own."""
     return next((model for model in kept() if path.absolute() in model.paths), None)

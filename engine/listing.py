@@ -8,7 +8,7 @@ from argparse import Namespace
 from datetime import datetime, timezone
 
 from .catalogue import CATALOGUE
-from .library import Kept, kept
+from .library import Kept, kept, unfinished
 from .units import size
 
 
@@ -23,10 +23,13 @@ def run(args: Namespace) -> int:
         ]
         print(json.dumps([*map(_as_json, models), *known], indent=2))
         return 0
-    if not models:
+    if not models and not args.all:
         print("pyllm: no model is here yet; pyllm list --all names some, pyllm pull fetches them", file=sys.stderr)
     if rows := [_row(model) for model in models]:
         _print(("MODEL", "SIZE", "TYPE", "FETCHED", "IN"), rows)
+    if parts := unfinished():
+        amount = size(sum(part.stat().st_size for part in parts))
+        print(f"pyllm: {amount} of unfinished downloads are here too; pyllm pull goes on with them", file=sys.stderr)
     if others:
         print("\nnot here; pyllm pull fetches them" if rows else "pyllm pull fetches them:")
         _print(("MODEL", "SIZE", "LICENCE", "FROM"), [(e.name, size(e.size), e.licence, e.source) for e in others])

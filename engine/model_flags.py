@@ -48,7 +48,8 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 def add_rm(parser: argparse.ArgumentParser) -> None:
     parser.description = RM
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="as `pyllm list` names it, or its path")
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="as `pyllm list` names it, or its path")
+    parser.add_argument("--unfinished", action="store_true", help="what downloads left that broke off; without asking")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 

@@ -7,17 +7,30 @@ from argparse import Namespace
 
 from ..models.errors import ModelError, UsageError
 from . import sources
-from .library import Kept, kept, of_path
+from .library import Kept, kept, of_path, unfinished
 from .units import size
 
 
 def run(args: Namespace) -> int:
+    if args.unfinished == bool(args.models):
+        raise UsageError("name the models to delete, or --unfinished for what broke off (see pyllm rm --help)")
+    if args.unfinished:
+        return _remove_unfinished()
     models = list(dict.fromkeys(map(_find, args.models)))  # all of them are known before one is gone
     for model in models:
         if args.yes or _agreed(model):
             print(f"deleted {model.name}: {size(model.remove())} freed")
         else:
             print(f"kept {model.name}")
+    return 0
+
+
+def _remove_unfinished() -> int:
+    parts = unfinished()
+    freed = sum(part.stat().st_size for part in parts)
+    for part in parts:
+        part.unlink(missing_ok=True)
+    print(f"deleted unfinished downloads: {size(freed)} freed")
     return 0
 
 

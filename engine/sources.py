@@ -25,8 +25,8 @@ def resolve(name: str | None, *, offline: bool, progress: Progress = silent, fre
     fresh: what has no fixed version is looked for anew, even if some version is here.
     """
     name = DEFAULT if name is None else name
-    if name in CATALOGUE and not Path(name).exists():
-        name = CATALOGUE[name].source
+    if name.lower() in CATALOGUE and not Path(name).exists():
+        name = CATALOGUE[name.lower()].source
     kind, rest = match.groups() if (match := _KIND.fullmatch(name)) else ("", name)
     if not kind and _REPOSITORY.fullmatch(name) and not name.endswith(".gguf") and not Path(name).exists():
         kind = "hf"
@@ -55,7 +55,7 @@ def _path(name: str) -> Path:
         cure = (
             'a prompt goes after -p: pyllm run -p "..."'
             if " " in name
-            else f"a name may be a path, hf:USER/REPO, an https address, pypi:NAME, or one of {', '.join(CATALOGUE)}"
+            else "MODEL may be a path, hf:USER/REPO, an https address, pypi:NAME, or a short name of pyllm list --all"
         )
         raise ModelError(_short(name), "file", "no such file", cure)
     return path

