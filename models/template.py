@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+
+from jinja2.exceptions import UndefinedError
 
 from . import sandbox
 from .errors import ModelError, UsageError
@@ -11,6 +14,7 @@ from .header import short
 from .tokenizer import Tokenizer
 
 KEY = "tokenizer.chat_template"
+_TOOLS = re.compile(r"\b(tools|functions)\b")
 CURE = "use --raw to continue a text without a template"
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant" | ..., "content": text}
@@ -39,8 +43,29 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as text, and with `add_generation_prompt` the words that begin an answer.
 
+        A system prompt that the template refuses or leaves out goes in front of the next message, as in llama.cpp.
         Raises ModelError for a template that is broken, out of bounds, or does not take these messages.
         """
+        system = messages[0]["content"] if len(messages) > 1 and messages[0]["role"] == "system" else ""
+        if not system:
+            return self._run(messages, add_generation_prompt)
+        refused = None
+        try:
+            text = self._run(messages, add_generation_prompt)
+            if system.strip() in text:
+                return text
+            other = {**messages[0], "content": system + "."}
+            if text != self._run([other, *messages[1:]], add_generation_prompt):  # it is there in other words
+                return text
+        except _RefusedError as error:
+            refused = error
+        second = {**messages[1], "content": f"{system}\n{messages[1]['content']}"}
+        try:
+            return self._run([second, *messages[2:]], add_generation_prompt)
+        except _RefusedError as error:
+            raise refused or error from None
+
+    def _run(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         values = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
@@ -52,10 +77,12 @@ class ChatTemplate:
         try:
             return sandbox.render(self.source, values)
         except sandbox.Refused as e:
-            raise self._error(f"refuses these messages: {short(str(e), 200)}") from None
+            raise _RefusedError(self.path, KEY, f"refuses these messages: {short(str(e), 200)}", CURE) from None
         except Exception as e:  # a template can raise whatever Python can, RecursionError and MemoryError among it
             problem = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
-            raise self._error(f"cannot be used: {short(problem, 200)}") from None
+            if isinstance(e, (TypeError, UndefinedError)) and _TOOLS.search(self.source):
+                problem += " (it may be for calling tools, which pyllm does not do)"
+            raise ModelError(self.path, KEY, f"cannot be used: {short(problem, 200)}", CURE) from None
 
     def encode(
         self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
@@ -71,13 +98,14 @@ class ChatTemplate:
         for part in tokenizer.split(self.render(hidden, add_generation_prompt)):
             ids.extend([part] if isinstance(part, int) else tokenizer.encode(part.replace(mark, "")))
         if not ids:
-            raise self._error("makes nothing of these messages")
+            raise ModelError(self.path, KEY, "makes nothing of these messages", CURE)
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[0] != tokenizer.bos_id:
             ids.insert(0, tokenizer.bos_id)  # most templates write it themselves
         return ids
 
-    def _error(self, problem: str) -> ModelError:
-        return ModelError(self.path, KEY, problem, CURE)
+
+class _RefusedError(ModelError):
+    """The template itself refuses the messages."""
 
 
 def _unused_character(texts: Iterable[str]) -> str:

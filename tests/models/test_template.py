@@ -23,13 +23,12 @@ CHATS = {
     "system": [{"role": "system", "content": "Be brief."}, USER],
     "turns": [USER, {"role": "assistant", "content": "Very high."}, {"role": "user", "content": "And blue?"}],
 }
-# What they want is no chat of texts: a list of tools, or functions; one has no system prompts.
+# What they want is no chat of texts: a list of tools, or functions.
 NOT_FOR_CHATS = {
-    "CohereForAI-c4ai-command-r-plus-tool_use": ("TypeError", list(CHATS)),
-    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": ("TypeError", list(CHATS)),
-    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": ("TypeError", list(CHATS)),
+    "CohereForAI-c4ai-command-r-plus-tool_use": ("for calling tools", list(CHATS)),
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": ("for calling tools", list(CHATS)),
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": ("for calling tools", list(CHATS)),
     "fireworks-ai-llama-3-firefunction-v2": ("'functions' is undefined", list(CHATS)),
-    "google-gemma-2-2b-it": ("System role not supported", ["system"]),
 }
 
 
@@ -62,8 +61,31 @@ def test_templates_of_many_models(shared: Path) -> None:
                     chat.render(messages)
             else:
                 text = chat.render(messages)
-                assert messages[-1]["content"] in text, (path.stem, name)
+                assert all(message["content"] in text for message in messages), (path.stem, name)
                 assert len(chat.render(messages, add_generation_prompt=False)) <= len(text)
+
+
+@pytest.mark.parametrize(
+    "refusal", ["{{ raise_exception('no system') }}", "", "{{ raise_exception(m.content) if loop.index > 9 }}"]
+)
+def test_a_system_prompt_goes_in_front_where_the_template_has_no_place_for_it(refusal: str) -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'system' %}REFUSAL{% else %}[{{ m.role }}:{{ m.content }}]{% endif %}"
+        "{% endfor %}"
+    )
+    chat = template(source.replace("REFUSAL", refusal))
+    assert chat.render(CHATS["system"]) == "[user:Be brief.\nHow high is the sky?]"
+    assert chat.render(CHATS["turns"]).startswith("[user:How high is the sky?][assistant:")
+    upper = template("{% for m in messages %}{{ m.content|upper }} {% endfor %}")
+    assert upper.render(CHATS["system"]) == "BE BRIEF. HOW HIGH IS THE SKY? "
+
+
+def test_a_template_that_takes_no_message_says_so_in_its_own_words() -> None:
+    chat = template("{{ raise_exception('no ' ~ messages[0].role) }}")
+    with pytest.raises(ModelError, match="refuses these messages: 'no system'"):
+        chat.render(CHATS["system"])
+    with pytest.raises(ModelError, match="refuses these messages: 'no user'"):
+        chat.render(CHATS["plain"])
 
 
 @pytest.mark.real
