@@ -37,7 +37,7 @@ class LLM:
         self.n_threads = model.team.threads
         self._loaded = loaded
         self.checked = False  # whether sessions look at what each step leaves, and say where it is no number
-        self._pool = PagePool(model.kv.n_pages)
+        self._pool = PagePool(model.kv.n_pages, PagePool(model.kv.n_window_pages) if model.kv.n_window_pages else None)
 
     @classmethod
     def load(

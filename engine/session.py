@@ -22,6 +22,7 @@ class Session:
         """after_step: called after each step of the model, and may raise."""
         self._model, self.n_ctx, self._after_step = model, n_ctx, after_step
         self._table = PageTable(pool, n_ctx)
+        self._windows = PageTable(pool.windows, n_ctx, model.kv.kept_pages) if pool.windows else self._table
         self.tokens: list[int] = []
 
     @property
@@ -31,7 +32,8 @@ class Session:
 
     def _take(self, tokens: Sequence[int], outs: Sequence[int]) -> F32Array:
         self._table.reserve(self.n_past + len(tokens))
-        logits = self._model.step([Span(tokens, self.n_past, self._table.pages)], outs)
+        self._windows.reserve(self.n_past + len(tokens))
+        logits = self._model.step([Span(tokens, self.n_past, self._table.pages, self._windows.pages)], outs)
         self._after_step()
         self.tokens.extend(tokens)
         return logits
@@ -71,9 +73,15 @@ class Session:
             yield start, self._take(batch, range(len(batch)))
 
     def rewind(self, n: int) -> None:
-        """Forget all but the first n tokens."""
+        """Forget all but the first n tokens. These are taken in again where a window has left what they end with."""
+        kept = self.tokens[:n]
+        again = not self._windows.holds(max(0, len(kept) + 1 - self._model.config.window))
+        n = 0 if again else len(kept)
         del self.tokens[n:]
         self._table.truncate(n)
+        self._windows.truncate(n)
+        if again and kept:
+            self.prefill(kept)
 
     def close(self) -> None:
         """Give the pages back."""

@@ -1,15 +1,18 @@
-"""What happens to a row of activations between the products: norm, quantization, the gate of the feed-forward."""
+"""What happens to rows of activations between the products: norms, quantization, the gate, soft caps."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
-from .jit import inline, kernel, record
+from .jit import Kernel, inline, kernel, record
 from .memory import load_f32, peek_i64, poke_f32, poke_i32, store_f32, store_low_bytes
 from .simd import (
     absolute,
     divide,
     exp,
+    first_lanes,
     fma,
     max_lanes,
     maximum,
@@ -19,8 +22,6 @@ from .simd import (
     sum_lanes_i32,
     to_i32,
 )
-
-__all__ = ["GATE", "NORM", "gate_silu", "quantize_row", "rms_norm"]
 
 
 @inline
@@ -43,6 +44,32 @@ def quantize_row(x, n, q, meta):
         poke_i32(meta + 16 * b + 12, (-sum_lo & 0xFFFF) | -sum_hi << 16)
 
 
+@inline
+def inverse_rms(x, n, eps):
+    """1 / sqrt(mean(x²) + eps) of n float32; the 15 behind them may be read."""
+    squares = splat(0.0)
+    for i in range(0, n, 16):
+        v = first_lanes(n - i, load_f32(x + 4 * i), splat(0.0))
+        squares = fma(v, v, squares)
+    return np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + eps)
+
+
+@inline
+def soft_cap(x, cap):
+    """cap * tanh(x / cap), of a vector."""
+    return (divide(splat(-2.0), exp(x * (np.float32(2) / cap)) + 1.0) + 1.0) * cap
+
+
+BLOCKS = record(x="ptr", q="ptr", meta="ptr", n="int")
+
+
+@kernel(BLOCKS)
+def quantize_rows(a, begin, end, thread):
+    """Items are rows of n columns: int8 blocks of them."""
+    for row in range(begin, end):
+        quantize_row(a.x + row * a.n * 4, a.n, a.q + row * a.n, a.meta + row * (a.n // 2))
+
+
 NORM = record(x="ptr", weight="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", n="int", x_stride="int", eps="float")
 
 
@@ -55,32 +82,74 @@ def rms_norm(a, begin, end, thread):
     n = a.n
     for item in range(begin, end):
         source = a.x + (peek_i64(a.rows + 8 * item) if a.rows != 0 else item) * a.x_stride
-        squares = splat(0.0)
-        for i in range(0, n, 16):
-            v = load_f32(source + 4 * i)
-            squares = fma(v, v, squares)
-        scale = np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + a.eps)
+        scale = inverse_rms(source, n, a.eps)
         y = a.y + item * n * 4
         for i in range(0, n, 16):
             store_f32(y + 4 * i, load_f32(source + 4 * i) * scale * load_f32(a.weight + 4 * i))
         quantize_row(y, n, a.q + item * n, a.meta + item * (n // 2))
 
 
+ADD_NORM = record(x="ptr", weight="ptr", y="ptr", n="int", x_stride="int", y_stride="int", eps="float")
+
+
+@kernel(ADD_NORM)
+def add_norm(a, begin, end, thread):
+    """Items are rows: y += x / sqrt(mean(x²) + eps) * weight, n columns of float32."""
+    for row in range(begin, end):
+        x, y = a.x + row * a.x_stride, a.y + row * a.y_stride
+        scale = inverse_rms(x, a.n, a.eps)
+        for i in range(0, 4 * a.n, 64):
+            store_f32(y + i, fma(load_f32(x + i) * scale, load_f32(a.weight + i), load_f32(y + i)))
+
+
 GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", n="int", piece="int", gate_stride="int",
               up_stride="int")  # fmt: skip
 
 
-@kernel(GATE)
-def gate_silu(a, begin, end, thread):
-    """Items are pieces of `piece` columns: y = silu(gate) * up as float32 and as int8 blocks; n columns a row."""
-    pieces = a.n // a.piece
+@inline
+def _silu(x):
+    return divide(x, exp(x * -1.0) + 1.0)
+
+
+@inline
+def _gelu(x):
+    """By tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x³)))."""
+    return divide(x, exp(x * fma(x * x, splat(-0.07135481627), splat(-1.5957691216))) + 1.0)
+
+
+@cache
+def gate(activation: str) -> Kernel:
+    """The kernel for "silu" or "gelu". Items are pieces of `piece` columns of rows of n: y = activation(gate) * up as
+    float32 and as int8 blocks."""
+    gelu = activation == "gelu"
+
+    @kernel(GATE, f"gate_{activation}")
+    def gate(a, begin, end, thread):
+        pieces = a.n // a.piece
+        for item in range(begin, end):
+            row, piece = divmod(item, pieces)
+            first = piece * a.piece
+            gate, up = a.gate + row * a.gate_stride + 4 * first, a.up + row * a.up_stride + 4 * first
+            at = row * a.n + first
+            y = a.y + 4 * at
+            for i in range(0, 4 * a.piece, 64):
+                g = load_f32(gate + i)
+                g = _gelu(g) if gelu else _silu(g)
+                store_f32(y + i, g * load_f32(up + i))
+            quantize_row(y, a.piece, a.q + at, a.meta + at // 2)
+
+    return gate
+
+
+CAP = record(x="ptr", n="int", piece="int", cap="float")
+
+
+@kernel(CAP)
+def cap_rows(a, begin, end, thread):
+    """Items are pieces of `piece` columns of rows of n: soft_cap in place; the last piece of a row may be shorter."""
+    pieces = (a.n + a.piece - 1) // a.piece
     for item in range(begin, end):
         row, piece = divmod(item, pieces)
-        first = piece * a.piece
-        gate, up = a.gate + row * a.gate_stride + 4 * first, a.up + row * a.up_stride + 4 * first
-        at = row * a.n + first
-        y = a.y + 4 * at
-        for i in range(0, 4 * a.piece, 64):
-            g = load_f32(gate + i)
-            store_f32(y + i, divide(g, exp(g * -1.0) + 1.0) * load_f32(up + i))
-        quantize_row(y, a.piece, a.q + at, a.meta + at // 2)
+        x = a.x + row * a.n * 4
+        for i in range(piece * a.piece, min((piece + 1) * a.piece, a.n), 16):
+            store_f32(x + 4 * i, soft_cap(load_f32(x + 4 * i), a.cap))

@@ -12,12 +12,12 @@ from .jit import Kernel, kernel, record
 from .memory import peek_e8m0, peek_f16, peek_i64, poke_f32, store_f32
 from .tiles import bits_at
 
-EMBED = record(raw="ptr", row_bytes="int", tokens="ptr", x="ptr", n="int")
+EMBED = record(raw="ptr", row_bytes="int", tokens="ptr", x="ptr", n="int", scale="float")
 
 
 @cache
 def embed(fmt: str) -> Kernel:
-    """The kernel for a format. Items are rows: x[i] = row tokens[i] (int64) of the table, n float32."""
+    """The kernel for a format. Items are rows: x[i] = scale * row tokens[i] (int64) of the table, n float32."""
     return _floats(fmt) if FORMATS[fmt].layout is None else _blocks(fmt)
 
 
@@ -31,8 +31,8 @@ def _floats(fmt: str) -> Kernel:
             x = a.x + item * a.n * 4
             for i in range(0, 4 * a.n, 128):
                 low, high = load_v(fmt, source)
-                store_f32(x + i, low)
-                store_f32(x + i + 64, high)
+                store_f32(x + i, low * a.scale)
+                store_f32(x + i + 64, high * a.scale)
                 source += size
 
     return embed
@@ -66,7 +66,7 @@ def _blocks(fmt: str) -> Kernel:
                         minimum = -peek_f16(block + m_at)
                     for i in range(g * group, (g + 1) * group):
                         number = scale * meaning[bits_at(block, integers.ctypes.data + 64 * i)]
-                        poke_f32(x, number - minimum)
+                        poke_f32(x, (number - minimum) * a.scale)
                         x += 4
                 block += nbytes
 

@@ -6,14 +6,14 @@ from functools import cache
 
 from . import amx
 from .jit import Kernel, kernel, record
-from .memory import load_rows, peek_i64, store_rows
+from .memory import load_f32, load_rows, peek_i64, store_rows
 from .tile_dot import tile_dot
 
 CHUNK = 32
 """Rows of activations that stay in the core's cache while the tiles pass by."""
 
 LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", tiles="int", tile_bytes="int", columns="int",
-                x_stride="int", meta_stride="int", y_stride="int", add="int")  # fmt: skip
+                x_stride="int", meta_stride="int", y_stride="int", bias="ptr", scale="float", add="int")  # fmt: skip
 
 
 @cache
@@ -21,7 +21,8 @@ def linear(fmt: str, rows: int) -> Kernel:
     """The kernel for weights of a format, `rows` rows at once. Items: (chunk of CHUNK rows) x tiles.
 
     rows (operand): address of the number of rows; the last ones are computed in groups, so x, meta and y have room
-    for a multiple of the group. add: 1 adds to y instead of setting it. Strides in bytes.
+    for a multiple of the group. y = scale * (W x + bias); bias: float32 for all rows of the tiles, or 0. add: 1 adds to
+    y instead of setting it. Strides in bytes.
     """
 
     @kernel(LINEAR, f"linear_{fmt}_x{rows}")
@@ -34,6 +35,9 @@ def linear(fmt: str, rows: int) -> Kernel:
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
                 total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64
+                if a.bias != 0:
+                    total = total + load_f32(a.bias + tile * 64)
+                total = total * a.scale
                 if a.add != 0:
                     total = total + load_rows(y, a.y_stride, rows)
                 store_rows(y, a.y_stride, total)

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from .activations import quantize_row
+from .activations import inverse_rms, quantize_row
 from .cache import store_k, store_v
 from .hadamard import hadamard
 from .jit import Kernel, inline, kernel, record
@@ -21,7 +21,8 @@ STORE = record(
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
     out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
     kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int",
-    k_rotation="int", v_rotation="int", scratch="ptr", scratch_bytes="int",
+    q_norm="ptr", k_norm="ptr", norm_rows="int", eps="float", k_rotation="int", v_rotation="int",
+    scratch="ptr", scratch_bytes="int",
 )  # fmt: skip
 
 
@@ -38,13 +39,30 @@ def _rotate(x, n, rope_dim, turn, apart, step, scale, out):
         poke_f32(out + 4 * i, peek_f32(x + 4 * i) * scale)
 
 
+@inline
+def _normed(row, head, heads, n, weight, whole_row, eps, out):
+    """Where a head of n numbers is: in its row, or at `out`, normalized, where there are weights to normalize it."""
+    x = row + 4 * head * n
+    if weight == 0:
+        return x
+    if whole_row != 0:
+        scale = inverse_rms(row, heads * n, eps)
+        weight += 4 * head * n
+    else:
+        scale = inverse_rms(x, n, eps)
+    for i in range(0, 4 * n, 4):
+        poke_f32(out + i, peek_f32(x + i) * scale * peek_f32(weight + i))
+    return out
+
+
 @cache
 def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     """The kernel for a pair of cache types. Items: rows x KV heads.
 
-    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. scales: of Q, float32 by position. places: page * 64 +
-    slot of each row, int64. Q goes to `out` (float32) and `out_q`, `out_meta` (int8 blocks), as
-    [KV head][max_rows][group][k_columns]. neox: pairs lie half of rope_dim apart, else side by side.
+    q_norm, k_norm: weights of an RMSNorm at first, or 0; of each head, or (norm_rows: 1) of all heads of a row at once.
+    turns: (positions, rope_dim / 2, 2) float32, cosine and sine. neox: pairs lie half of rope_dim apart, else side by
+    side. scales: of Q, float32 by position. places: page * 64 + slot of each row, int64. Q goes to `out` (float32) and
+    `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
     k_rotation, v_rotation: values in the blocks that K and Q, and V, are rotated in (see hadamard.py); 0: they are not.
     """
 
@@ -56,10 +74,11 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
         for item in range(begin, end):
             row, head = divmod(item, a.kv_heads)
             position = peek_i64(a.positions + 8 * row)
+            scale = peek_f32(a.scales + 4 * position)
             turn = a.turns + position * a.rope_dim * 4
             page, slot = divmod(peek_i64(a.places + 8 * row), 64)
 
-            k = a.k + row * a.k_stride + head * a.k_dim * 4
+            k = _normed(a.k + row * a.k_stride, head, a.kv_heads, a.k_dim, a.k_norm, a.norm_rows, a.eps, x)
             _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)
             if a.k_rotation:
                 hadamard(x, a.k_dim, a.k_rotation)
@@ -67,11 +86,12 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 poke_f32(x + 4 * i, np.float32(0))
             store_k(k_type, x, a.k_columns, a.k_pool + head * a.k_head + page * a.k_page, slot, block)
 
-            for g in range(a.group):
-                q = a.q + row * a.q_stride + (head * a.group + g) * a.k_dim * 4
-                vector = (head * a.max_rows + row) * a.group + g
+            heads = a.kv_heads * a.group
+            for g in range(head * a.group, head * a.group + a.group):
+                vector = (head * a.max_rows + row) * a.group + g - head * a.group
                 out = a.out + vector * a.k_columns * 4
-                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, peek_f32(a.scales + 4 * position), out)
+                q = _normed(a.q + row * a.q_stride, g, heads, a.k_dim, a.q_norm, a.norm_rows, a.eps, out)
+                _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, scale, out)
                 if a.k_rotation:
                     hadamard(out, a.k_dim, a.k_rotation)
                 quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))

@@ -38,9 +38,15 @@ class Attention:
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         a = c.layers[i]
-        self.attn_q = w.matrix(f"blk.{i}.attn_q.weight", a.n_head * a.head_dim_k, c.n_embd)
-        self.attn_k = w.matrix(f"blk.{i}.attn_k.weight", a.n_head_kv * a.head_dim_k, c.n_embd)
-        self.attn_v = w.matrix(f"blk.{i}.attn_v.weight", a.n_head_kv * a.head_dim_v, c.n_embd)
+        parts = {
+            f"blk.{i}.attn_q.weight": a.n_head * a.head_dim_k,
+            f"blk.{i}.attn_k.weight": a.n_head_kv * a.head_dim_k,
+            f"blk.{i}.attn_v.weight": a.n_head_kv * a.head_dim_v,
+        }
+        if w.has(f"blk.{i}.attn_qkv.weight"):
+            self.attn_q, self.attn_k, self.attn_v = w.parts(f"blk.{i}.attn_qkv.weight", parts, c.n_embd)
+        else:
+            self.attn_q, self.attn_k, self.attn_v = (w.matrix(name, rows, c.n_embd) for name, rows in parts.items())
         self.attn_output = w.matrix(f"blk.{i}.attn_output.weight", c.n_embd, a.n_head * a.head_dim_v)
 
 

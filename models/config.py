@@ -71,6 +71,11 @@ class Config:
 
         return read_config(g)
 
+    @property
+    def window(self) -> int:
+        """Tokens of the widest sliding window; 0: there is none."""
+        return max(layer.window for layer in self.layers)
+
     # Where a buffer is shared by all layers, it is made for the widest.
 
     @property

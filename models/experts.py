@@ -15,7 +15,7 @@ class Stack:
 
     def __init__(self, w: Weights, name: str, experts: int, rows: int, columns: int) -> None:
         self.role, self.rows, self.columns = name.split(".")[-1], rows, columns
-        self.matrix = w.matrix(f"{name}.weight", rows, columns, stack=experts)
+        self.matrix = w.stack(f"{name}.weight", experts, rows, columns)
         self.bias = w.vector(f"{name}.bias", experts, rows) if w.has(f"{name}.bias") else None
 
 

@@ -36,13 +36,33 @@ class LayerCache:
     v_rotation: int
 
 
-class KVCache:
-    """Pages of PAGE tokens for every layer and KV head; page number p means page p in each of the pools."""
+def kept_pages(config: Config, n_batch: int) -> int:
+    """Pages that a sequence keeps in layers with a window: what a batch sees and what it stores; 0: no such layers."""
+    return -(-(config.window + n_batch) // cache.PAGE) + 1 if config.window else 0
 
-    def __init__(self, config: Config, n_pages: int, types: Sequence[tuple[str, str]], rotate: str = "auto") -> None:
-        """types: the names of the formats of K and V for each layer. rotate: of rotation.MODES."""
+
+class KVCache:
+    """Pages of PAGE tokens for every layer and KV head; page number p means page p in each of the pools.
+
+    Layers with a sliding window have a numbering of their own, for as many pages as their windows need.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        n_pages: int,
+        types: Sequence[tuple[str, str]],
+        rotate: str = "auto",
+        *,
+        n_batch: int,
+        sequences: int = 1,
+    ) -> None:
+        """types: the names of the formats of K and V for each layer. rotate: of rotation.MODES. n_batch: tokens that a
+        step takes in at most."""
         rotation.check(config, rotate)
         self.n_pages = n_pages
+        self.kept_pages = kept_pages(config, n_batch)
+        self.n_window_pages = min(n_pages, self.kept_pages * sequences)
         self.layers = [
             self._layer(layer, check_cache_type(config, "k", k), check_cache_type(config, "v", v), rotate)
             for layer, (k, v) in zip(config.layers, types, strict=True)
@@ -50,7 +70,8 @@ class KVCache:
 
     def _layer(self, layer: Layer, k: Format, v: Format, rotate: str) -> LayerCache:
         k_page, v_page = cache.k_page_bytes(k, layer.head_dim_k), cache.v_page_bytes(v, layer.head_dim_v)
-        k_head, v_head = self.n_pages * k_page, self.n_pages * v_page
+        n_pages = self.n_window_pages if layer.window else self.n_pages
+        k_head, v_head = n_pages * k_page, n_pages * v_page
         pools = [aligned(layer.n_head_kv * head) for head in (k_head, v_head)]
         rotated = rotation.sizes(rotate, layer, k, v)
         return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)

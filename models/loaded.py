@@ -26,6 +26,7 @@ class Loaded:
         self.config = config
         self._weights = Weights(g)
         self.net = ARCHITECTURES[config.architecture](self._weights, config)
+        self._weights.refuse_others()
 
     def prepare(self, kernels: Sequence[Kernel], team: Team, progress: Progress) -> None:
         """Compile these kernels and, the first time, those of the weights' tiles; then fill the tiles, once."""

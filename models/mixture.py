@@ -109,7 +109,7 @@ class Mixture:
             piece *= 2
         self.r.plan.add(
             "gate",
-            activations.gate_silu,
+            activations.gate(activation),
             items=self.used * (to.n // piece),
             times=self.r.step.rows,
             grain=2,

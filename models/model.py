@@ -40,8 +40,8 @@ class Model:
         self.config, self.n_batch, self.max_outs = loaded.config, n_batch, max_outs
         self.team = Team(threads)
         self._net = loaded.net
-        self.kv = KVCache(self.config, -(-n_ctx // PAGE), types, rotate)
         c = self.config
+        self.kv = KVCache(c, -(-n_ctx // PAGE), types, rotate, n_batch=n_batch)
         self._step = Step(n_batch, threads, experts=c.expert_count, experts_used=c.expert_used_count)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)

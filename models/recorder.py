@@ -6,13 +6,14 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import activations, attention, cache, embed, linear, rope, tile_dot, tiles
+from ..kernels import activations, embed, linear, tile_dot
 from ..kernels.plan import Cost, Plan
+from . import attention
 from .config import Config
 from .experts import Experts
 from .kv_cache import KVCache
@@ -43,8 +44,8 @@ class Recorder:
             yield i, block
         self.plan.part = ""
 
-    def embedding(self, table: Embedding) -> Rows:
-        """The embeddings of the step's tokens."""
+    def embedding(self, table: Embedding, *, scale: float = 1.0) -> Rows:
+        """The embeddings of the step's tokens, times scale."""
         to, row_bytes = self.buffers.x, table.raw.shape[1]
         self.plan.add(
             "embed",
@@ -53,13 +54,13 @@ class Recorder:
             times=self.step.rows,
             cost=lambda rows, context: Cost(activations=rows * (row_bytes + 4 * to.n)),
             output=(to.x, self.step.rows),
-            raw=table.raw, row_bytes=row_bytes, tokens=self.step.tokens, x=to.x, n=to.n,
+            raw=table.raw, row_bytes=row_bytes, tokens=self.step.tokens, x=to.x, n=to.n, scale=scale,
         )  # fmt: skip
         return to
 
     def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
         """RMSNorm of each row, or of the rows whose logits are wanted."""
-        to, count = self.buffers.norm, self.step.outs if outs else self.step.rows
+        to, count = self.buffers.input("norm", x.n), self.step.outs if outs else self.step.rows
         self.plan.add(
             "norm",
             activations.rms_norm,
@@ -80,6 +81,41 @@ class Recorder:
         )
         return to
 
+    def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
+        """to += RMSNorm of each row."""
+        self.plan.add(
+            "add_norm",
+            activations.add_norm,
+            items=1,
+            times=self.step.rows,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 12),
+            output=(to.x, self.step.rows),
+            x=x.x,
+            weight=weight,
+            y=to.x,
+            n=to.n,
+            x_stride=x.x.strides[0],
+            y_stride=to.x.strides[0],
+            eps=self.config.norm_eps,
+        )
+
+    def quantize(self, x: Rows) -> Rows:
+        """x as int8 blocks too, where no norm makes them."""
+        self.plan.add(
+            "quantize",
+            activations.quantize_rows,
+            items=1,
+            times=self.step.rows,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 5),
+            x=x.x,
+            q=x.q,
+            meta=x.meta,
+            n=x.n,
+        )
+        return x
+
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Products of x with each of the matrices, which do not wait for each other."""
         out = [self.buffers.output(m.name.split(".")[-2], m.rows) for m in matrices]
@@ -87,16 +123,39 @@ class Recorder:
             self._product(x, m, y, barrier=m is matrices[-1])
         return out
 
-    def add_linear(self, to: Rows, x: Rows, matrix: Matrix) -> None:
-        """to += W x."""
-        self._product(x, matrix, to, add=True)
+    def add_linear(self, to: Rows, x: Rows, matrix: Matrix, *, scale: float = 1.0) -> None:
+        """to += scale * W x."""
+        self._product(x, matrix, to, add=True, scale=scale)
 
-    def logits(self, x: Rows, matrix: Matrix) -> None:
-        """Logits of the rows that were asked for."""
-        self._product(x, matrix, self.buffers.logits, outs=True)
+    def logits(self, x: Rows, matrix: Matrix, *, scale: float = 1.0, softcap: float = 0.0) -> None:
+        """Logits of the rows that were asked for, times scale; softcap: as Config.final_softcap."""
+        to = self.buffers.logits
+        self._product(x, matrix, to, outs=True, scale=scale)
+        if softcap:
+            piece = 4096
+            self.plan.add(
+                "softcap",
+                activations.cap_rows,
+                items=-(-to.n // piece),
+                times=self.step.outs,
+                cost=lambda rows, context: Cost(activations=rows * to.n * 8),
+                output=(to.x, self.step.outs),
+                x=to.x,
+                n=to.n,
+                piece=piece,
+                cap=softcap,
+            )
 
     def _product(
-        self, x: Rows, m: Matrix, y: Rows, *, add: bool = False, outs: bool = False, barrier: bool = True
+        self,
+        x: Rows,
+        m: Matrix,
+        y: Rows,
+        *,
+        add: bool = False,
+        outs: bool = False,
+        barrier: bool = True,
+        scale: float = 1.0,
     ) -> None:
         step, ints = self.step, m.format.bits > 0
         source = x.q if ints else x.x
@@ -128,72 +187,17 @@ class Recorder:
             x_stride=source.strides[0],
             meta_stride=m.columns // 2,
             y_stride=y.x.strides[0],
+            bias=0 if m.bias is None else m.bias,
+            scale=scale,
             add=int(add),
         )
 
-    def attention(self, i: int, q: Rows, k: Rows, v: Rows) -> Rows:
-        """That of layer i: RoPE of q and k, k and v into the cache, and causal attention over the cache."""
-        c, b, step, kv = self.config.layers[i], self.buffers, self.step, self.kv.layers[i]
-        group = c.n_head // c.n_head_kv
-        k_type, v_type = kv.k_format.name, kv.v_format.name
-        k_columns, v_columns = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
-        ints = kv.k_format.bits > 0
-        pools: dict[str, Any] = {
-            "k_pool": kv.k_pool, "v_pool": kv.v_pool, "k_head": kv.k_head, "v_head": kv.v_head,
-            "k_page": kv.k_page, "v_page": kv.v_page, "kv_heads": c.n_head_kv, "group": group,
-            "k_columns": k_columns, "v_columns": v_columns, "max_rows": b.max_rows,
-            "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
-        }  # fmt: skip
-        turned = c.rope
-        turns = self.positions.turns[turned] if turned else 0
-        k_row, v_row = kv.k_format.row_bytes(c.head_dim_k), kv.v_format.row_bytes(c.head_dim_v)
-        self.plan.add(
-            "rope_store",
-            rope.rope_store(k_type, v_type, turned is not None and turned.neox),
-            items=c.n_head_kv,
-            times=step.rows,
-            cost=lambda rows, context: Cost(activations=rows * c.n_head_kv * (k_row + v_row)),
-            q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
-            turns=turns, rope_dim=turned.dim if turned else 0, positions=step.positions, places=step.places,
-            out=b.queries.x, out_q=b.queries.q, out_meta=b.queries.meta,
-            k_dim=c.head_dim_k, v_dim=c.head_dim_v, scales=self.positions.scales[c.scale],
-            k_rotation=kv.k_rotation, v_rotation=kv.v_rotation, **pools,
-        )  # fmt: skip
+    def attention(self, i: int, q: Rows, k: Rows, v: Rows, **extras: F32Array | None) -> Rows:
+        """That of layer i: RoPE of q and k, k and v into the cache, and attention over what the layer sees of it.
 
-        def cost(rows: int, context: int) -> Cost:
-            # A block of rows reads the cache once; in it each row meets the tokens before it.
-            reads = -(-rows // attention.block_rows(group)) if self.many else rows
-            seen = rows * context - rows * (rows - 1) // 2
-            macs = {"macs_i8": 0, "macs_f32": seen * c.n_head * c.head_dim_v}
-            macs["macs_i8" if ints else "macs_f32"] += seen * c.n_head * c.head_dim_k
-            return Cost(k=reads * context * c.n_head_kv * k_row, v=reads * context * c.n_head_kv * v_row, **macs)
-
-        source = b.queries.q if ints else b.queries.x
-        kernel = attention.attend_many(k_type, v_type) if self.many else attention.attend_one(k_type, v_type, group)
-        self.plan.add(
-            "attend",
-            kernel,
-            items=c.n_head_kv,
-            times=step.span_blocks if self.many else step.span_splits,
-            cost=cost,
-            spans=step.spans, splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
-            q=source, meta=b.queries.meta, q_bytes=source.strides[0], meta_bytes=k_columns // 2,
-            k_tile=tiles.tile_bytes(kv.k_format, k_columns), v_scales=cache.v_scale_bytes(kv.v_format, c.head_dim_v),
-            v_row=cache.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, **pools,
-        )  # fmt: skip
-        to = b.attended
-        self.plan.add(
-            "combine",
-            attention.combine,
-            items=1,
-            times=step.rows,
-            solo=not self.many,
-            cost=lambda rows, context: Cost(activations=rows * to.n * 9),
-            output=(to.x, step.rows),
-            sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
-            v_rotation=kv.v_rotation, y=to.x, q=to.q, meta=to.meta,
-        )  # fmt: skip
-        return to
+        extras: see attention.Extras.
+        """
+        return attention.record(self, i, q, k, v, attention.Extras(**extras))
 
     def add_experts(self, to: Rows, x: Rows, e: Experts, activation: str) -> None:
         """to += what its experts make of each row of x; activation: in them."""
@@ -202,12 +206,19 @@ class Recorder:
 
     def gate_silu(self, gate: Rows, up: Rows) -> Rows:
         """silu(gate) * up."""
-        to, piece = self.buffers.gated, 32
+        return self._gate("silu", gate, up)
+
+    def gate_gelu(self, gate: Rows, up: Rows) -> Rows:
+        """gelu(gate) * up, by tanh."""
+        return self._gate("gelu", gate, up)
+
+    def _gate(self, activation: str, gate: Rows, up: Rows) -> Rows:
+        to, piece = self.buffers.input("gated", gate.n), 32
         while piece < 256 and to.n % (2 * piece) == 0:
             piece *= 2
         self.plan.add(
             "gate",
-            activations.gate_silu,
+            activations.gate(activation),
             items=to.n // piece,
             times=self.step.rows,
             grain=2,

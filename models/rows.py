@@ -48,23 +48,32 @@ class Buffers:
     """Activations of a step, shared by all layers and by the plans of a model."""
 
     def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
-        c, rows = config, max_rows + tile_dot.MANY
+        c = config
         self.max_rows, self.max_outs = max_rows, max_outs
-        self.x = Rows.plain(rows, c.n_embd)
-        self.norm = Rows.blocks(rows, c.n_embd)
-        self.attended = Rows.blocks(rows, c.n_head * c.head_dim_v)
-        self.gated = Rows.blocks(rows, c.n_ff)
+        self.x = Rows.blocks(max_rows + tile_dot.MANY, c.n_embd)
+        self._inputs: dict[tuple[str, int], Rows] = {}
         self._outputs: dict[str, Rows] = {}
+        self._queries: dict[tuple[int, int], Rows] = {}
         self.logits = Rows.plain(max_outs + tile_dot.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
-        columns_k, columns_v = cache.columns(c.head_dim_k), cache.columns(c.head_dim_v)
-        vectors = max_rows * c.n_head + tile_dot.MANY
-        self.queries = Rows.blocks(vectors, columns_k)
+        columns_v = cache.columns(c.head_dim_v)
         self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
         self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
         self.scratch = aligned(threads * self.scratch_bytes)
 
+    def input(self, role: str, n: int) -> Rows:
+        """The buffer for what enters products and is called `role`: layers take turns with it."""
+        if (role, n) not in self._inputs:
+            self._inputs[role, n] = Rows.blocks(self.max_rows + tile_dot.MANY, n)
+        return self._inputs[role, n]
+
     def output(self, role: str, n: int) -> Rows:
-        """The buffer for what is called `role`: layers take turns with it."""
+        """The buffer for what comes from products and is called `role`."""
         if role not in self._outputs:
             self._outputs[role] = Rows.plain(self.max_rows + tile_dot.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
         return self._outputs[role]
+
+    def queries(self, heads: int, columns: int) -> Rows:
+        """The buffer for the queries of all heads, each a row of its own."""
+        if (heads, columns) not in self._queries:
+            self._queries[heads, columns] = Rows.blocks(self.max_rows * heads + tile_dot.MANY, columns)
+        return self._queries[heads, columns]

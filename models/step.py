@@ -24,11 +24,13 @@ class Span:
     """Tokens of one sequence that a step takes in: they stand at `position` and after, and attend to all before.
 
     table: the sequence's pages, int64, long enough for position + len(tokens) and kept alive by the caller.
+    window_table: those in layers that keep only a window, likewise by position; what left the window is not read.
     """
 
     tokens: Sequence[int]
     position: int
     table: I64Array
+    window_table: I64Array
 
 
 class Step:
@@ -51,6 +53,7 @@ class Step:
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
         self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
+        self.window_places = np.zeros(max_rows, np.int64)
         self.out_rows = np.zeros(max_rows, np.int64)
         self.spans = np.zeros((max_rows, attention.SPAN), np.int64)
 
@@ -64,7 +67,8 @@ class Step:
             self.tokens[row : row + n] = span.tokens
             self.positions[row : row + n] = positions
             self.places[row : row + n] = span.table[positions // PAGE] * PAGE + positions % PAGE
-            self.spans[i] = row, n, span.position, span.table.ctypes.data
+            self.window_places[row : row + n] = span.window_table[positions // PAGE] * PAGE + positions % PAGE
+            self.spans[i] = row, n, span.position, span.table.ctypes.data, span.window_table.ctypes.data
             longest = max(longest, n)
             pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
             row += n

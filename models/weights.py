@@ -15,7 +15,7 @@ from ..kernels.jit import Kernel
 from ..kernels.plan import Plan, Team
 from .errors import ModelError
 from .gguf import GGUF
-from .header import Tensor
+from .header import Tensor, quote
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -30,6 +30,7 @@ class Matrix:
     rows: int
     columns: int
     data: U8Array
+    bias: F32Array | None  # for all rows of the tiles
 
     @property
     def tiles(self) -> int:
@@ -64,8 +65,10 @@ class Weights:
     def __init__(self, g: GGUF) -> None:
         self._gguf = g
         self._matrices: list[tuple[Matrix, U8Array]] = []
+        self._taken: set[str] = set()
 
     def _tensor(self, name: str, *shape: int) -> Tensor:
+        self._taken.add(name)
         tensor = self._gguf.tensors.get(name)
         if tensor is None:
             raise ModelError(self._gguf.path, name, "is missing", "the file is incomplete; convert the model again")
@@ -90,19 +93,48 @@ class Weights:
         tensor = self._tensor(name, rows, columns)
         return Embedding(FORMATS[tensor.type], tensor.data.reshape(rows, -1))
 
-    def matrix(self, name: str, rows: int, columns: int, *, stack: int = 0) -> Matrix:
-        """Space for a matrix, or for so many of them, behind one another in one; filled by `pack`."""
-        tensor = self._tensor(name, *[stack] * bool(stack), rows, columns)
-        assert stack == 0 or rows % tiles.ROWS == 0, name
-        rows *= max(1, stack)
-        fmt = FORMATS[tensor.type]
+    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        """A matrix, with its bias if the file has one."""
+        return self.parts(name, {name: rows}, columns)[0]
+
+    def stack(self, name: str, n: int, rows: int, columns: int) -> Matrix:
+        """So many matrices, behind one another in one."""
+        assert rows % tiles.ROWS == 0, name
+        tensor = self._tensor(name, n, rows, columns)
+        return self._space(name, tensor, tensor.data.reshape(n * rows, -1), columns, None)
+
+    def parts(self, name: str, parts: dict[str, int], columns: int) -> list[Matrix]:
+        """Matrices by name and rows that the file has as one, with their biases; filled by `pack`."""
+        rows = sum(parts.values())
+        tensor, biased = self._tensor(name, rows, columns), name.removesuffix("weight") + "bias"
+        blocks = tensor.data.reshape(rows, -1)
+        bias = self.vector(biased, rows) if self.has(biased) else None
+        found, first = [], 0
+        for part, n in parts.items():
+            own = slice(first, first + n)
+            found.append(self._space(part, tensor, blocks[own], columns, None if bias is None else bias[own]))
+            first += n
+        return found
+
+    def _space(self, name: str, tensor: Tensor, blocks: U8Array, columns: int, bias: F32Array | None) -> Matrix:
+        """Space for a matrix of these rows of blocks."""
+        rows, fmt = len(blocks), FORMATS[tensor.type]
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
-            raise ModelError(self._gguf.path, name, problem, "take another model")
+            raise ModelError(self._gguf.path, tensor.name, problem, "take another model")
         data = aligned(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
-        matrix = Matrix(name, fmt, rows, columns, data)
-        self._matrices.append((matrix, tensor.data))
+        if bias is not None:
+            bias = np.pad(bias, (0, -rows % tiles.ROWS))
+        matrix = Matrix(name, fmt, rows, columns, data, bias)
+        self._matrices.append((matrix, blocks))
         return matrix
+
+    def refuse_others(self) -> None:
+        """Raises ModelError where the file has a tensor that nobody took: the model is not what it seems."""
+        if others := sorted(self._gguf.tensors.keys() - self._taken):
+            more = f", nor {len(others) - 1} others" if len(others) > 1 else ""
+            problem = f"is no tensor that this architecture uses{more}"
+            raise ModelError(self._gguf.path, quote("tensor", others[0]), problem, "take another model")
 
     @property
     def kernels(self) -> list[Kernel]:

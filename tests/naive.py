@@ -83,14 +83,22 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def attention(q: Array, k: Array, v: Array) -> Array:
-    """Causal: q (rows, heads, dim) stands behind the last of k, v (tokens, KV heads, dim). q is scaled already."""
+def attention(q: Array, k: Array, v: Array, window: int = 0, softcap: float = 0.0, sinks: Array | None = None) -> Array:
+    """Causal: q (rows, heads, dim) stands behind the last of k, v (tokens, KV heads, dim). q is scaled already.
+
+    window: a row sees so many tokens, itself the last. sinks: a score of each head that weighs without a value.
+    """
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
     k, v = (np.repeat(x.astype(np.float64), group, axis=1) for x in (k, v))
     scores = np.einsum("rhd,thd->hrt", q, k)
-    ahead = np.arange(len(k)) > np.arange(len(k) - rows, len(k))[:, None]
-    return np.einsum("hrt,thd->rhd", softmax(np.where(ahead, -np.inf, scores)), v)
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    ahead = np.arange(len(k)) - np.arange(len(k) - rows, len(k))[:, None]
+    scores = np.where((ahead > 0) | (ahead <= -(window or np.inf)), -np.inf, scores)
+    sink = np.full((heads, rows, 1), -np.inf) if sinks is None else np.repeat(sinks[:, None, None], rows, axis=1)
+    weights = softmax(np.concatenate([scores, sink], axis=-1))[..., :-1]
+    return np.einsum("hrt,thd->rhd", weights, v)
 
 
 def route(logits: Array, used: int) -> tuple[Array, Array]:
@@ -117,6 +125,12 @@ def experts(w: Mapping[str, Array], x: Array, used: int) -> Array:
 
 def silu(x: Array) -> Array:
     return x / (1 + np.exp(-x.astype(np.float64)))
+
+
+def gelu(x: Array) -> Array:
+    """By tanh."""
+    x = x.astype(np.float64)
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None,

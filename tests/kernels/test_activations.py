@@ -60,16 +60,43 @@ def test_scales_that_have_no_inverse() -> None:
     check_blocks(*norm(x, np.ones(96, np.float32)))
 
 
+def test_add_norm() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((3, 80), dtype=np.float32), np.linspace(-2, 2, 64, dtype=np.float32)
+    y = rng.standard_normal((3, 64), dtype=np.float32)
+    expected = y + naive.rms_norm(x[:, :64], weight, np.float32(EPS))
+    rig.run(activations.add_norm, 3, x=x, weight=weight, y=y, n=64, x_stride=x.strides[0], y_stride=y.strides[0],
+            eps=EPS)  # fmt: skip
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_quantize_rows() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 96), dtype=np.float32)
+    q, meta = rig.zeros(*x.shape, dtype=np.int8), rig.zeros(3, 3, 4, dtype=np.int32)
+    rig.run(activations.quantize_rows, 3, x=x, q=q, meta=meta, n=96)
+    check_blocks(x, q, meta)
+
+
+@pytest.mark.parametrize("piece", [16, 48, 4096])
+def test_soft_cap(piece: int) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 80), dtype=np.float32) * 40
+    x[0, :3] = 0, 1e30, -1e30
+    expected = 30 * np.tanh(x.astype(np.float64) / 30)
+    rig.run(activations.cap_rows, 3 * -(-80 // piece), x=x, n=80, piece=piece, cap=30.0)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
 @pytest.mark.parametrize("piece", [32, 96])
-def test_gate_silu(piece: int) -> None:
+def test_gate(piece: int, activation: str) -> None:
     rng = np.random.default_rng(0)
     gate, up = (5 * rng.standard_normal((3, 200), dtype=np.float32) for _ in range(2))
     gate[0, :6] = 0, -0.0, 100, -100, 1e30, -1e30
     n = 192
     y, q, meta = rig.zeros(3, n), rig.zeros(3, n, dtype=np.int8), rig.zeros(3, n // 32, 4, dtype=np.int32)
-    rig.run(activations.gate_silu, 3 * n // piece, gate=gate, up=up, y=y, q=q, meta=meta, n=n, piece=piece,
+    rig.run(activations.gate(activation), 3 * n // piece, gate=gate, up=up, y=y, q=q, meta=meta, n=n, piece=piece,
             gate_stride=gate.strides[0], up_stride=up.strides[0])  # fmt: skip
     with np.errstate(over="ignore"):
-        expected = naive.silu(gate[:, :n]) * up[:, :n]
+        expected = getattr(naive, activation)(gate[:, :n]) * up[:, :n]
     np.testing.assert_allclose(y[np.abs(expected) < 1e20], expected[np.abs(expected) < 1e20], rtol=2e-6, atol=1e-7)
     check_blocks(y, q, meta)

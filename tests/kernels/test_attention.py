@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.kernels import attention, cache, tiles
+from pyllm.kernels.attend_many import attend_many
+from pyllm.kernels.attend_one import attend_one
 from pyllm.kernels.formats import CACHE_TYPES, FORMATS
 
 # Each is a kernel to compile. For one row: all pairs with one group, and other groups with a few pairs; for many rows,
@@ -36,11 +38,14 @@ def attend(
     kv_heads: int = 2,
     v_dim: int | None = None,
     v_rotation: int = 0,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
-    splits: of the tokens, for spans of one row; 0: the kernel for many rows.
+    splits: of the tokens, for spans of one row; 0: the kernel for many rows. Tokens before all windows are not there.
     """
     rng = np.random.default_rng(seed)
     kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
@@ -60,16 +65,20 @@ def attend(
         order = order[len(table) :]
         tables.append(table)
         places = (table[:, None] * 64 + np.arange(64)).reshape(-1)[:length]
+        gone = max(0, length - count + 1 - window) if window else 0
+        table[: gone // 64] = order[0]  # of nobody
         k, v = (rng.standard_normal((length, kv_heads, d), dtype=np.float32) for d in (head_dim, v_dim))
         k[:, :, 3] *= 4  # K has columns that stand out
         for head in range(kv_heads):
-            k_pool[head, table] = rig.stored(_padded(k[:, head], n), kf, places, n_pages)[0][table]
-            v_pool[head, table] = rig.stored(_padded(v[:, head], m), vf, places, n_pages)[1][table]
+            used = table[gone // 64 :]
+            k_pool[head, used] = rig.stored(_padded(k[gone:, head], n), kf, places[gone:], n_pages)[0][used]
+            v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, places[gone:], n_pages)[1][used]
         own = q[row : row + count]
         out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
         seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits else own
-        expected.append(naive.attention(seen, naive.decoded(k, k_type), naive.decoded(v, v_type)))
-        records[i] = row, count, length - count, table.ctypes.data
+        stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
+        expected.append(naive.attention(seen, *stored, window, softcap, sinks))
+        records[i] = row, count, length - count, 0, table.ctypes.data
         row += count
 
     numbers, meta = out, rig.zeros(kv_heads, max_rows, group, n // 32, 4, dtype=np.int32)
@@ -85,9 +94,10 @@ def attend(
     step = np.array([splits, -(-pages // splits), blocks])
     sums = rig.zeros(rows, heads, splits, m + attention.TAIL)
     rig.run(
-        attention.attend_many(k_type, v_type) if many else attention.attend_one(k_type, v_type, group),
+        attend_many(k_type, v_type) if many else attend_one(k_type, v_type, group),
         len(spans) * kv_heads * (blocks if many else splits),
-        spans=records, splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
+        spans=records, table=attention.WINDOW_TABLE, window=window or attention.ALL, softcap=softcap,
+        splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
         q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
         k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
@@ -98,7 +108,7 @@ def attend(
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
     rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
-            v_rotation=v_rotation, y=y, q=q8, meta=meta8)  # fmt: skip
+            v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y), strict=True):
         np.testing.assert_array_equal(got, blocked)
     return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)
@@ -125,6 +135,26 @@ def test_many_rows(k_type: str, v_type: str) -> None:
     for group in (1, 2, 3, 4, 8):
         close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(17, 65), (1, 64), (64, 64), (33, 129)]))
     close(*attend(k_type, v_type, group=3, head_dim=32, spans=[(130, 300)]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0")]),
+    group=st.sampled_from([1, 3]),
+    spans=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 200)), min_size=1, max_size=3),
+    window=st.integers(1, 200),
+    softcap=st.sampled_from([0.0, 2.0]),
+    sinks=st.booleans(),
+    splits=st.integers(0, 5),
+)
+def test_windows_soft_caps_and_sinks(
+    pair: tuple[str, str], group: int, spans: list[tuple[int, int]], window: int, softcap: float, sinks: bool,
+    splits: int,
+) -> None:  # fmt: skip
+    spans = [(1 if splits else rows, rows + past) for rows, past in spans]
+    heads = np.linspace(-3, 5, 2 * group, dtype=np.float32) if sinks else None
+    close(*attend(*pair, group=group, head_dim=64, spans=spans, splits=splits, window=window, softcap=softcap,
+                  sinks=heads))  # fmt: skip
 
 
 @settings(deadline=None, max_examples=30)

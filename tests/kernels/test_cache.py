@@ -60,6 +60,7 @@ def test_bytes_of_a_page(fmt: Format) -> None:
         assert fmt.bits or size(fmt, 80) == cache.PAGE * fmt.row_bytes(96)
 
 
+@pytest.mark.parametrize("norm", ["", "head", "row"])
 @pytest.mark.parametrize("neox", [False, True])
 @pytest.mark.parametrize(
     ("k_dim", "v_dim", "rope_dim", "rotation"),
@@ -71,7 +72,7 @@ def test_bytes_of_a_page(fmt: Format) -> None:
         (64, 64, 32, (16, 0)),
     ],
 )
-def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int, rotation: tuple[int, int]) -> None:
+def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int, rotation: tuple[int, int]) -> None:
     """K and Q turned by position, Q scaled, in groups and as int8; blocks rotated, dirty scratch, heads padded."""
     rng = np.random.default_rng(0)
     rows, kv_heads, group, max_rows = 5, 2, 3, 7
@@ -86,9 +87,12 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int, rotation:
     k_pool, v_pool = (rig.zeros(kv_heads, 2, size, dtype=np.uint8) for size in (k_page, v_page))
     out = rig.zeros(kv_heads, max_rows, group, n)
     out_q, out_meta = rig.zeros(*out.shape, dtype=np.int8), rig.zeros(*out.shape[:-1], n // 32, 4, dtype=np.int32)
+    weights = [np.linspace(0.5, 2, x[0].size if norm == "row" else k_dim, dtype=np.float32) for x in (q, k)]
+    q_norm, k_norm = weights if norm else (0, 0)
     rig.run(
         rope.rope_store("f32", "f32", neox), rows * kv_heads,
         q=q, k=k, v=v, q_stride=q.strides[0], k_stride=k.strides[0], v_stride=v.strides[0],
+        q_norm=q_norm, k_norm=k_norm, norm_rows=int(norm == "row"), eps=1e-5,
         turns=turns, rope_dim=rope_dim, positions=positions, places=places,
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
@@ -103,7 +107,14 @@ def test_rope_store(neox: bool, k_dim: int, v_dim: int, rope_dim: int, rotation:
         pages = [np.concatenate([unpack(page, f32, dim) for page in head]) for head in pool]  # type: ignore[operator]
         return np.stack(pages, axis=1)[places].view(np.float32)
 
-    expected_k, expected_q = (naive.hadamard(naive.rope(x, angle[positions], neox), rotation[0]) for x in (k, q))
+    def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        shape = (rows, -1) if norm == "row" else x.shape
+        return naive.rms_norm(x.reshape(shape), weight, 1e-5).reshape(x.shape) if norm else x
+
+    expected_q, expected_k = (
+        naive.hadamard(naive.rope(normed(x, weight), angle[positions], neox), rotation[0])
+        for x, weight in zip((q, k), weights, strict=True)
+    )
     v = naive.hadamard(v, rotation[1])
     np.testing.assert_allclose(in_place(k_pool, cache.canonical_k, k_dim), padded(expected_k, n), atol=1e-6)
     np.testing.assert_allclose(

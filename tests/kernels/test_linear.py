@@ -17,8 +17,11 @@ FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
 MANY = pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 
 
-def product(fmt: Format, many: bool, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None) -> np.ndarray:
-    """The kernel's W x, or what it adds to `to`."""
+def product(
+    fmt: Format, many: bool, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None,
+    bias: np.ndarray | None = None, scale: float = 1.0,
+) -> np.ndarray:  # fmt: skip
+    """The kernel's scale * (W x + bias), or that added to `to`."""
     (rows, n), outputs, n_tiles = x.shape, len(raw), -(-len(raw) // 16)
     room = rows + tile_dot.MANY
     y = rig.zeros(room, n_tiles * 16)
@@ -33,7 +36,7 @@ def product(fmt: Format, many: bool, raw: np.ndarray, x: np.ndarray, to: np.ndar
         linear.linear(fmt.name, tile_dot.many(fmt.name) if many else 1), -(-rows // linear.CHUNK) * n_tiles,
         weights=rig.packed(raw, fmt, n), x=numbers, meta=meta, y=y, rows=np.array([rows]), tiles=n_tiles,
         tile_bytes=tiles.tile_bytes(fmt, n), columns=n, x_stride=numbers.strides[0], meta_stride=meta.strides[0],
-        y_stride=y.strides[0], add=int(to is not None),
+        y_stride=y.strides[0], bias=0 if bias is None else bias, scale=scale, add=int(to is not None),
     )  # fmt: skip
     return y[:rows, :outputs]
 
@@ -67,6 +70,18 @@ def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
     np.testing.assert_allclose(product(fmt, many, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
     for some in (1, 7, 8, 64):
         np.testing.assert_array_equal(product(fmt, many, raw, x[:some]), y[:some])
+
+
+@FORMAT
+@MANY
+def test_bias_and_scale(fmt: Format, many: bool) -> None:
+    raw, x = sample(fmt, 3, 33, 64, 0)
+    bias, to = rig.zeros(48), np.ones((3, 33), np.float32)
+    bias[:33] = np.arange(33)
+    y = product(fmt, many, raw, x)
+    np.testing.assert_allclose(product(fmt, many, raw, x, bias=bias), y + bias[:33], rtol=1e-6)
+    got = product(fmt, many, raw, x, to, bias=bias, scale=0.25)
+    np.testing.assert_allclose(got, (y + bias[:33]) / 4 + 1, rtol=1e-6, atol=1e-6)
 
 
 @FORMAT

@@ -203,8 +203,8 @@ def test_several_sequences_in_a_step(load: Load, threads: int, lengths: list[tup
         table = PageTable(pool, N_CTX)
         table.reserve(past + n)
         for start in range(0, past, 128):
-            model.step([Span(tokens[start : min(start + 128, past)], start, table.pages)], [])
-        spans.append(Span(tokens[past : past + n], past, table.pages))
+            model.step([Span(tokens[start : min(start + 128, past)], start, table.pages, table.pages)], [])
+        spans.append(Span(tokens[past : past + n], past, table.pages, table.pages))
         expected.append(model.step(spans[-1:], [n - 1])[0].copy())
     outs = np.cumsum([n for _, n in lengths]) - 1
     assert naive.nmse(model.step(spans, outs.tolist()), np.stack(expected)) < 1e-11

@@ -1,0 +1,84 @@
+"""Attention of many query rows: a block of them goes through the pages together; knows no splits."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from . import amx
+from .attention import ATTEND, BLOCK, TAIL, cap_scores, hide, soften, start
+from .cache import unpack_v
+from .jit import Kernel, inline, kernel
+from .memory import load_f32, load_rows, peek_i64, splat_floats, store_f32, store_rows
+from .simd import fma
+from .tile_dot import MANY, many, tile_dot
+
+
+@inline
+def _add_values(weights, values, first, tokens, columns, states, size):
+    """Add to 8 sums, `size` bytes apart, what 8 rows of weights make of values float32 [tokens][columns]."""
+    for b in range(0, 4 * columns, 128):
+        o, value = states + b, values + b + first * columns * 4
+        low, high = load_rows(o, size, 8), load_rows(o + 64, size, 8)
+        for t in range(first, tokens):
+            w = splat_floats(weights + 4 * t, 256, 8)
+            low, high = fma(w, load_f32(value), low), fma(w, load_f32(value + 64), high)
+            value += columns * 4
+        store_rows(o, size, low)
+        store_rows(o + 64, size, high)
+
+
+@cache
+def attend_many(k_type: str, v_type: str) -> Kernel:
+    """The kernel for spans of many rows, a group of query vectors at a time. Items: spans x KV heads x row blocks.
+
+    A block past its span's rows is empty. There is one split.
+    """
+    n = many(k_type)
+
+    @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
+    def attend_many(a, begin, end, thread):
+        size = (a.v_columns + TAIL) * 4
+        block_rows = max(1, BLOCK // a.group)
+        scores = a.scratch + thread * a.scratch_bytes
+        values = scores + (block_rows * a.group + MANY) * 256
+        amx.configure()
+        state = values + 64 * a.v_columns * 4
+        blocks = peek_i64(a.blocks)
+        for item in range(begin, end):
+            rest, block = divmod(item, blocks)
+            at, head = divmod(rest, a.kv_heads)
+            span = a.spans + 40 * at
+            row, position = peek_i64(span) + block * block_rows, peek_i64(span + 16) + block * block_rows
+            rows, table = min(block_rows, peek_i64(span + 8) - block * block_rows), peek_i64(span + a.table)
+            vectors = rows * a.group
+            q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
+            meta = a.meta + (head * a.max_rows + row) * a.group * a.meta_bytes
+            for i in range(vectors + 7):  # the sums are taken in groups of 8
+                start(state + i * size, a.v_columns)
+            first = max(0, position + 1 - a.window)  # token that is seen
+            for p in range(first // 64, (position + rows + 63) // 64 if rows > 0 else 0):
+                page = peek_i64(table + 8 * p)
+                k, v = a.k_pool + head * a.k_head + page * a.k_page, a.v_pool + head * a.v_head + page * a.v_page
+                for i in range(0, vectors, n):
+                    for t in range(4):
+                        x, m = q + i * a.q_bytes, meta + i * a.meta_bytes
+                        s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
+                        store_rows(scores + i * 256 + 64 * t, 256, s)
+                for i in range(vectors):
+                    seen = position + i // a.group + 1 - 64 * p
+                    if a.softcap != 0:
+                        cap_scores(scores + i * 256, a.softcap)
+                    if seen < 64 or seen > a.window:
+                        hide(scores + i * 256, seen - a.window, seen)
+                    soften(scores + i * 256, state + i * size, a.v_columns)
+                hidden, tokens = max(0, first - 64 * p), min(64, position + rows - 64 * p)
+                unpack_v(v_type, v, tokens, a.v_columns, values)
+                for i in range(0, vectors, 8):
+                    _add_values(scores + i * 256, values, hidden, tokens, a.v_columns, state + i * size, size)
+            for i in range(vectors):
+                in_block, g = divmod(i, a.group)
+                out = a.sums + (((row + in_block) * a.kv_heads + head) * a.group + g) * size
+                for j in range(0, a.v_columns + TAIL, 16):
+                    store_f32(out + 4 * j, load_f32(state + i * size + 4 * j))
+
+    return attend_many
