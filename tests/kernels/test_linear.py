@@ -124,5 +124,5 @@ def test_rows_of_an_embedding(fmt: Format) -> None:
     n = 3 * max(32, fmt.size)
     raw = np.random.default_rng(0).integers(0, 128, (9, fmt.row_bytes(n)), dtype=np.uint8)
     tokens, x = np.array([8, 0, 8, 3]), rig.zeros(4, n)
-    rig.run(embed.embed(fmt.name), 4, raw=raw, row_bytes=raw.shape[1], tokens=tokens, x=x, n=n)
+    rig.run(embed.embed(fmt.name), 4, raw=raw, row_bytes=raw.shape[1], tokens=tokens, x=x, n=n, scale=1.0)
     np.testing.assert_array_equal(x, fmt.decode(raw)[tokens])
