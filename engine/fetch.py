@@ -77,9 +77,9 @@ def fetch(
 ) -> str:
     """Puts the file at `target` and returns its sha256; `check` may refuse it before.
 
-    What is here when the connection or the user ends it stays in `target`.incomplete for the next time.
+    What is here when the connection or the user ends it stays in `incomplete(target)` for the next time.
     """
-    download = _Download(remote, target.with_name(f"{target.name}.incomplete"), progress)
+    download = _Download(remote, incomplete(target), progress)
     with disk_errors(target.parent, remote.title):
         download.resume()
         failures = 0
@@ -96,6 +96,11 @@ def fetch(
                     ) from None
                 download.wait(PAUSES[failures - 1] if problem.wait is None else min(problem.wait, LONGEST_PAUSE))
         return download.finish(target, check)
+
+
+def incomplete(target: Path) -> Path:
+    """What is here of a file that is not whole, under the name that huggingface_hub once gave it too."""
+    return target.with_name(f"{target.name}.incomplete")
 
 
 class _Download:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from ..models.errors import ModelError, PyllmError, UsageError
 from . import hubcache
 from .disk import alone, check_space, disk_errors
-from .fetch import AGAIN, LONGEST_PAUSE, PAUSES, Refused, Remote, fetch
+from .fetch import AGAIN, LONGEST_PAUSE, PAUSES, Refused, Remote, fetch, incomplete
 from .pick import PREFERRED, choose, models_of, parts_of
 from .progress import Progress
 from .store import Origin, remember
@@ -117,7 +117,7 @@ class _Hub:
         title = f"{self.name.repo} {parts[0].name}"
         with disk_errors(hubcache.folder(), title):
             blobs.mkdir(parents=True, exist_ok=True)
-            check_space(blobs, sum(file.size for file in parts if not (blobs / file.blob).exists()), title)
+            check_space(blobs, sum(_missing(file, blobs) for file in parts), title)
             for file in parts:
                 self._fetch(file, info.sha or "main", blobs, progress)
         first = hubcache.find(self.name.repo, file=parts[0].name)
@@ -202,6 +202,14 @@ class _Hub:
         if status == 401:
             return PyllmError(f"{self.name}: the hub does not accept the login (401); check HF_TOKEN")
         return PyllmError(f"{page}: answers {status}; try again later")
+
+
+def _missing(file: File, blobs: Path) -> int:
+    """Bytes that are still to be fetched."""
+    if (blobs / file.blob).exists():
+        return 0
+    part = incomplete(blobs / file.blob)
+    return file.size - (part.stat().st_size if part.exists() else 0)
 
 
 def _file(sibling: Any) -> File:
