@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
@@ -219,6 +220,7 @@ class _Download:
         check_space(self.part.parent, self.total - self.done, self.remote.title)
 
     def _take(self, response: HTTPResponse, file: IO[bytes]) -> None:
+        begin, before = time.monotonic(), self.done
         for chunk in _chunks(response):
             if not self.done and not chunk.startswith(self.remote.magic):
                 kind = response.headers.get_content_type()
@@ -226,7 +228,9 @@ class _Download:
             file.write(chunk)
             self.digest.update(chunk)
             self.done += len(chunk)
-            self.progress(self.stage, self.done, self.total)
+            rate = (self.done - before) / (time.monotonic() - begin + 1e-9)
+            left = f", {timedelta(seconds=round((self.total - self.done) / rate))} left" if self.total else ""
+            self.progress(self.stage, self.done, self.total, f"{rate / 1e6:.1f} MB/s{left}")
             if self.total and self.done > self.total:
                 raise self._wrong_size(self.done)
         if self.total and self.done < self.total:
