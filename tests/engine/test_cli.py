@@ -86,7 +86,13 @@ def test_a_prompt(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[
     assert out == REPLY + "\n"
     for part in ("load:", "prompt:", "first token:", "answer:", "read per token:", "KV cache:", "peak memory:", "GB/s"):
         assert part in err
-    assert llm.loaded == {"n_ctx": 512, "cache_type_k": "f16", "cache_type_v": "f16", "n_threads": None}
+    assert llm.loaded == {
+        "n_ctx": 512,
+        "cache_type_k": "f16",
+        "cache_type_v": "f16",
+        "n_threads": None,
+        "cache_rotate": "auto",
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,11 +115,17 @@ def test_settings_reach_the_engine(llm: type[FakeLLM], model: str, capsys: pytes
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == ""
-    assert llm.loaded == {"n_ctx": 256, "cache_type_k": "q8_0", "cache_type_v": "q4_0", "n_threads": 2}
+    assert llm.loaded == {
+        "n_ctx": 256,
+        "cache_type_k": "q8_0",
+        "cache_type_v": "q4_0",
+        "n_threads": 2,
+        "cache_rotate": "auto",
+    }
     assert result["settings"] == {
         "model": "tiny", "n_ctx": 256, "threads": 2, "cache_type_k": "q8_0", "cache_type_v": "q4_0", "predict": 4,
-        "raw": False, "system_prompt": "Short.", "seed": 5, "temp": 0.0, "top_k": 3, "top_p": 0.5, "min_p": 0.0,
-        "repeat_penalty": 1.1,
+        "cache_rotate": "auto", "raw": False, "system_prompt": "Short.", "seed": 5, "temp": 0.0, "top_k": 3,
+        "top_p": 0.5, "min_p": 0.0, "repeat_penalty": 1.1,
     }  # fmt: skip
     assert result["stop"] == "limit" and result["tokens"]["generated"] == 4 and result["tokens"]["decoded"] == 3
     assert result["bytes"]["weights_per_token"] == 1_000_000
