@@ -57,3 +57,13 @@ class FeedForward:
         self.ffn_gate = w.matrix(f"blk.{i}.ffn_gate.weight", c.n_ff, c.n_embd)
         self.ffn_up = w.matrix(f"blk.{i}.ffn_up.weight", c.n_ff, c.n_embd)
         self.ffn_down = w.matrix(f"blk.{i}.ffn_down.weight", c.n_embd, c.n_ff)
+
+
+class PreNorm(Attention, FeedForward):
+    """A layer whose two halves begin with a norm."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        Attention.__init__(self, w, c, i)
+        FeedForward.__init__(self, w, c, i)
+        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
+        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)

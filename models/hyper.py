@@ -43,6 +43,9 @@ class Hyper:
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
         return self.gguf.number(self.key(name), low, high, default)
 
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        return self.gguf.flag(self.key(name), default)
+
     def refuse(self, name: str, problem: str, cure: str = CONVERT) -> ModelError:
         return ModelError(self.gguf.path, self.key(name), problem, cure)
 
@@ -132,6 +135,10 @@ class Hyper:
             layers=layers,
             **more,
         )
+
+    @property
+    def embedding_per_head(self) -> int:
+        return self.n_embd // self.same("attention.head_count", 1, MAX_HEADS)
 
     def experts(self, n_ff: int | None = None) -> dict[str, int]:
         """A Config's fields for a mixture of experts; none where there is none. n_ff: of one, if the file is silent."""

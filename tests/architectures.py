@@ -16,8 +16,99 @@ MIXED = {"": "q4_0", "ffn_down": "q8_0", "token_embd": "q8_0", "output.": "f16"}
 # Three query heads to a KV head, as in SmolLM2 and in most of the kernels' tests: nothing more to compile.
 _SHAPE: dict[str, Any] = {"n_embd": 192, "n_head": 6, "n_head_kv": 2, "n_ff": 96}
 
+_FACTORS = {
+    "rope_factors_long.weight": np.geomspace(2, 9, 12),
+    "rope_factors_short.weight": np.geomspace(1, 3, 12),
+}
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": _SHAPE,
+    "llama-factors": _SHAPE
+    | {"overrides": {"llama.rope.freq_base": 500.0}, "tensors": {"rope_freqs.weight": np.geomspace(1, 8, 16)}},
+    "llama-linear": _SHAPE | {"overrides": {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}},
+    "qwen2": _SHAPE | {"arch": "qwen2"},
+    "qwen3": _SHAPE
+    | {
+        "arch": "qwen3",
+        "head_dim": 64,
+        "overrides": {
+            "qwen3.rope.scaling.type": "yarn",
+            "qwen3.rope.scaling.factor": 4.0,
+            "qwen3.rope.scaling.original_context_length": 32,
+        },
+    },
+    "gemma2": _SHAPE
+    | {
+        "arch": "gemma2",
+        "n_layer": 3,
+        "tied": True,
+        "overrides": {
+            "gemma2.attention.sliding_window": 20,
+            "gemma2.attn_logit_softcapping": 2.0,
+            "gemma2.final_logit_softcapping": 3.0,
+        },
+    },
+    "gemma3": _SHAPE
+    | {
+        "arch": "gemma3",
+        "n_layer": 7,
+        "head_dim": 64,
+        "tied": True,
+        "overrides": {
+            "gemma3.attention.sliding_window": 24,
+            "gemma3.rope.freq_base": 1e6,
+            "gemma3.rope.scaling.type": "linear",
+            "gemma3.rope.scaling.factor": 8.0,
+        },
+    },
+    "phi3": _SHAPE
+    | {
+        "arch": "phi3",
+        "overrides": {
+            "phi3.rope.dimension_count": 24,
+            "phi3.rope.scaling.original_context_length": 64,
+            "phi3.rope.scaling.attn_factor": 1.3,
+        },
+        "tensors": _FACTORS,
+    },
+    "phi3-short": _SHAPE | {"arch": "phi3", "overrides": {"phi3.rope.dimension_count": 24}, "tensors": _FACTORS},
+    "smollm3": _SHAPE | {"arch": "smollm3", "n_layer": 4},
+    "mistral3": _SHAPE
+    | {
+        "arch": "mistral3",
+        "overrides": {
+            "mistral3.rope.scaling.type": "yarn",
+            "mistral3.rope.scaling.factor": 4.0,
+            "mistral3.rope.scaling.original_context_length": 32,
+            "mistral3.rope.scaling.yarn_beta_fast": 1.5,
+            "mistral3.rope.scaling.yarn_beta_slow": 0.25,
+            "mistral3.rope.scaling.yarn_log_multiplier": 0.7,
+            "mistral3.attention.temperature_scale": 0.5,
+        },
+    },
+    "granite": _SHAPE
+    | {
+        "arch": "granite",
+        "overrides": {
+            "granite.attention.scale": 0.3,
+            "granite.embedding_scale": 3.0,
+            "granite.residual_scale": 0.4,
+            "granite.logit_scale": 7.0,
+        },
+    },
+    "granite-nope": _SHAPE
+    | {"arch": "granite", "overrides": {"granite.logit_scale": 1.0, "granite.rope.scaling.finetuned": False}},
+    "olmo2": _SHAPE
+    | {
+        "arch": "olmo2",
+        "overrides": {
+            "olmo2.attention.sliding_window": 24,
+            "olmo2.attention.sliding_window_pattern": [True, False],
+            "olmo2.rope.scaling.type": "yarn",
+            "olmo2.rope.scaling.factor": 4.0,
+            "olmo2.rope.scaling.original_context_length": 32,
+        },
+    },
     "mixtral": _SHAPE | {"n_expert": 5, "n_expert_used": 2},
 }
 """Arguments of tiny.write but for the types."""

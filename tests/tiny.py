@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import layouts
 import numpy as np
 
 from pyllm.kernels.formats import FORMATS
@@ -152,6 +153,7 @@ def write(
 
     layout = shapes(n_layer=n_layer, n_embd=n_embd, n_head=n_head, n_head_kv=n_head_kv, n_ff=n_ff,
                     n_vocab=len(tokens), head_dim=head, tied=tied, n_expert=n_expert)  # fmt: skip
+    layout = layouts.adapted(layout, arch, head)
     values: dict[str, np.ndarray | None] = {**weights(layout, seed), **(tensors or {})}
 
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split_max_tensors)
