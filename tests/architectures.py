@@ -21,6 +21,9 @@ _FACTORS = {
     "rope_factors_short.weight": np.geomspace(1, 3, 12),
 }
 
+_HALF = {"": "f16", "attn_": "q4_0", "token_embd": "q8_0"}
+"""For many layers: each that rounds its activations adds to the difference of two engines."""
+
 MODELS: dict[str, dict[str, Any]] = {
     "llama": _SHAPE,
     "llama-factors": _SHAPE
@@ -72,7 +75,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "tensors": _FACTORS,
     },
     "phi3-short": _SHAPE | {"arch": "phi3", "overrides": {"phi3.rope.dimension_count": 24}, "tensors": _FACTORS},
-    "smollm3": _SHAPE | {"arch": "smollm3", "n_layer": 4},
+    "smollm3": _SHAPE | {"arch": "smollm3", "n_layer": 4, "mixed": _HALF},
     "mistral3": _SHAPE
     | {
         "arch": "mistral3",
@@ -111,7 +114,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "mixtral": _SHAPE | {"n_expert": 5, "n_expert_used": 2},
 }
-"""Arguments of tiny.write but for the types."""
+"""Arguments of tiny.write but for the types; "mixed": those of quantized matrices, where not MIXED."""
 
 CASES = [(name, kind) for name in MODELS for kind in ("f32", "mixed")]
 """Each as float32, and with quantized matrices."""
@@ -121,7 +124,9 @@ STEP = 4
 
 
 def write(folder: Path, name: str, kind: str) -> Path:
-    model: dict[str, Any] = {"types": MIXED if kind == "mixed" else "f32"} | MODELS[name]
+    model = dict(MODELS[name])
+    mixed = model.pop("mixed", MIXED)
+    model["types"] = mixed if kind == "mixed" else "f32"
     return tiny.write(folder / f"{name}-{kind}.gguf", **model)
 
 
