@@ -162,7 +162,7 @@ class _Download:
             raise self._refusal(error) from None
         except URLError as error:
             raise self._unreachable(error.reason) from None
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a host or redirect that is no address
             raise self._unreachable(error) from None
         with response:
             self.sha256 = self.sha256 or redirects.sha256
@@ -206,7 +206,7 @@ class _Download:
             total = 0 if found[2] == "*" else int(found[2])
         else:
             self.restart()  # a new file, one that has changed, or a server that does not resume
-            total = int(headers.get("Content-Length") or 0)
+            total = response.length or 0
         if headers.get("Content-Encoding", "identity") != "identity":
             raise PyllmError(f"{self.remote.shown}: the server packs the file; give the address of the file itself")
         if self.remote.size and total and total != self.remote.size:
@@ -277,7 +277,7 @@ def _seconds(headers: Message) -> float | None:
     said = headers.get("Retry-After", "")
     if said.isdecimal():
         return float(said)
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
     return None
 

@@ -178,7 +178,12 @@ class _Hub:
                 raise self._refused(404) from None
             except HfHubHTTPError as error:
                 status, said = error.response.status_code, error.response.headers.get("Retry-After", "")
-            except (ValueError, TypeError, KeyError):  # a name that it does not allow; a page instead of an answer
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+            ):  # a name that it does not allow; a page instead of an answer
                 problem = f"{endpoint()} gives no answer that makes sense"
                 raise ModelError(self.name, "repository", problem, "check the name and HF_ENDPOINT") from None
             except (transport, OSError) as error:

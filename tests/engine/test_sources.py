@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pyllm.engine import catalogue, disk, hub, pypi, sources, wheels
 from pyllm.engine.store import recall
@@ -69,6 +71,17 @@ def test_no_such_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ModelError) as error:
         sources.resolve(name, offline=False)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["", "hf:", "pypi:", "https:", "http://", "https://host/", "path:"]), rest=st.text(max_size=40)
+)
+def test_any_text_is_a_name_or_is_explained(kind: str, rest: str, cache: Path) -> None:
+    try:
+        sources.resolve(kind + rest, offline=True)
+    except PyllmError as error:
+        assert error.exit_code in (2, 3)
 
 
 def test_a_prompt_in_the_models_place_is_explained() -> None:

@@ -132,6 +132,17 @@ def test_answers_that_are_no_file(served: fake_hub.Hub) -> None:
     assert "is not here" in refused(f"{served.url}/tiny.gguf?other", ModelError, offline=True)
 
 
+def test_answers_that_make_no_sense(served: fake_hub.Hub, content: bytes) -> None:
+    served.headers = {"Content-Length": "many"}
+    assert get(f"{served.url}/tiny.gguf").read_bytes() == content
+    served.headers = {"Content-Length": "-1"}
+    assert get(f"{served.url}/tiny.gguf?2").read_bytes() == content
+    for bad in ("http://[/x", "http://a:b/x", "//", "?", "http://" + "a" * 99 + ".b/x", "http://\xfc"):
+        refused(f"{served.url}/to/{bad}.gguf")
+    served.repos["files"]["\xfc.gguf"] = content
+    assert get(f"{served.url}/\xfc.gguf") == get(f"{served.url}/%C3%BC.gguf")
+
+
 def test_redirects(served: fake_hub.Hub, content: bytes) -> None:
     assert get(f"{served.url}/to/{served.cdn}/tiny.gguf").read_bytes() == content
     loop = f"{served.url}/to/" * 9 + f"{served.url}/tiny.gguf"
