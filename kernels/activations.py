@@ -16,6 +16,7 @@ from .simd import (
     fma,
     max_lanes,
     maximum,
+    minimum,
     round_half_away,
     splat,
     sum_lanes,
@@ -117,11 +118,18 @@ def _gelu(x):
     return divide(x, exp(x * fma(x * x, splat(-0.07135481627), splat(-1.5957691216))) + 1.0)
 
 
+@inline
+def _swiglu_oai(gate, up):
+    """OpenAI's: gate is clamped to 7 above and up to 7 on both sides; where they are NaN they stay so."""
+    x = minimum(splat(7.0), gate)
+    return divide(x, exp(x * -1.702) + 1.0) * (maximum(splat(-7.0), minimum(splat(7.0), up)) + 1.0)
+
+
 @cache
 def gate(activation: str) -> Kernel:
-    """The kernel for "silu" or "gelu". Items are pieces of `piece` columns of rows of n: y = activation(gate) * up as
-    float32 and as int8 blocks."""
-    gelu = activation == "gelu"
+    """The kernel for "silu", "gelu" or "swiglu_oai". Items are pieces of `piece` columns of rows of n: y =
+    activation(gate) * up as float32 and as int8 blocks."""
+    gelu, oai = activation == "gelu", activation == "swiglu_oai"
 
     @kernel(GATE, f"gate_{activation}")
     def gate(a, begin, end, thread):
@@ -133,9 +141,8 @@ def gate(activation: str) -> Kernel:
             at = row * a.n + first
             y = a.y + 4 * at
             for i in range(0, 4 * a.piece, 64):
-                g = load_f32(gate + i)
-                g = _gelu(g) if gelu else _silu(g)
-                store_f32(y + i, g * load_f32(up + i))
+                g, u = load_f32(gate + i), load_f32(up + i)
+                store_f32(y + i, _swiglu_oai(g, u) if oai else (_gelu(g) if gelu else _silu(g)) * u)
             quantize_row(y, a.piece, a.q + at, a.meta + at // 2)
 
     return gate

@@ -8,6 +8,7 @@ from .errors import ModelError
 from .gemma2 import Gemma2
 from .gemma3 import Gemma3
 from .gguf import GGUF
+from .gpt_oss import GptOss
 from .granite import Granite
 from .hyper import Hyper
 from .llama import Llama
@@ -16,6 +17,7 @@ from .olmo2 import Olmo2
 from .phi3 import Phi3
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
+from .qwen3moe import Qwen3MoE
 from .smollm3 import SmolLM3
 
 ARCHITECTURES: dict[str, type[Decoder]] = {
@@ -29,6 +31,8 @@ ARCHITECTURES: dict[str, type[Decoder]] = {
     "mistral3": Mistral3,
     "granite": Granite,
     "olmo2": Olmo2,
+    "qwen3moe": Qwen3MoE,
+    "gpt-oss": GptOss,
 }
 
 

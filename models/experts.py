@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 
 class Stack:
-    """A matrix for each expert, one behind the other, and a bias for each where the file has one."""
+    """A matrix for each expert, one behind the other in one, and so are their biases if there are any."""
 
     def __init__(self, w: Weights, name: str, experts: int, rows: int, columns: int) -> None:
         self.role, self.rows, self.columns = name.split(".")[-1], rows, columns
         self.matrix = w.stack(f"{name}.weight", experts, rows, columns)
-        self.bias = w.vector(f"{name}.bias", experts, rows) if w.has(f"{name}.bias") else None
 
 
 class Experts:

@@ -150,7 +150,7 @@ class Mixture:
     def _operands(self, x: Rows, s: Stack) -> dict[str, Any]:
         """What all products have."""
         return {
-            "weights": s.matrix.data, "bias": 0 if s.bias is None else s.bias, "tiles": _tiles(s),
+            "weights": s.matrix.data, "bias": 0 if s.matrix.bias is None else s.matrix.bias, "tiles": _tiles(s),
             "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if _ints(s) else x.x,
             "meta": x.meta,
         }  # fmt: skip

@@ -98,10 +98,11 @@ class Weights:
         return self.parts(name, {name: rows}, columns)[0]
 
     def stack(self, name: str, n: int, rows: int, columns: int) -> Matrix:
-        """So many matrices, behind one another in one."""
+        """So many matrices, behind one another in one, with their biases if the file has them."""
         assert rows % tiles.ROWS == 0, name
-        tensor = self._tensor(name, n, rows, columns)
-        return self._space(name, tensor, tensor.data.reshape(n * rows, -1), columns, None)
+        tensor, biased = self._tensor(name, n, rows, columns), name.removesuffix("weight") + "bias"
+        bias = self.vector(biased, n, rows).reshape(-1) if self.has(biased) else None
+        return self._space(name, tensor, tensor.data.reshape(n * rows, -1), columns, bias)
 
     def parts(self, name: str, parts: dict[str, int], columns: int) -> list[Matrix]:
         """Matrices by name and rows that the file has as one, with their biases; filled by `pack`."""

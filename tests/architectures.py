@@ -16,6 +16,8 @@ MIXED = {"": "q4_0", "ffn_down": "q8_0", "token_embd": "q8_0", "output.": "f16"}
 # Three query heads to a KV head, as in SmolLM2 and in most of the kernels' tests: nothing more to compile.
 _SHAPE: dict[str, Any] = {"n_embd": 192, "n_head": 6, "n_head_kv": 2, "n_ff": 96}
 
+_EXPERTS = _SHAPE | {"n_expert": 5, "n_expert_used": 2}
+
 _FACTORS = {
     "rope_factors_long.weight": np.geomspace(2, 9, 12),
     "rope_factors_short.weight": np.geomspace(1, 3, 12),
@@ -112,7 +114,27 @@ MODELS: dict[str, dict[str, Any]] = {
             "olmo2.rope.scaling.original_context_length": 32,
         },
     },
-    "mixtral": _SHAPE | {"n_expert": 5, "n_expert_used": 2},
+    "mixtral": _EXPERTS,
+    "qwen3moe": _EXPERTS
+    | {
+        "arch": "qwen3moe",
+        "seed": 1,  # no near ties in its routers: rounding may decide them otherwise in two engines
+        "head_dim": 32,
+        "overrides": {"qwen3moe.feed_forward_length": 256, "qwen3moe.expert_feed_forward_length": 96},
+    },
+    "gpt-oss": _EXPERTS
+    | {
+        "arch": "gpt-oss",
+        "head_dim": 32,
+        "overrides": {
+            "gpt-oss.expert_feed_forward_length": 96,
+            "gpt-oss.attention.sliding_window": 24,
+            "gpt-oss.rope.freq_base": 150000.0,
+            "gpt-oss.rope.scaling.type": "yarn",
+            "gpt-oss.rope.scaling.factor": 8.0,
+            "gpt-oss.rope.scaling.original_context_length": 64,
+        },
+    },
 }
 """Arguments of tiny.write but for the types; "mixed": those of quantized matrices, where not MIXED."""
 

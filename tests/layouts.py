@@ -12,6 +12,14 @@ def biases(layer: Layout, n_embd: int, head: int) -> Layout:
     return {f"{name}.bias": layer[f"{name}.weight"][:1] for name in ("attn_q", "attn_k", "attn_v")}
 
 
+def all_biases(layer: Layout, n_embd: int, head: int) -> Layout:
+    return {name.replace(".weight", ".bias"): shape[:-1] for name, shape in layer.items() if len(shape) > 1}
+
+
+def sinks(layer: Layout, n_embd: int, head: int) -> Layout:
+    return {"attn_sinks.weight": (layer["attn_q.weight"][0] // head,), "post_attention_norm.weight": (n_embd,)}
+
+
 def head_norms(layer: Layout, n_embd: int, head: int) -> Layout:
     return {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
 
@@ -36,10 +44,13 @@ MORE: dict[str, list[Callable[[Layout, int, int], Layout]]] = {
     "gemma3": [head_norms, post_norms],
     "phi3": [fused],
     "olmo2": [row_norms, post_norms],
+    "qwen3moe": [head_norms],
+    "gpt-oss": [all_biases, sinks],
 }
 LESS: dict[str, tuple[str, ...]] = {
     "phi3": ("attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight"),
     "olmo2": ("attn_norm.weight", "ffn_norm.weight"),
+    "gpt-oss": ("ffn_norm.weight",),
 }
 
 

@@ -133,6 +133,14 @@ def gelu(x: Array) -> Array:
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
+def gated(activation: str, gate: Array, up: Array) -> Array:
+    """What enters the last matrix of a feed-forward."""
+    if activation == "swiglu_oai":
+        x, y = np.minimum(gate.astype(np.float64), 7), np.clip(up.astype(np.float64), -7, 7)
+        return x / (1 + np.exp(-1.702 * x)) * (y + 1)
+    return {"silu": silu, "gelu": gelu}[activation](gate) * up
+
+
 def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None,
           rotation: tuple[int, int] = (0, 0)) -> Array:  # fmt: skip
     """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64.

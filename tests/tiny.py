@@ -175,7 +175,7 @@ def write(
 
 
 def _format_of(name: str, x: np.ndarray, types: str | Mapping[str, str]) -> str:
-    if x.ndim == 1 or "ffn_gate_inp" in name:  # what llama.cpp never quantizes
+    if x.ndim == 1 or "ffn_gate_inp" in name or name.endswith("bias"):  # what llama.cpp never quantizes
         return "f32"
     if isinstance(types, str):
         return types

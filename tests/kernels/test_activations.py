@@ -86,7 +86,7 @@ def test_soft_cap(piece: int) -> None:
     np.testing.assert_allclose(x, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "swiglu_oai"])
 @pytest.mark.parametrize("piece", [32, 96])
 def test_gate(piece: int, activation: str) -> None:
     rng = np.random.default_rng(0)
@@ -97,6 +97,6 @@ def test_gate(piece: int, activation: str) -> None:
     rig.run(activations.gate(activation), 3 * n // piece, gate=gate, up=up, y=y, q=q, meta=meta, n=n, piece=piece,
             gate_stride=gate.strides[0], up_stride=up.strides[0])  # fmt: skip
     with np.errstate(over="ignore"):
-        expected = getattr(naive, activation)(gate[:, :n]) * up[:, :n]
+        expected = naive.gated(activation, gate[:, :n], up[:, :n])
     np.testing.assert_allclose(y[np.abs(expected) < 1e20], expected[np.abs(expected) < 1e20], rtol=2e-6, atol=1e-7)
     check_blocks(y, q, meta)

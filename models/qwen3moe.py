@@ -1,0 +1,50 @@
+"""The architecture `qwen3moe`: Qwen 3 with experts. Queries and keys are normalized head by head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .blocks import Attention, Decoder
+from .config import Config
+from .experts import Experts
+from .hyper import Hyper
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+    from .weights import Weights
+
+
+class Block(Attention, Experts):
+    """One layer. Attributes carry GGUF's tensor names."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        Attention.__init__(self, w, c, i)
+        Experts.__init__(self, w, c, i)
+        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
+        self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", c.layers[i].head_dim_k)
+        self.attn_k_norm = w.vector(f"blk.{i}.attn_k_norm.weight", c.layers[i].head_dim_k)
+        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+
+
+class Qwen3MoE(Decoder):
+    @staticmethod
+    def config(h: Hyper) -> Config:
+        return h.config(h.layers([h.rope(neox=True)] * h.n_layer), **h.experts())
+
+    def __init__(self, w: Weights, c: Config) -> None:
+        super().__init__(w, c)
+        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
+
+    def forward(self, r: Recorder) -> None:
+        x = r.embedding(self.token_embd)
+        for i, blk in r.layers(self.blk):
+            h = r.norm(x, blk.attn_norm)
+            q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
+            h = r.attention(i, q, k, v, q_norm=blk.attn_q_norm, k_norm=blk.attn_k_norm)
+            r.add_linear(x, h, blk.attn_output)
+
+            h = r.norm(x, blk.ffn_norm)
+            r.add_experts(x, h, blk, "silu")
+
+        h = r.norm(x, self.output_norm, outs=True)
+        r.logits(h, self.output)
