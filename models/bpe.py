@@ -39,9 +39,10 @@ class ByteLevelBPE:
         self._n_vocab = len(vocabulary.texts)
         # A byte without a token gets an id behind the vocabulary and is dropped when the words are joined: if it were
         # unknown to the library, its neighbours would merge.
-        missing = [c for c in _ALPHABET if c not in vocabulary.ids]
+        ids = vocabulary.ids()
+        missing = [c for c in _ALPHABET if c not in ids]
         spare = {c: i for i, c in enumerate(missing, start=self._n_vocab)}
-        self._bpe = _build(g, vocabulary.ids | spare, ignore_merges=pre.ignore_merges)
+        self._bpe = _build(g, ids | spare, ignore_merges=pre.ignore_merges)
         words = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._bpe.pre_tokenizer = pre_tokenizers.Sequence([*words, to_bytes])
@@ -65,8 +66,8 @@ class LineBPE:
     """Gemma 4's kind."""
 
     def __init__(self, g: GGUF, vocabulary: Vocabulary) -> None:
-        self._ids = vocabulary.ids
-        self._bpe = _build(g, vocabulary.ids, byte_fallback=True)
+        self._ids = vocabulary.ids()
+        self._bpe = _build(g, self._ids, byte_fallback=True)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from .errors import ModelError
 from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, TENSOR_TYPES, Tensor, quote, read, short
+from .texts import Texts
 
 __all__ = ["CONVERT", "DOWNLOAD", "GGUF", "TENSOR_TYPES", "Tensor", "part_names"]
 
@@ -41,9 +42,9 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 class GGUF:
     """A model's file, or all its parts.
 
-    Metadata values are int, float, bool, str, a list of str, or a read-only array of numbers; take them by the typed
-    methods below, which raise ModelError where the file has another type or a value out of bounds. In these, a key
-    without a `default` is required, and bounds are inclusive.
+    Metadata values are int, float, bool, str, a list of str (`Texts`), or a read-only array of numbers; take them by
+    the typed methods below, which raise ModelError where the file has another type or a value out of bounds. In these,
+    a key without a `default` is required, and bounds are inclusive.
     """
 
     path: Path  # of the part that holds the metadata
@@ -112,9 +113,9 @@ class GGUF:
             self._wrong(key, value, "a text")
         return value
 
-    def texts(self, key: str, default: list[str] | None = None) -> list[str]:
+    def texts(self, key: str, default: Texts | None = None) -> Texts:
         value = self._get(key, default)
-        if not isinstance(value, list):
+        if not isinstance(value, Texts):
             self._wrong(key, value, "a list of texts")
         return value
 
@@ -143,14 +144,14 @@ class GGUF:
         value = self._get(key, default)
         if key not in self.metadata:
             return np.asarray(value)
-        if isinstance(value, list) and not value:  # an empty list of texts is an empty list of anything
+        if isinstance(value, Texts) and not value:  # an empty list of texts is an empty list of anything
             return np.zeros(0, np.int64)
         if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
             self._wrong(key, value, wanted)
         return value
 
     def _wrong(self, key: str, value: object, wanted: str) -> NoReturn:
-        if isinstance(value, list):
+        if isinstance(value, Texts):
             found = f"a list of {len(value)} texts"
         elif isinstance(value, np.ndarray):
             found = f"a list of {value.size} {'flags' if value.dtype == np.bool_ else 'numbers'}"

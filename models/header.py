@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
+from .texts import Texts
 
 DOWNLOAD = "the file is damaged or incomplete: download it again"
 CONVERT = "convert the model again with a current llama.cpp"
@@ -209,27 +210,31 @@ class _Header:
             self.fail(where, f"is a flag of {values.max()}, must be 0 or 1")
         return values.view(np.bool_)
 
-    def strings(self, n: int, where: str) -> list[str]:
+    def strings(self, n: int, where: str) -> Texts:
         """n strings: half a million of them in a large vocabulary, so this loop is what opening a file costs."""
         self.need(8 * n, where)
         buffer, at, end, length = self.buffer, self.at, self.end, _U64.unpack_from
-        out: list[str] = []
-        append = out.append
+        ends: list[int] = []
+        append = ends.append
         try:
             for _ in range(n):
-                start = at + 8
-                at = start + length(buffer, at)[0]
+                at += 8 + length(buffer, at)[0]
                 if at > end:
                     break
-                append(buffer[start:at].decode())
+                append(at)
         except struct.error:  # no room for a length
             at = end + 1
-        except UnicodeDecodeError:
-            self.fail(where, f"text {len(out)} of {n:,} is not UTF-8")
         if at > end:
-            self.fail(where, f"text {len(out)} of {n:,} reaches past the end of the file or its header")
+            self.fail(where, f"text {len(ends)} of {n:,} reaches past the end of the file or its header")
+        lengths = np.diff(np.array(ends, np.int64), prepend=self.at) - 8
+        offsets = np.append(0, np.cumsum(lengths))
+        is_text = np.ones(at - self.at, np.bool_)
+        is_text[(offsets[:-1] + np.arange(0, 8 * n, 8))[:, None] + np.arange(8)] = False
+        texts = Texts(np.frombuffer(buffer, np.uint8, len(is_text), self.at)[is_text].tobytes(), offsets)
+        if (bad := texts.not_unicode()) is not None:
+            self.fail(where, f"text {bad} of {n:,} is not UTF-8")
         self.at = at
-        return out
+        return texts
 
     def tensors(self, n: int, alignment: int) -> dict[str, Tensor]:
         """The descriptions of n tensors, each checked to lie in the file, and apart from the others."""

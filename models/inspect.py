@@ -11,6 +11,7 @@ from .config import Config, side_bytes_per_token
 from .errors import ModelError, UsageError
 from .gguf import GGUF
 from .header import quote
+from .texts import Texts
 
 CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
 
@@ -85,11 +86,11 @@ def _tokenizer(g: GGUF) -> dict[str, Any]:
     said: dict[str, Any] = {"model": _text(g, "tokenizer.ggml.model"), "pre": _text(g, "tokenizer.ggml.pre")}
     for name in ("tokens", "merges"):
         value = g.metadata.get(f"tokenizer.ggml.{name}")
-        said[name] = len(value) if isinstance(value, list) else None
+        said[name] = len(value) if isinstance(value, Texts) else None
     tokens = g.metadata.get("tokenizer.ggml.tokens")
     for role in ("bos", "eos", "eot", "unknown", "padding"):
         number = g.metadata.get(f"tokenizer.ggml.{role}_token_id")
-        known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
+        known = isinstance(number, int) and isinstance(tokens, Texts) and 0 <= number < len(tokens)
         said[role] = {"id": number, "text": tokens[number]} if known and tokens else None
     try:
         kinds = g.ints("tokenizer.ggml.token_type", -(1 << 31), (1 << 31) - 1, default=[])

@@ -11,8 +11,6 @@ from the file's pieces, their scores and kinds (https://protobuf.dev/programming
 
 from __future__ import annotations
 
-from itertools import chain
-
 import numpy as np
 import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor
@@ -20,6 +18,7 @@ from sentencepiece import SentencePieceProcessor
 from .errors import ModelError
 from .gguf import CONVERT, GGUF
 from .header import short
+from .texts import Texts
 from .vocabulary import BYTE, CONTROL, SPACE, UNKNOWN, Vocabulary, check_length
 
 _NORMAL = 1
@@ -43,14 +42,16 @@ class SPM:
         # The library wants exactly one unknown piece. Ours stands behind the vocabulary, with a text that is in none.
         self._unknown = len(scores)
         self._instead = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
-        texts = [*vocabulary.texts, "?" * (1 + max(map(len, vocabulary.texts)))]
-        proto = _pieces(texts, np.append(scores, 0), np.append(kinds, UNKNOWN))
+        unknown = b"?" * (1 + int(vocabulary.texts.lengths.max()))
+        proto = _pieces(vocabulary.texts, scores, kinds)
+        proto += _message(1, _message(1, unknown) + _integer(3, UNKNOWN))
         proto += _message(2, _integer(3, 2) + _integer(35, bool(vocabulary.bytes)))
         proto += _message(3, _integer(3, 0) + _integer(4, 0) + _integer(5, 1))
         self._processor = SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(proto)
         except RuntimeError as e:
+            vocabulary.ids()  # the library refuses texts that are there twice, and this says which
             problem = f"cannot be used: {short(str(e), 200)}"
             raise ModelError(g.path, "tokenizer.ggml.tokens", problem, CONVERT) from None
 
@@ -65,23 +66,22 @@ class SPM:
         return text.replace(SPACE, " ").encode()
 
 
-def _pieces(texts: list[str], scores: npt.NDArray[np.float32], kinds: npt.NDArray[np.uint8]) -> bytes:
+def _pieces(texts: Texts, scores: npt.NDArray[np.float32], kinds: npt.NDArray[np.uint8]) -> bytes:
     """The messages of all pieces; at once, as there may be 262,144."""
-    raw = [text.encode() for text in texts]
-    lengths = np.fromiter(map(len, raw), np.int64, len(raw))
-    head, tail = np.zeros(len(raw), _HEAD), np.zeros(len(raw), _TAIL)
+    lengths, head, tail = texts.lengths, np.zeros(len(texts), _HEAD), np.zeros(len(texts), _TAIL)
     head["piece"], head["text"] = _tag(1, 2), _tag(1, 2)
     head["size"] = _four(1 + 4 + lengths + _TAIL.itemsize)
     head["length"] = _four(lengths)
     tail["score_follows"], tail["kind_follows"] = _tag(2, 5), _tag(3, 0)
     tail["score"], tail["kind"] = scores, kinds
-    parts = zip(_each(head), raw, _each(tail), strict=True)
-    return b"".join(chain.from_iterable(parts))
-
-
-def _each(records: npt.NDArray[np.void]) -> list[bytes]:
-    found: list[bytes] = records.view(f"V{records.itemsize}").tolist()
-    return found
+    ends = np.cumsum(_HEAD.itemsize + lengths + _TAIL.itemsize)
+    out = np.empty(ends[-1], np.uint8)
+    texts_at = ends - _TAIL.itemsize - lengths
+    data = np.frombuffer(texts.data, np.uint8)
+    out[texts_at[:, None] + np.arange(-_HEAD.itemsize, 0)] = head.view(np.uint8).reshape(len(texts), -1)
+    out[np.arange(len(data)) + np.repeat(texts_at - texts.offsets[:-1], lengths)] = data
+    out[ends[:, None] + np.arange(-_TAIL.itemsize, 0)] = tail.view(np.uint8).reshape(len(texts), -1)
+    return out.tobytes()
 
 
 def _four(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -11,6 +11,7 @@ from . import sandbox
 from .errors import ModelError, UsageError
 from .gguf import GGUF
 from .header import short
+from .texts import Texts
 from .tokenizer import Tokenizer
 
 KEY = "tokenizer.chat_template"
@@ -32,7 +33,7 @@ class ChatTemplate:
         """The template of a file, or None if it has none."""
         if KEY not in g.metadata:
             return None
-        tokens = g.texts("tokenizer.ggml.tokens", default=[])
+        tokens = g.texts("tokenizer.ggml.tokens", default=Texts.of([]))
 
         def text(name: str) -> str:
             key = f"tokenizer.ggml.{name}_token_id"

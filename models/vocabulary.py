@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .errors import ModelError
 from .gguf import CONVERT, GGUF
 from .header import short
+from .texts import Texts
 
 # Kinds of tokens, `tokenizer.ggml.token_type`. 0 (undefined), 1 (normal) and 5 (unused) are text all the same.
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
@@ -44,8 +45,7 @@ class Vocabulary:
     """Ids are from 0 to len(texts) - 1."""
 
     path: Path  # the file, for messages
-    texts: list[str] = field(repr=False)
-    ids: dict[str, int] = field(repr=False)
+    texts: Texts = field(repr=False)
     kinds: npt.NDArray[np.int64] = field(repr=False)
     control: frozenset[int]  # steer the model, and are no text
     shown: frozenset[int]  # those of them that a reader of the answer needs
@@ -62,15 +62,11 @@ class Vocabulary:
         texts = g.texts("tokenizer.ggml.tokens")
         if not texts:
             raise ModelError(g.path, "tokenizer.ggml.tokens", "is empty", CONVERT)
-        if "" in texts:  # llama.cpp's names for them
-            texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+        if not texts.lengths.all():  # llama.cpp's names for those without a text
+            texts = Texts.of(text or f"[EMPTY_{i}]" for i, text in enumerate(texts))
         kinds = g.ints("tokenizer.ggml.token_type", 0, 6)
         check_length(g, "tokenizer.ggml.token_type", len(kinds), len(texts))
-        ids = {text: i for i, text in enumerate(texts)}
-        if len(ids) < len(texts):
-            twice = next(i for i, text in enumerate(texts) if ids[text] != i)
-            problem = f"tokens {twice} and {ids[texts[twice]]} are the same text"
-            raise ModelError(g.path, "tokenizer.ggml.tokens", problem, CONVERT)
+        ids = texts.find({*END_TEXTS, *_PART_TEXTS, "<|end|>", "</s>"})
 
         def special(name: str) -> int | None:
             key = f"tokenizer.ggml.{name}_token_id"
@@ -89,7 +85,7 @@ class Vocabulary:
         control |= ends | shown
         ends.update(i for name in _END_KEYS if (i := special(name)) is not None)
         return cls(
-            g.path, texts, ids, kinds,
+            g.path, texts, kinds,
             control=frozenset(control),
             shown=frozenset(shown),
             verbatim=frozenset(of(USER_DEFINED) - control),
@@ -98,13 +94,22 @@ class Vocabulary:
             eog=frozenset(ends),
         )  # fmt: skip
 
+    def ids(self) -> dict[str, int]:
+        """The id of each text; ModelError where two are the same."""
+        ids = {text: i for i, text in enumerate(self.texts)}
+        if len(ids) < len(self.texts):
+            twice = next(i for i, text in enumerate(self.texts) if ids[text] != i)
+            problem = f"tokens {twice} and {ids[self.texts[twice]]} are the same text"
+            raise ModelError(self.path, "tokenizer.ggml.tokens", problem, CONVERT)
+        return ids
+
 
 def check_length(g: GGUF, key: str, found: int, n_tokens: int) -> None:
     if found != n_tokens:
         raise ModelError(g.path, key, f"has {found} entries for {n_tokens} tokens", CONVERT)
 
 
-def _bytes(g: GGUF, texts: list[str], ids: list[int]) -> dict[int, int]:
+def _bytes(g: GGUF, texts: Texts, ids: list[int]) -> dict[int, int]:
     found = {}
     for i in ids:
         match = _BYTE_TEXT.fullmatch(texts[i])

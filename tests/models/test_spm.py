@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyllm.models.errors import ModelError
 from pyllm.models.gguf import GGUF
 from pyllm.models.spm import _four, _varint
+from pyllm.models.texts import Texts
 from pyllm.models.tokenizer import StreamDecoder, Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -27,7 +28,8 @@ SPACE = "\u2581"
 def open_spm(pieces: list[tuple[str, float, int]], name: str = "tiny", **overrides: Any) -> Tokenizer:
     """A vocabulary of (text, score, kind), with metadata under `tokenizer.ggml.` replaced, or removed by None."""
     keys = {
-        "model": "llama", "tokens": [p[0] for p in pieces], "scores": np.array([p[1] for p in pieces], np.float32),
+        "model": "llama", "tokens": Texts.of(p[0] for p in pieces),
+        "scores": np.array([p[1] for p in pieces], np.float32),
         "token_type": np.array([p[2] for p in pieces], np.int32), "bos_token_id": 1, "eos_token_id": 2,
         "unknown_token_id": 0, **overrides,
     }  # fmt: skip

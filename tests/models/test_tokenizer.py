@@ -19,6 +19,7 @@ from pyllm.models import bpe
 from pyllm.models.errors import ModelError, UsageError
 from pyllm.models.gguf import GGUF
 from pyllm.models.pre_tokenizers import PRE_TOKENIZERS
+from pyllm.models.texts import Texts
 from pyllm.models.tokenizer import StreamDecoder, Tokenizer
 
 # Text with what is hard in it: control tokens, parts of them, bytes, surrogate-free code points of all planes.
@@ -199,8 +200,8 @@ def gemma_4() -> Tokenizer:
     merged = ["\u2581a", "aa", "\n\n", "\n\n\n\n\n", "\u2581a\u2581a"]
     tokens = ["<bos>", *(f"<0x{b:02X}>" for b in range(256)), "a", "\u2581", "\n", *merged]
     keys = {
-        "model": "gemma4", "tokens": tokens, "token_type": np.array([3, *[6] * 256, *[1] * 8], np.int32),
-        "merges": ["\u2581 a", "a a", "\n \n", "\u2581a \u2581a"], "bos_token_id": 0,
+        "model": "gemma4", "tokens": Texts.of(tokens), "token_type": np.array([3, *[6] * 256, *[1] * 8], np.int32),
+        "merges": Texts.of(["\u2581 a", "a a", "\n \n", "\u2581a \u2581a"]), "bos_token_id": 0,
     }  # fmt: skip
     return Tokenizer.from_gguf(GGUF(Path("g.gguf"), 3, {f"tokenizer.ggml.{k}": v for k, v in keys.items()}, {}, 0, ()))
 

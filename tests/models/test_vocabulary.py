@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyllm.models.errors import ModelError
 from pyllm.models.finder import Finder
 from pyllm.models.gguf import GGUF
+from pyllm.models.texts import Texts
 from pyllm.models.vocabulary import END_TEXTS, Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -20,7 +21,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 def vocabulary(tokens: dict[str, int], **metadata: Any) -> Vocabulary:
     """Of text -> kind, and more metadata under `tokenizer.ggml.`."""
-    keys = {"tokens": list(tokens), "token_type": np.array(list(tokens.values()), np.int32), **metadata}
+    keys = {"tokens": Texts.of(tokens), "token_type": np.array(list(tokens.values()), np.int32), **metadata}
     return Vocabulary.from_gguf(GGUF(Path("v.gguf"), 3, {f"tokenizer.ggml.{k}": v for k, v in keys.items()}, {}, 0, ()))
 
 
