@@ -108,7 +108,7 @@ BAD_MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"overrides": {"llama.rope.scaling.type": "dynamic"}},
         ("rope.scaling.type", "'dynamic'", "linear"),
     ),
-    "experts": ({"overrides": {"llama.expert_count": 8}}, ("llama.expert_count", "take a dense model")),
+    "experts": ({"overrides": {"llama.expert_count": 8}}, ("llama.expert_used_count", "is missing")),
     "one layer too many": ({"overrides": {"llama.block_count": 3}}, ("blk.2.", "is missing")),
     "no embedding": ({"tensors": {"token_embd.weight": None}}, ("token_embd.weight", "is missing")),
     "no norm": ({"tensors": {"output_norm.weight": None}}, ("output_norm.weight", "is missing")),
