@@ -68,8 +68,8 @@ def test_several_sequences_in_a_step(tmp_path: Path) -> None:
     """One token each: their experts are brought together, and none disturbs another."""
     llm = load(tiny.write(tmp_path / "m.gguf", **SHAPE))
     tables = [np.array([page], np.int64) for page in range(3)]
-    alone = [llm.model.step([Span([t], 0, table, table)], [0])[0].copy() for t, table in zip(TOKENS, tables, strict=False)]
-    spans = [Span([t], 0, table, table) for t, table in zip(TOKENS, tables, strict=False)]
+    spans = [Span([token], 0, table, table) for token, table in zip(TOKENS, tables, strict=False)]
+    alone = [llm.model.step([span], [0])[0].copy() for span in spans]
     assert naive.nmse(llm.model.step(spans, [0, 1, 2]), np.stack(alone)) < 1e-11
     llm.close()
 
