@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,25 @@ from ..models.loaded import COMPILING
 from .bandwidth import buffer_bytes
 from .cases import Case, Setup
 
+REPEATED = 8 * PAGE  # tokens that are computed where a cache is filled with copies
+
+
+Fill = Callable[[Session, Sequence[int], Progress], None]
+"""Has tokens in an empty session's cache."""
+
+
+def prefilled(session: Session, tokens: Sequence[int], progress: Progress) -> None:
+    """As a prompt: all of it is computed."""
+    stage = f"filling the cache to {len(tokens)}"
+    session.prefill(tokens, lambda done, total: progress(stage, done, total))
+
+
+def repeated(session: Session, tokens: Sequence[int], progress: Progress) -> None:
+    """A batch of them, whose pages are then copied on and on: quick, and as good for timing a step."""
+    session.prefill(tokens[:REPEATED])
+    if len(tokens) > REPEATED:
+        session.repeat(len(tokens))
+
 
 @dataclass
 class Engine:
@@ -31,15 +50,15 @@ class Engine:
 
     llm: LLM
     compile_s: float
+    fill: Fill = prefilled
     sessions: dict[int, Session] = field(default_factory=dict)
 
     def at(self, depth: int, progress: Progress) -> Session:
-        """A session with `depth` tokens in the cache, prefilled once and rewound to there ever after."""
+        """A session with `depth` tokens in the cache, filled once and rewound to there ever after."""
         if depth not in self.sessions:
             session = self.sessions[depth] = self.llm.session()
             if depth:
-                tokens = random_tokens(self.llm.config.n_vocab, depth)
-                session.prefill(tokens, lambda done, total: progress(f"filling the cache to {depth}", done, total))
+                self.fill(session, random_tokens(self.llm.config.n_vocab, depth), progress)
         self.sessions[depth].rewind(depth)
         return self.sessions[depth]
 
@@ -98,8 +117,8 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
 class Engines:
     """The engines of one group of cases."""
 
-    def __init__(self, models: Models, cases: Sequence[Case]) -> None:
-        self._models, self._cases = models, cases
+    def __init__(self, models: Models, cases: Sequence[Case], fill: Fill = prefilled) -> None:
+        self._models, self._cases, self._fill = models, cases, fill
         self._loaded: dict[Setup, Engine] = {}
 
     def of(self, setup: Setup, progress: Progress) -> Engine:
@@ -117,7 +136,7 @@ class Engines:
                 n_batch=setup.n_rows,
                 progress=watch,
             )
-            self._loaded[setup] = Engine(llm, watch.seconds)
+            self._loaded[setup] = Engine(llm, watch.seconds, self._fill)
         return self._loaded[setup]
 
     def close(self) -> None:

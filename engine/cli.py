@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..models.errors import FitError, PyllmError, UsageError
-from . import flags, model_flags, study_flags
+from . import flags, model_flags, profile_flags, study_flags
 
 INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
 PIPE_CLOSED = 128 + 13  # and SIGPIPE: the reader, perhaps `head`, has what it wanted
@@ -61,6 +61,10 @@ COMMANDS: dict[str, Command] = {
         study_flags.add_perplexity,
         "..bench.perplexity",
     ),
+    "profile": Command(
+        "show where a token's time goes, and what the machine can do", profile_flags.add_profile, "..bench.profile"
+    ),
+    "doctor": Command("say what pyllm finds on this machine", profile_flags.add_doctor, ".doctor"),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
     "verify": Command("check a model file for damage", model_flags.add_verify, ".verify", takes_path=True),
     "pull": Command("fetch models", model_flags.add_pull, ".pull"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels.cache import PAGE
 from ..models.errors import UsageError
 from ..models.model import Model
 from ..models.step import Span
@@ -71,6 +72,18 @@ class Session:
         for start in range(0, len(tokens), size):
             batch = tokens[start : start + size]
             yield start, self._take(batch, range(len(batch)))
+
+    def repeat(self, n: int) -> None:
+        """Have n tokens in the cache, by copies of the full pages that there are: for who asks how long a step takes.
+
+        What is computed from them makes no sense; memory is as full of it as of what does.
+        """
+        full = self.n_past // PAGE
+        assert full and self.n_past <= n <= self.n_ctx
+        self._table.reserve(n)
+        for i in range(full, self._table.count):
+            self._model.kv.copy_page(int(self._table.pages[i % full]), int(self._table.pages[i]))
+        self.tokens = (self.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
 
     def rewind(self, n: int) -> None:
         """Forget all but the first n tokens. These are taken in again where a window has left what they end with."""

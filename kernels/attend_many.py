@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from . import amx
-from .attention import ATTEND, BLOCK, TAIL, cap_scores, hide, soften, start
+from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
 from .cache import unpack_v
 from .jit import Kernel, inline, kernel
 from .memory import load_f32, load_rows, peek_i64, splat_floats, store_f32, store_rows
@@ -64,7 +64,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                         x, m = q + i * a.q_bytes, meta + i * a.meta_bytes
                         s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
                         store_rows(scores + i * 256 + 64 * t, 256, s)
-                for i in range(vectors):
+                for i in range(vectors if a.upto >= WEIGHTS else 0):
                     seen = position + i // a.group + 1 - 64 * p
                     if a.softcap != 0:
                         cap_scores(scores + i * 256, a.softcap)
@@ -72,9 +72,10 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                         hide(scores + i * 256, seen - a.window, seen)
                     soften(scores + i * 256, state + i * size, a.v_columns)
                 hidden, tokens = max(0, first - 64 * p), min(64, position + rows - 64 * p)
-                unpack_v(v_type, v, tokens, a.v_columns, values)
-                for i in range(0, vectors, 8):
-                    _add_values(scores + i * 256, values, hidden, tokens, a.v_columns, state + i * size, size)
+                if a.upto >= SUMS:
+                    unpack_v(v_type, v, tokens, a.v_columns, values)
+                    for i in range(0, vectors, 8):
+                        _add_values(scores + i * 256, values, hidden, tokens, a.v_columns, state + i * size, size)
             for i in range(vectors):
                 in_block, g = divmod(i, a.group)
                 out = a.sums + (((row + in_block) * a.kv_heads + head) * a.group + g) * size

@@ -10,10 +10,10 @@ from numba import types
 from numba.extending import overload
 
 from . import amx
-from .attention import ATTEND, TAIL, cap_scores, hide, soften, start
+from .attention import ATTEND, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
 from .cache import load_v
 from .formats import FORMATS
-from .jit import Kernel, kernel
+from .jit import Kernel, inline, kernel
 from .memory import load_f16, load_rows, peek_i64, prefetch, splat_floats, store_rows
 from .simd import fma
 from .tile_dot import tile_dot
@@ -64,6 +64,13 @@ def _adder(name: str, n: int) -> Callable[..., Any]:
     return add
 
 
+@inline
+def fetch(page, nbytes):
+    """What `add_page` does for K beside its sums."""
+    for i in range(0, nbytes, 64):
+        prefetch(page + i)
+
+
 @cache
 def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
     """The kernel for spans of one row, `group` query heads sharing a KV head. Items: spans x KV heads x splits."""
@@ -97,7 +104,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                 for t in range(hidden // 16, (tokens + 15) // 16):
                     s = tile_dot(k_type, group, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, 256, s)
-                for g in range(group):
+                for g in range(group if a.upto >= WEIGHTS else 0):
                     if a.softcap != 0:
                         cap_scores(scores + g * 256, a.softcap)
                     if tokens - hidden < 64:
@@ -105,6 +112,9 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                     soften(scores + g * 256, sums + g * stride, a.v_columns)
                 follower = peek_i64(table + 8 * min(p + 1, last - 1))
                 k_next, v_next = k_pool + follower * a.k_page, v_pool + follower * a.v_page
-                add_page(v_type, group, a, v, hidden, tokens, scores, sums, stride, k_next, v_next)
+                if a.upto >= SUMS:
+                    add_page(v_type, group, a, v, hidden, tokens, scores, sums, stride, k_next, v_next)
+                else:
+                    fetch(k_next, a.k_page)
 
     return attend_one

@@ -34,13 +34,16 @@ ATTEND = record(
     q="ptr", meta="ptr", q_bytes="int", meta_bytes="int", max_rows="int",
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int", k_tile="int", v_scales="int",
     v_row="int", kv_heads="int", group="int", k_columns="int", v_columns="int",
-    sums="ptr", scratch="ptr", scratch_bytes="int",
+    sums="ptr", scratch="ptr", scratch_bytes="int", upto="int",
 )  # fmt: skip
 """spans: SPAN records. table: TABLE or WINDOW_TABLE. splits, split_pages: addresses of the number of parts that the
 tokens are split in, and of the pages of a part, counted from the first that is seen. blocks: address of the number of
 row blocks (attend_many). window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
 scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. sums: [row][head][split] of v_columns + TAIL float32:
-the weighted sum of V, and what TAIL tells."""
+the weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or SUMS."""
+
+SCORES, WEIGHTS, SUMS = 1, 2, 3
+"""How far attention goes: Q K' only, its softmax too, or all of it. Less than all is for who asks what a part takes."""
 
 ALL = (1 << 31) - 1
 """A window that no sequence leaves."""

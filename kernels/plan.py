@@ -82,6 +82,10 @@ class Op:
     output: tuple[Array, Array] | None = field(repr=False, default=None)  # float32 rows, how many of them are written
     operands: tuple[Array, ...] = field(repr=False, default=())
 
+    @property
+    def solo(self) -> bool:
+        return self.kind == _SOLO
+
 
 class Plan:
     """The operations of a step, in order. `add` records; `table` makes them ready to replay."""

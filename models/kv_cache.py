@@ -76,6 +76,13 @@ class KVCache:
         rotated = rotation.sizes(rotate, layer, k, v)
         return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)
 
+    def copy_page(self, source: int, to: int) -> None:
+        """What one page holds into another, in all layers."""
+        for layer in self.layers:
+            for pool, page in ((layer.k_pool, layer.k_page), (layer.v_pool, layer.v_page)):
+                pages = pool.reshape(-1, self.n_pages, page)
+                pages[:, to] = pages[:, source]
+
     @property
     def nbytes(self) -> int:
         return sum(layer.k_pool.nbytes + layer.v_pool.nbytes for layer in self.layers)

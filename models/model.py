@@ -47,6 +47,7 @@ class Model:
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
         self.decode_plan = self._record(positions, many=False)
         self.batch_plan = self._record(positions, many=True)
+        self.stamps: npt.NDArray[np.int64] | None = None  # takes what replays tell of themselves: see Team.run
         loaded.prepare(self.decode_plan.kernels + self.batch_plan.kernels, self.team, progress)
 
     def _record(self, positions: Positions, *, many: bool) -> Plan:
@@ -64,7 +65,7 @@ class Model:
         self._step.fill(spans, outs, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
-        self.team.run(self.decode_plan if rows == 1 else self.batch_plan)
+        self.team.run(self.plan(rows), self.stamps)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(outs), : self.config.n_vocab]
         return logits
 
@@ -76,9 +77,13 @@ class Model:
         op = first_broken(self.decode_plan if self._step.rows[0] == 1 else self.batch_plan)
         return f"{op.part}.{op.name}".lstrip(".") if op else None
 
+    def plan(self, rows: int) -> Plan:
+        """The one that a step of `rows` tokens replays."""
+        return self.decode_plan if rows == 1 else self.batch_plan
+
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""
-        return (self.decode_plan if rows == 1 else self.batch_plan).cost(rows, context)
+        return self.plan(rows).cost(rows, context)
 
     def close(self) -> None:
         """End the threads."""

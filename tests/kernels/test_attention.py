@@ -42,6 +42,7 @@ def attend(
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
     seed: int = 0,
+    upto: int = attention.SUMS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
@@ -103,13 +104,13 @@ def attend(
         k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
         kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
         scratch=rig.zeros(attention.scratch_bytes(group, m), dtype=np.uint8),
-        scratch_bytes=attention.scratch_bytes(group, m),
+        scratch_bytes=attention.scratch_bytes(group, m), upto=upto,
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
     rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
             v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8)  # fmt: skip
-    for got, blocked in zip((q8, meta8), rig.activations(y), strict=True):
+    for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= attention.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)
     return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)
 
@@ -193,6 +194,16 @@ def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, splits:
 def test_values_are_turned_back(splits: int) -> None:
     for size in (64, 128):
         close(*attend("f32", "f32", group=3, head_dim=32, v_dim=128, spans=[(1, 70)], splits=splits, v_rotation=size))
+
+
+@pytest.mark.parametrize("splits", [0, 2])
+def test_a_part_of_it(splits: int) -> None:
+    """Where attention stops before V, its sums stay empty, with the softmax's weights or without any."""
+    for pair in (("f32", "f32"), ("q8_0", "q4_0")):
+        run = {"group": 3, "head_dim": 64, "spans": [(1, 300), (1, 7)], "splits": splits}
+        assert not attend(*pair, upto=attention.WEIGHTS, **run)[0].any()
+        with np.errstate(all="ignore"):
+            assert np.isnan(attend(*pair, upto=attention.SCORES, **run)[0]).all(), "0 of weight 0"
 
 
 def test_scores_far_apart() -> None:
