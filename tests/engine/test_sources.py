@@ -49,6 +49,7 @@ def fetched(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def use_client(monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], list[str]]) -> None:
+    monkeypatch.setattr(pypi, "POLL", 0.01)
     monkeypatch.setattr(pypi, "_client", lambda out, cache: command(out))
 
 
