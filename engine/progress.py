@@ -87,7 +87,8 @@ class Bars:
             for task in self._tasks.values():
                 self._rich.stop_task(task)
             self._tasks[stage] = self._rich.add_task(stage, total=total or None, amount="", next="")
-        done, amount = (min(done, total), _amount(total, done)) if total else (done, _amount(done))
+        done = min(done, total) if total else done
+        amount = _amount(total, done) if total else _amount(done)
         self._rich.update(self._tasks[stage], completed=done, total=total or None, amount=amount, next=next)
 
 
