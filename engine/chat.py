@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .sampler import Sampler
 
 COMMAND = re.compile(r"/[a-z]+(?=\s|$)")  # "/etc/passwd says" is no command
+# What gpt-oss says after it has thought: later turns are to be without its thoughts. Other templates leave them out.
+FINAL = "<|channel|>final<|message|>"
 GREETING = "/help lists the commands, Alt-Enter starts a new line, /bye or Ctrl-D ends the chat."
 
 
@@ -117,7 +119,7 @@ class Chat:
             self.messages.pop()
             self.note("Interrupted before the answer; the message is forgotten.")
             return True
-        self.messages.append({"role": "assistant", "content": answer.strip()})
+        self.messages.append({"role": "assistant", "content": answer.rpartition(FINAL)[2].strip()})
         self._timings = timings
         if stop == "context":
             self.note(f"The context of {self._llm.n_ctx} tokens is full: /clear starts anew, a larger -c holds more.")

@@ -102,8 +102,8 @@ def _heads(layer: dict[str, Any]) -> str:
 def _tokenizer(said: dict[str, Any]) -> str:
     if said["model"] is None:
         return "none"
-    kind = said["model"] if said["pre"] is None else f"{said['model']} ({said['pre']})"
-    counts = [f"{said[what] or 0:,} {what}" for what in ("tokens", "merges")]
+    kind = said["model"] if said["pre"] in (None, "default") else f"{said['model']} ({said['pre']})"
+    counts = [f"{said['tokens'] or 0:,} tokens", *([f"{said['merges']:,} merges"] if said["merges"] else [])]
     special = [f"{role} {said[role]['text']}" for role in ("bos", "eos", "eot") if said[role]]
     return ", ".join([kind, *counts, *special])
 

@@ -65,6 +65,13 @@ def test_turns(chat: Chat, llm: FakeLLM) -> None:
     assert len(first) > 10, "and the second turn reads only what is new"
 
 
+def test_thoughts_are_not_said_again(chat: Chat, llm: FakeLLM) -> None:
+    llm.reply = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>hello"
+    assert chat.loop(Keyboard("hello")) == 0
+    assert "hm" in said(chat)
+    assert chat.messages[-1] == {"role": "assistant", "content": "hello"}
+
+
 @pytest.mark.parametrize("line", ["/bye", "/bye now"])
 def test_bye(line: str, chat: Chat) -> None:
     keyboard = Keyboard(line, "never said")
