@@ -16,48 +16,60 @@ from pyllm.models.verify import PIECE, Bad, is_checked, scan
 NAMES = {name: ggml_id for ggml_id, (name, _, _) in TENSOR_TYPES.items()}
 
 
-def one_tensor(folder: Path, kind: str, raw: bytes) -> GGUF:
-    """A file with a tensor "a" of these bytes."""
+def tensors(folder: Path, kind: str, raws: list[bytes]) -> GGUF:
+    """A file with tensors "0", "1", ... of these bytes."""
     _, size, nbytes = TENSOR_TYPES[NAMES[kind]]
-    info = gguf_bytes.info("a", (len(raw) // nbytes * size,), NAMES[kind])
-    return GGUF.open(gguf_bytes.put(folder / "m.gguf", gguf_bytes.file(infos=(info,), data=raw)))
+    infos, data = [], b""
+    for i, raw in enumerate(raws):
+        infos.append(gguf_bytes.info(str(i), (len(raw) // nbytes * size,), NAMES[kind], len(data)))
+        data += raw + bytes(-len(raw) % 32)
+    return GGUF.open(gguf_bytes.put(folder / "m.gguf", gguf_bytes.file(infos=tuple(infos), data=data)))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format(name: str, tmp_path: Path) -> None:
-    """A scale or value that is none makes decoded values that are none; both ways."""
+    """A number that is none is found where, and only where, the decoded values are none."""
     format = FORMATS[name]
     rng = np.random.default_rng(1)
-    clean = format.encode(rng.standard_normal((1, 40 * format.size)).astype(np.float32)).ravel()
-    assert scan(one_tensor(tmp_path, name, clean.tobytes())) == []
-    for at in range(7 * format.nbytes, 8 * format.nbytes):
+    clean = format.encode(rng.standard_normal((1, 8 * format.size)).astype(np.float32)).ravel()
+    damaged = []
+    for at in range(3 * format.nbytes, 4 * format.nbytes):  # each byte of a block, with that before it
         raw = clean.copy()
-        raw[at] |= 0x7C  # the high byte of a float16's infinity, or of a large number
-        raw[at - 1] |= 0x80 if name == "bf16" else 0
-        if name == "f32":
-            raw[at], raw[at - 1] = 0x7F, 0xFF
-        none = not np.isfinite(format.decode(raw)).all()
-        found = scan(one_tensor(tmp_path, name, raw.tobytes()))
-        assert bool(found) == none, (at, found)
-        if found and at % format.nbytes:
-            assert found == [Bad("a", name, 1, 7)]
+        raw[at], raw[at - 1] = (0x7F, 0xFF) if name in ("f32", "bf16") else (raw[at] | 0x7C, raw[at - 1])
+        damaged.append(raw)
+    found = {
+        int(bad.tensor): bad for bad in scan(tensors(tmp_path, name, [raw.tobytes() for raw in (*damaged, clean)]))
+    }
+    assert found.keys() == {i for i, raw in enumerate(damaged) if not np.isfinite(format.decode(raw)).all()}
+    assert found or (format.layout and format.layout.exponent), "all others have floats"
+    assert all(bad == Bad(str(i), name, 1, 3) for i, bad in found.items() if i)
+
+
+@pytest.mark.parametrize("name", [f.name for f in FORMATS.values() if f.layout and f.layout.exponent])
+def test_scales_that_are_powers_of_two(name: str, tmp_path: Path) -> None:
+    """All ones is no number, though what it decodes to is one."""
+    format = FORMATS[name]
+    raw = bytearray(8 * format.nbytes)
+    assert format.layout is not None
+    raw[3 * format.nbytes + format.layout.d] = 0xFF
+    assert scan(tensors(tmp_path, name, [bytes(raw)])) == [Bad("0", name, 1, 3)]
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("f64", "<f8"), ("f32", "<f4"), ("f16", "<f2")])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_floats(kind: str, dtype: str, value: float, tmp_path: Path) -> None:
     x = np.linspace(-60000, 60000, 96, dtype=dtype)
-    assert scan(one_tensor(tmp_path, kind, x.tobytes())) == []
+    assert scan(tensors(tmp_path, kind, [x.tobytes()])) == []
     x[[5, 95]] = value
-    assert scan(one_tensor(tmp_path, kind, x.tobytes())) == [Bad("a", kind, 2, 5)]
+    assert scan(tensors(tmp_path, kind, [x.tobytes()])) == [Bad("0", kind, 2, 5)]
 
 
 def test_many_pieces(tmp_path: Path) -> None:
     x = np.zeros(2 * PIECE // 4 + 8, "<f4")
     x[[PIECE // 4 + 3, -1]] = np.nan
     seen: list[tuple[int, int]] = []
-    g = one_tensor(tmp_path, "f32", x.tobytes())
-    assert scan(g, lambda done, total: seen.append((done, total))) == [Bad("a", "f32", 2, PIECE // 4 + 3)]
+    g = tensors(tmp_path, "f32", [x.tobytes()])
+    assert scan(g, lambda done, total: seen.append((done, total))) == [Bad("0", "f32", 2, PIECE // 4 + 3)]
     assert seen[-1] == (x.nbytes, x.nbytes) and len(seen) == 4
 
 
@@ -65,4 +77,4 @@ def test_what_is_not_looked_at(tmp_path: Path) -> None:
     assert [kind for kind in ("i8", "i64", "f64", *FORMATS) if not is_checked(kind)] == []
     for kind in set(NAMES) - set(FORMATS) - {"i8", "i16", "i32", "i64", "f64"}:
         assert not is_checked(kind)
-        assert scan(one_tensor(tmp_path, kind, b"\xff" * TENSOR_TYPES[NAMES[kind]][2])) == []
+        assert scan(tensors(tmp_path, kind, [b"\xff" * TENSOR_TYPES[NAMES[kind]][2]])) == []
