@@ -41,27 +41,28 @@ def run(args: argparse.Namespace) -> int:
     line = StatusLine()
     conditions = Conditions()
     with Bars() as progress:
-        found = None if args.machine else grid(args, progress)
-        most = max([usable_cores(), *(case.n_threads for case in found or ())])
+        found = [] if args.machine else grid(args, progress)
+        most = max([usable_cores(), *(case.n_threads for case in found)])
         here = roofs.of_this_machine(most, sources.cache_folder(), progress, line.warn, again=args.machine)
     profiles: list[Profile] = []
-    opened = Models()
-    counters = Counters()
-    if found:
-        try:
-            profiles = profiling.profile(found, opened, args.repetitions, counters, line)
-        finally:
-            line.clear()
-    warnings = [*roofs.warnings(here), *conditions.warnings(), *cached(profiles)]
+    opened, counters = Models(), Counters()
+    try:
+        profiling.profile(found, opened, args.repetitions, counters, profiles, line)
+    finally:
+        line.clear()
+        counters.close()
+        if profiles or args.machine:
+            warnings = [*roofs.warnings(here), *conditions.warnings(), *cached(profiles)]
+            sections = [*of_model(profiles, here, opened, args.memory), counted(profiles, counters)] if profiles else []
+            title = f"Profile of {profiles[0].case.model.name}" if profiles else "What this machine can do"
+            report = Report(title, about(), warnings, [*sections, of_machine(here)])
+            deliver(args, report, as_json(profiles, here, warnings, counters))
+    return 0
+
+
+def about() -> str:
     when = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    about = f"{host.cpu_info()}, {usable_cores()} cores, {when}, pyllm {machine.build()}"
-    if profiles:
-        path = profiles[0].case.model
-        title = f"Profile of {path.name}"
-        sections = [*of_model(profiles, here, opened, args.memory), counted(profiles, counters), of_machine(here)]
-    else:
-        title, sections = "What this machine can do", [of_machine(here)]
-    return deliver(args, Report(title, about, warnings, sections), as_json(profiles, here, warnings, counters))
+    return f"{host.cpu_info()}, {usable_cores()} cores, {when}, pyllm {machine.build()}"
 
 
 def check(args: argparse.Namespace) -> None:
@@ -197,7 +198,7 @@ def as_json(profiles: Sequence[Profile], here: Roofs, warnings: Sequence[str], c
     }
 
 
-def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -> int:
+def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -> None:
     """Print it, and write what was asked for."""
     if args.json:
         print(json.dumps(figures, indent=2))
@@ -213,4 +214,3 @@ def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -
         print(f"report: {path}", file=say)
         if args.open and (problem := page.show(path)):
             print(f"pyllm: {problem}", file=sys.stderr)
-    return 0

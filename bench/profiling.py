@@ -88,35 +88,34 @@ Status = Callable[[int, int, str], None]
 
 
 def profile(
-    cases: Sequence[Case], models: Models, rounds: int, counters: Counters, status: Status = lambda *_: None
-) -> list[Profile]:
-    """What was found, in the order of the cases, which are of one token each or of one prompt that is one step.
+    cases: Sequence[Case],
+    models: Models,
+    rounds: int,
+    counters: Counters,
+    found: list[Profile],
+    status: Status = lambda *_: None,
+) -> None:
+    """Measure the cases, which are of one token each or of one prompt that is one step, and add to `found`.
 
-    Every case is measured once before any of them again, as many as fit in memory together. After Ctrl-C: of the
-    cases that were measured until then.
+    Every case is measured once before any of them again, as many as fit in memory together. What was measured until
+    something goes wrong, or Ctrl-C comes, is in `found` too.
     """
-    found: dict[Case, Profile] = {}
     for group in groups(cases, models):
         engines = Engines(models, group, repeated)
-        benches: dict[Case, Workbench] = {}
+        benches: list[Workbench] = []
         try:
             with Bars() as progress:
                 for case in group:
                     engine = engines.of(case.setup, progress)
                     engine.at(case.n_depth, progress)
-                    benches[case] = Workbench(case, engine, counters)
+                    benches.append(Workbench(case, engine, counters))
             for n in range(rounds):
-                for case, bench in benches.items():
-                    status(n, rounds, str(case))
+                for bench in benches:
+                    status(n, rounds, str(bench.case))
                     bench.round()
-        except KeyboardInterrupt:
-            if not any(bench.walls for bench in benches.values()):
-                raise
-            return [*found.values(), *(bench.profile() for bench in benches.values() if bench.walls)]
         finally:
+            found += [bench.profile() for bench in benches if bench.complete]
             engines.close()
-        found |= {case: bench.profile() for case, bench in benches.items()}
-    return [found[case] for case in cases]
 
 
 class Workbench:
@@ -131,7 +130,7 @@ class Workbench:
         self._tokens = random_tokens(self._model.config.n_vocab, self.rows)
         self._stamps = np.zeros((1 + self._model.team.threads, 1 + len(self._plan.ops)), np.int64)
         self._since = clocks()
-        self.walls: list[float] = []  # of steps with stamps, seen from outside
+        self._walls: list[float] = []  # of steps with stamps, seen from outside
         self._took: list[F64Array] = []  # of each operation, in ticks
         self._waited: list[F64Array] = []
         self._plain: list[float] = []  # of steps without stamps
@@ -140,6 +139,11 @@ class Workbench:
         self._attend = [i for i, op in enumerate(self._plan.ops) if op.name == ATTEND]
         self._parts: dict[int, list[float]] = {SCORES: [], WEIGHTS: []}  # of attention up to there, in ticks
 
+    @property
+    def complete(self) -> bool:
+        """Whether a step was measured in all ways."""
+        return bool(self._took) and all(self._parts.values())
+
     def round(self) -> None:
         """A few steps, after one that brings the weights near."""
         session = self._engine.at(self.case.n_depth, silent)
@@ -147,7 +151,7 @@ class Workbench:
         begin, steps = perf_counter(), 0
         while steps < 1 or (steps < BURST and (self.rows == 1 or perf_counter() - begin < ENOUGH)):
             self._plain.append(self._step(session)[0])
-            self.walls.append(self._step(session, self._stamps)[0])
+            self._walls.append(self._step(session, self._stamps)[0])
             took, waited = timed(self._plan, self._stamps)
             self._took.append(took)
             self._waited.append(waited)
@@ -183,7 +187,7 @@ class Workbench:
 
     def profile(self) -> Profile:
         """Of the steps with stamps, the middle half by their time counts, on average: so the parts add up."""
-        order = np.argsort(self.walls)
+        order = np.argsort(self._walls)
         middle = order[len(order) // 4 : max(len(order) // 4 + 1, -(-3 * len(order) // 4))]
         until = clocks()
         tick = (until[0] - self._since[0]) / (until[1] - self._since[1])  # seconds
@@ -196,9 +200,9 @@ class Workbench:
             rows=self.rows,
             context=self.context,
             seconds=median(self._plain),
-            stamped=median(self.walls),
+            stamped=median(self._walls),
             operations=tuple(with_parts(operations, parts, self._model.config)),
-            whole=float(np.mean([self.walls[i] for i in middle])),
+            whole=float(np.mean([self._walls[i] for i in middle])),
             sampling=median(self._sampling) if self._sampling else 0.0,
             dram=median(self._dram) if self._dram else None,
         )

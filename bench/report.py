@@ -22,7 +22,7 @@ class Table:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    long: bool = False  # for the page only
+    only: str = ""  # "page" or "terminal": where it stands, if not in both
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Report:
             for picture, caption in section.plots if plots else ():
                 page.figure(picture.svg(), caption)
             for table in section.tables:
-                page.table(table.caption, table.columns, table.rows)
+                if table.only != "terminal":
+                    page.table(table.caption, table.columns, table.rows)
         return page
 
     def print(self) -> None:
@@ -73,7 +74,7 @@ class Report:
             for line in section.chart:
                 console.print(Text(line, no_wrap=True))
             for table in section.tables:
-                if table.long:
+                if table.only == "page":
                     continue
                 grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
                 grid.title, grid.title_justify = table.caption and Text(f"\n{table.caption}"), "left"

@@ -65,7 +65,7 @@ def operations(profile: Profile, roofs: Roofs, *, full: bool = False) -> Table:
     rows.append(["Python around them", "", _ms(profile.python), f"{profile.python / profile.whole:.1%}", "", *blank])
     if profile.sampling:
         rows.append(["sampling, after it", "", _ms(profile.sampling), "", "", *blank])
-    return Table(name(profile), columns, rows, long=full)
+    return Table(name(profile), columns, rows, "page" if full else "terminal")
 
 
 def _together(profile: Profile) -> Operation:

@@ -49,7 +49,7 @@ def case(model: Path, **changes: Any) -> Case:
     return replace(Case(model, 0, 1, 0, 64, 64, "q8_0", "f16", "none", 2), **changes)
 
 
-@pytest.mark.parametrize(("k_type", "v_type"), [("f16", "f16"), ("q8_0", "q4_0")])
+@pytest.mark.parametrize(("k_type", "v_type"), [("f16", "f16"), ("q8_0", "f16")])
 @pytest.mark.parametrize(("rows", "depth"), [(1, 0), (1, 200), (48, 0), (48, 200)])
 def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     model: Path, k_type: str, v_type: str, rows: int, depth: int
@@ -101,7 +101,8 @@ def test_the_operations_add_up_to_the_step() -> None:
 
 def test_a_profile(model: Path) -> None:
     cases = [case(model), case(model, n_depth=150), case(model, n_prompt=64, n_gen=0, n_depth=150)]
-    found = profiling.profile(cases, Models(), 2, Counters())
+    found: list[Profile] = []
+    profiling.profile(cases, Models(), 2, Counters(), found)
     assert [p.case for p in found] == cases and [p.rows for p in found] == [1, 1, 64]
     for p in found:
         names = [op.name for op in p.operations]
@@ -122,7 +123,7 @@ def test_a_profile(model: Path) -> None:
 
 
 def test_a_cache_is_filled_with_copies(model: Path) -> None:
-    llm = LLM.load(model, n_ctx=1024, n_threads=1, n_batch=64)
+    llm = LLM.load(model, n_ctx=1024, cache_type_k="q8_0", n_threads=1, n_batch=64)
     session = llm.session()
     tokens = engines.random_tokens(llm.config.n_vocab, 900)
     engines.repeated(session, tokens, lambda *_: None)
@@ -276,17 +277,21 @@ def test_no_room_for_the_depth(
     assert code == FitError.exit_code and "a smaller depth (-d)" in err and err.count("\n") == 1
 
 
-def test_ctrl_c_keeps_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+def test_ctrl_c_prints_what_was_measured(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(profiling.Workbench):
+        left = 0
 
-    def status(n: int, rounds: int, what: str) -> None:
-        calls.append(what)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+        def round(self) -> None:
+            Impatient.left -= 1
+            if Impatient.left == 0:
+                raise KeyboardInterrupt
+            super().round()
 
-    cases = [case(model, n_threads=1), case(model, n_threads=1, n_depth=70)]
-    assert [p.case for p in profiling.profile(cases, Models(), 3, Counters(), status)] == cases[:1]
-    calls.clear()
-    calls.append("")
-    with pytest.raises(KeyboardInterrupt):
-        profiling.profile(cases, Models(), 3, Counters(), status)
+    monkeypatch.setattr(profiling, "Workbench", Impatient)
+    for left, measured in ((2, [0]), (1, [])):
+        Impatient.left = left
+        code, out, _ = command(capsys, "-d 0,70 -t 1 -p 0 -r 3 --json", str(model))
+        assert code == 130
+        assert [p["n_depth"] for p in (json.loads(out)["profiles"] if out else [])] == measured
