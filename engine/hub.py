@@ -113,17 +113,19 @@ class _Hub:
         """All parts of the model into the cache; the path of the first."""
         info, files = self._ask(self._describe)
         parts = self._choose(files)
-        blobs = hubcache.repo_folder(self.name.repo) / "blobs"
+        commit, root = info.sha or "main", hubcache.repo_folder(self.name.repo)
         title = f"{self.name.repo} {parts[0].name}"
         with disk_errors(hubcache.folder(), title):
-            blobs.mkdir(parents=True, exist_ok=True)
-            check_space(blobs, sum(_missing(file, blobs) for file in parts), title)
+            (root / "blobs").mkdir(parents=True, exist_ok=True)
+            check_space(root, sum(_missing(file, root, commit) for file in parts), title)
             for file in parts:
-                self._fetch(file, info.sha or "main", blobs, progress)
+                self._fetch(file, root, commit, progress)
         first = hubcache.find(self.name.repo, file=parts[0].name)
         assert first is not None, parts
         licence = str((info.card_data or {}).get("license") or "")
-        remember(first, Origin(f"hf:{self.name.repo}/{parts[0].name}", parts[0].sha256, licence))
+        for file in parts:
+            path = first.with_name(file.name.rpartition("/")[2])
+            remember(path, Origin(f"hf:{self.name.repo}/{file.name}", file.sha256, licence))
         return first
 
     def _describe(self) -> tuple[Any, dict[str, File]]:
@@ -143,12 +145,12 @@ class _Hub:
             raise ModelError(self.name, "repository", "has no GGUF model", cure)
         raise ModelError(self.name, self.name.file or self.name.quant, "is not in the repository", f"it has {there}")
 
-    def _fetch(self, file: File, commit: str, blobs: Path, progress: Progress) -> None:
+    def _fetch(self, file: File, root: Path, commit: str, progress: Progress) -> None:
         """One file: its bytes to where the cache has them, then the link that leads there."""
-        blob = blobs / file.blob
-        lock = hubcache.folder() / ".locks" / blobs.parent.name / f"{file.blob}.lock"  # as huggingface_hub names it
+        blob, link = _places(file, root, commit)
+        lock = hubcache.folder() / ".locks" / root.name / f"{file.blob}.lock"  # as huggingface_hub names it
         with alone(lock, file.name, progress):
-            if not blob.exists():
+            if not blob.exists() and not link.exists():
                 url = f"{endpoint()}/{self.name.repo}/resolve/{commit}/{quote(file.name)}"
                 remote = Remote(url, file.name, file.size, file.sha256, self.token, b"GGUF")
                 try:
@@ -160,6 +162,8 @@ class _Hub:
                 self.name.repo, file.name, cache_dir=hubcache.folder(), endpoint=endpoint(), token=self.token or False
             )
         )
+        if link.exists() and not link.is_symlink():  # a copy, where the system has no links
+            blob.unlink(missing_ok=True)
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The hub's answer; what is wrong in one line."""
@@ -209,11 +213,17 @@ class _Hub:
         return PyllmError(f"{page}: answers {status}; try again later")
 
 
-def _missing(file: File, blobs: Path) -> int:
+def _places(file: File, root: Path, commit: str) -> tuple[Path, Path]:
+    """Where the cache has a file's bytes, and the link to them."""
+    return root / "blobs" / file.blob, root / "snapshots" / commit / file.name
+
+
+def _missing(file: File, root: Path, commit: str) -> int:
     """Bytes that are still to be fetched."""
-    if (blobs / file.blob).exists():
+    blob, link = _places(file, root, commit)
+    if blob.exists() or link.exists():
         return 0
-    part = incomplete(blobs / file.blob)
+    part = incomplete(blob)
     return file.size - (part.stat().st_size if part.exists() else 0)
 
 

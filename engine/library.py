@@ -76,7 +76,8 @@ def origin_of(path: Path) -> Origin | None:
     """Where a file came from; None for a file of the user's own."""
     if (named := hubcache.name_of(path)) is not None:
         said = recall(path)
-        return Origin(f"hf:{'/'.join(named)}", hubcache.sha256(path), said.licence if said else "")
+        sha256 = hubcache.sha256(path) or (said.sha256 if said else "")
+        return Origin(f"hf:{'/'.join(named)}", sha256, said.licence if said else "")
     if models_folder() not in path.absolute().parents:
         return None
     # A file that pyllm 0.1 fetched has no record; the folder tells which package it is.

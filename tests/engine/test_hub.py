@@ -16,7 +16,7 @@ import fake_hub
 import pytest
 import tiny
 
-from pyllm.engine import disk, fetch, hub, hubcache, sources
+from pyllm.engine import disk, fetch, hub, hubcache, library, sources
 from pyllm.engine.store import recall
 from pyllm.models.errors import ModelError, PyllmError, UsageError
 from pyllm.models.gguf import GGUF
@@ -250,6 +250,19 @@ def test_a_split_model(served: fake_hub.Hub, tmp_path: Path) -> None:
     served.commit = "beef" + "0" * 36
     with pytest.raises(ModelError, match=r"00003-of-00003\.gguf: is missing: the model has 3 parts"):
         get(f"hf:{REPO}/Q4_K_M/{first.name}", fresh=True)
+
+
+def test_a_system_without_links(served: fake_hub.Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda cache_dir=None: False)
+    path = get(REPO)
+    assert not path.is_symlink() and path.read_bytes() == Q4
+    assert [file for file in home.rglob("*") if file.is_file() and file.stat().st_size == len(Q4)] == [path], "once"
+    origin = library.origin_of(path)
+    assert origin is not None and origin.sha256 == hashlib.sha256(Q4).hexdigest()
+    served.seen.clear()
+    assert get(REPO, fresh=True) == path and not served.ranges(), "not fetched again"
+    [model] = library.kept()
+    assert model.remove() == len(Q4) and not [*home.glob("models--*")]
 
 
 def test_no_space(served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
