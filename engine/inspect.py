@@ -33,7 +33,7 @@ def present(facts: dict[str, Any], args: Namespace) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
-    tables += [_cache(facts["cache"])] if facts["cache"] else []
+    tables += _caches(facts["cache"]) if facts["cache"] else []
     tables += [_tensors(facts)] if args.tensors else []
     for table in tables:
         console.print()
@@ -122,9 +122,19 @@ def _weights(facts: dict[str, Any]) -> Table:
     return table
 
 
-def _cache(cache: dict[str, Any]) -> Table:
+def _caches(cache: dict[str, Any]) -> list[Table]:
+    """A table of the layers that keep all tokens, and one of those that keep a window, where there are such."""
+    windows = cache["windows"]
+    if not windows:
+        return [_cache("KV cache, bytes per token", cache)]
+    kept = f"KV cache, bytes per token in {windows['layers']} layers, which keep some {windows['window']:,} tokens"
+    full = f"KV cache, bytes per token in {cache['layers']} layers, which keep all tokens"
+    return [_cache(full, cache), _cache(kept, windows)]
+
+
+def _cache(title: str, cache: dict[str, Any]) -> Table:
     """Bytes that a token takes for every pair of types, K down and V across."""
-    table = _table("KV cache, bytes per token", "K \\ V", *cache["v"])
+    table = _table(title, "K \\ V", *cache["v"])
     for k_type in cache["k"]:
         pairs = [cache["pairs"][f"{k_type}/{v_type}"] for v_type in cache["v"]]
         table.add_row(k_type, *("-" if n is None else f"{n:,}" for n in pairs))

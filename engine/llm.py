@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..kernels.plan import usable_cores
+from ..kernels.plan import Cost, usable_cores
 from ..models import layer_map
 from ..models.config import Config
 from ..models.errors import NumberError
@@ -110,25 +110,14 @@ class LLM:
             cure = f"{DOWNLOAD}, or K and V are too large for their type: use -ctk f32 -ctv f32"
             raise NumberError(self.path, where, "is the first to give values that are not numbers", cure)
 
-    @property
-    def weight_bytes_per_token(self) -> int:
-        """Bytes of weights that a decode step reads."""
-        return self.model.decode_plan.cost(1, 0).weights
+    def read_at(self, depth: int) -> Cost:
+        """What a decode step reads and multiplies when the cache holds so many tokens."""
+        return self.model.decode_plan.cost(1, depth)
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of the whole KV cache."""
         return self.model.kv.nbytes
-
-    @property
-    def k_bytes_per_cached_token(self) -> int:
-        """Bytes of K that a decode step reads per token in the cache."""
-        return self.model.decode_plan.cost(1, 1).k
-
-    @property
-    def v_bytes_per_cached_token(self) -> int:
-        """Bytes of V that a decode step reads per token in the cache."""
-        return self.model.decode_plan.cost(1, 1).v
 
     def close(self) -> None:
         """End the threads."""

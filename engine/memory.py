@@ -25,13 +25,16 @@ class Needs:
     """Bytes that a model will take."""
 
     weights: int
-    kv_per_token: int  # with what else a position takes
+    kv_per_token: int  # in layers that keep all tokens, with what else a position takes
     buffers: int
     n_ctx: int
+    window_per_token: int = 0  # in layers that keep a window
+    kept: int = 0  # tokens that these keep
 
     @property
     def kv(self) -> int:
-        return -(-self.n_ctx // STEP) * STEP * self.kv_per_token
+        tokens = -(-self.n_ctx // STEP) * STEP
+        return tokens * self.kv_per_token + min(tokens, self.kept) * self.window_per_token
 
     @property
     def total(self) -> int:
@@ -39,7 +42,11 @@ class Needs:
 
     def largest_ctx(self, free: int) -> int:
         """The largest context that fits, in multiples of STEP; 0 if none does."""
-        return max(0, (free - self.weights - self.buffers) // self.kv_per_token // STEP * STEP)
+        left = max(0, free - self.weights - self.buffers)
+        whole = left // (self.kv_per_token + self.window_per_token)  # while windows still grow
+        if whole > self.kept:
+            whole = (left - self.kept * self.window_per_token) // self.kv_per_token
+        return whole // STEP * STEP
 
 
 def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
@@ -49,23 +56,28 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> N
     tables = 4 * sum(rope.dim for rope in ropes) + 4  # float32: cosine and sine of each position, a scale
     queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
     n_ff = 0 if c.expert_count else c.n_ff
-    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + values + 16 * c.n_head
+    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + 2 * c.n_embd + values + 16 * c.n_head
     inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
     pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
     rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair)
     return Needs(
         weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
-        kv_per_token=padded(c, k_type, v_type) + tables,
+        kv_per_token=padded(c, k_type, v_type, windows=False) + tables,
         buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
         n_ctx=n_ctx,
+        window_per_token=padded(c, k_type, v_type, windows=True),
+        kept=(-(-(c.window + PREFILL_ROWS) // STEP) + 1) * STEP if c.window else 0,
     )
 
 
-def padded(config: Config, k_type: str, v_type: str) -> int:
-    """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format."""
+def padded(config: Config, k_type: str, v_type: str, *, windows: bool) -> int:
+    """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format.
+
+    windows: in layers with a sliding window, else in those without.
+    """
     kv_bytes_per_token(config, k_type, v_type)  # refuses what the heads as they are do not allow
     layers = [replace(x, head_dim_k=_blocks(x.head_dim_k), head_dim_v=_blocks(x.head_dim_v)) for x in config.layers]
-    return kv_bytes_per_token(replace(config, layers=tuple(layers)), k_type, v_type)
+    return kv_bytes_per_token(replace(config, layers=tuple(layers)), k_type, v_type, windows=windows)
 
 
 def _blocks(n: int) -> int:

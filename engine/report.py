@@ -18,18 +18,17 @@ class Bytes:
     """What memory an answer took and moved. Per decoded token, at the depth that its tokens had on average."""
 
     weights: int
-    k: float
-    v: float
+    k: int
+    v: int
     kv_cache: int
     gb_per_s: float
     peak: int
 
     @classmethod
     def of(cls, llm: LLM, timings: Timings) -> Bytes:
-        weights = llm.weight_bytes_per_token
-        k = llm.k_bytes_per_cached_token * timings.depth
-        v = llm.v_bytes_per_cached_token * timings.depth
-        return cls(weights, k, v, llm.kv_bytes, (weights + k + v) * timings.decode_rate / 1e9, peak_memory())
+        read = llm.read_at(round(timings.depth))
+        moved = read.weights + read.k + read.v
+        return cls(read.weights, read.k, read.v, llm.kv_bytes, moved * timings.decode_rate / 1e9, peak_memory())
 
 
 def rows(llm: LLM, timings: Timings, k_type: str, v_type: str) -> list[tuple[str, str]]:

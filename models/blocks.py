@@ -43,6 +43,7 @@ class Attention:
             f"blk.{i}.attn_k.weight": a.n_head_kv * a.head_dim_k,
             f"blk.{i}.attn_v.weight": a.n_head_kv * a.head_dim_v,
         }
+        w.together(*(name.replace("weight", "bias") for name in parts))
         if w.has(f"blk.{i}.attn_qkv.weight"):
             self.attn_q, self.attn_k, self.attn_v = w.parts(f"blk.{i}.attn_qkv.weight", parts, c.n_embd)
         else:

@@ -109,19 +109,24 @@ def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     return fmt
 
 
-def side_bytes_per_token(config: Config, side: str, types: str) -> int:
+def side_bytes_per_token(config: Config, side: str, types: str, *, windows: bool | None = None) -> int:
     """Bytes that the K (side "k") or V (side "v") of one token take in all layers together; raises UsageError.
 
-    types: a type, or a map of types by layer.
+    types: a type, or a map of types by layer. windows: only of layers with a sliding window, or only of those without.
     """
     formats = [check_cache_type(config, side, name) for name in layer_map.types(side, types, config.n_layer)]
     each = zip(config.layers, formats, strict=True)
-    return sum(layer.n_head_kv * fmt.row_bytes(_head_dim(layer, side)) for layer, fmt in each)
+    return sum(
+        layer.n_head_kv * fmt.row_bytes(_head_dim(layer, side))
+        for layer, fmt in each
+        if windows is None or windows == (layer.window > 0)
+    )
 
 
-def kv_bytes_per_token(config: Config, k_types: str, v_types: str) -> int:
-    """Bytes that one token takes in the KV cache, in all layers together; raises UsageError."""
-    return side_bytes_per_token(config, "k", k_types) + side_bytes_per_token(config, "v", v_types)
+def kv_bytes_per_token(config: Config, k_types: str, v_types: str, *, windows: bool | None = None) -> int:
+    """Bytes that one token takes in the KV cache, in all layers together; raises UsageError. windows: as above."""
+    k = side_bytes_per_token(config, "k", k_types, windows=windows)
+    return k + side_bytes_per_token(config, "v", v_types, windows=windows)
 
 
 def _head_dim(layer: Layer, side: str) -> int:

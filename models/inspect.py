@@ -104,8 +104,15 @@ def _tokenizer(g: GGUF) -> dict[str, Any]:
 
 
 def _cache(config: Config) -> dict[str, Any]:
+    """What a token takes in layers that keep all tokens and, apart, in those that keep a window."""
+    windowed = sum(layer.window > 0 for layer in config.layers)
+    windows = {"layers": windowed, "window": config.window, **_bytes(config, windows=True)} if windowed else None
+    return {"layers": config.n_layer - windowed, **_bytes(config, windows=False), "windows": windows}
+
+
+def _bytes(config: Config, *, windows: bool) -> dict[str, Any]:
     """Bytes of a token by format: of K, of V, and of every pair "K/V"; None where a head does not fill the blocks."""
-    sides = {side: {t: _side(config, side, t) for t in CACHE_TYPES} for side in ("k", "v")}
+    sides = {side: {t: _side(config, side, t, windows) for t in CACHE_TYPES} for side in ("k", "v")}
     pairs = {
         f"{k_type}/{v_type}": None if k is None or v is None else k + v
         for k_type, k in sides["k"].items()
@@ -114,8 +121,8 @@ def _cache(config: Config) -> dict[str, Any]:
     return {**sides, "pairs": pairs}
 
 
-def _side(config: Config, side: str, cache_type: str) -> int | None:
+def _side(config: Config, side: str, cache_type: str, windows: bool) -> int | None:
     try:
-        return side_bytes_per_token(config, side, cache_type)
+        return side_bytes_per_token(config, side, cache_type, windows=windows)
     except UsageError:
         return None

@@ -31,17 +31,19 @@ class Model:
         n_batch: int = 512,
         max_outs: int = 8,
         rotate: str = "auto",
+        sequences: int = 1,
         progress: Progress = lambda stage, done, total, next: None,
     ) -> None:
         """n_ctx: positions, of all sequences together, for which the cache has room. types: (K, V) of each layer.
 
         max_outs: logits of so many rows can be asked for in a step. rotate: sides of the cache, see rotation.py.
+        sequences: that can be there at once, each with windows of its own.
         """
         self.config, self.n_batch, self.max_outs = loaded.config, n_batch, max_outs
         self.team = Team(threads)
         self._net = loaded.net
         c = self.config
-        self.kv = KVCache(c, -(-n_ctx // PAGE), types, rotate, n_batch=n_batch)
+        self.kv = KVCache(c, -(-n_ctx // PAGE), types, rotate, n_batch=n_batch, sequences=sequences)
         self._step = Step(n_batch, threads, experts=c.expert_count, experts_used=c.expert_used_count)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)

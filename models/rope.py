@@ -20,13 +20,13 @@ class RopeFactors:
     """How much slower each pair turns, where a file has tensors for it. Attributes carry GGUF's names."""
 
     def __init__(self, w: Weights, c: Config) -> None:
-        def vector(name: str) -> F32Array | None:
-            dims = [layer.rope.dim for layer in c.layers if layer.rope]
-            return w.vector(f"{name}.weight", max(dims) // 2) if dims and w.has(f"{name}.weight") else None
-
-        self.rope_freqs = vector("rope_freqs")
-        self.rope_factors_long = vector("rope_factors_long")
-        self.rope_factors_short = vector("rope_factors_short")
+        pairs = max((layer.rope.dim for layer in c.layers if layer.rope), default=0) // 2
+        self.rope_freqs = w.vector("rope_freqs.weight", pairs) if w.has("rope_freqs.weight") else None
+        self.rope_factors_long: F32Array | None = None
+        self.rope_factors_short: F32Array | None = None
+        if w.together("rope_factors_long.weight", "rope_factors_short.weight"):
+            self.rope_factors_long = w.vector("rope_factors_long.weight", pairs)
+            self.rope_factors_short = w.vector("rope_factors_short.weight", pairs)
 
     def of(self, rope: Rope, n_ctx: int) -> F32Array | None:
         """Those for a context of so many positions."""

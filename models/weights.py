@@ -71,7 +71,7 @@ class Weights:
         self._taken.add(name)
         tensor = self._gguf.tensors.get(name)
         if tensor is None:
-            raise ModelError(self._gguf.path, name, "is missing", "the file is incomplete; convert the model again")
+            raise self._missing(name)
         if tensor.shape != shape:
             problem = f"has shape {list(tensor.shape)}, the hyperparameters ask for {list(shape)}"
             raise ModelError(self._gguf.path, name, problem, "convert the model again")
@@ -82,8 +82,18 @@ class Weights:
             )
         return tensor
 
+    def _missing(self, name: str) -> ModelError:
+        return ModelError(self._gguf.path, name, "is missing", "the file is incomplete; convert the model again")
+
     def has(self, name: str) -> bool:
         return name in self._gguf.tensors
+
+    def together(self, *names: str) -> bool:
+        """Whether the file has these tensors; raises ModelError where it has some of them and lacks others."""
+        missing = [name for name in names if not self.has(name)]
+        if 0 < len(missing) < len(names):
+            raise self._missing(missing[0])
+        return not missing
 
     def vector(self, name: str, *shape: int) -> F32Array:
         tensor = self._tensor(name, *shape)

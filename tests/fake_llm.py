@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyllm.kernels.plan import Cost
 from pyllm.models.config import Config
 from pyllm.models.gguf import GGUF
 from pyllm.models.tokenizer import Tokenizer
@@ -89,8 +90,7 @@ class FakeLLM:
         self.config, self.tokenizer = Config.from_gguf(file), Tokenizer.from_gguf(file)
         self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
         self.path, self.n_ctx, self.n_threads = file.path, n_ctx, n_threads or 1
-        self.weight_bytes_per_token = 1_000_000
-        self.k_bytes_per_cached_token, self.v_bytes_per_cached_token = 200, 100
+        self.read_at = lambda depth: Cost(weights=1_000_000, k=200 * depth, v=100 * depth)
         self.kv_bytes = 300 * n_ctx
         self.on_decode: Callable[[FakeSession], None] = lambda session: None
         self.sessions: list[FakeSession] = []

@@ -41,7 +41,7 @@ def test_needs(model: tuple[GGUF, Config]) -> None:
 def test_heads_are_padded(tmp_path: Path) -> None:
     gguf = GGUF.open(tiny.write(tmp_path / "odd.gguf", head_dim=40))
     config = Config.from_gguf(gguf)
-    assert memory.padded(config, "f16", "f32") == config.n_layer * config.n_head_kv * 64 * (2 + 4)
+    assert memory.padded(config, "f16", "f32", windows=False) == config.n_layer * config.n_head_kv * 64 * (2 + 4)
     with pytest.raises(UsageError, match="use one of f32, f16, bf16"):
         memory.needs(gguf, config, 64, "q8_0", "f16")
 

@@ -38,6 +38,21 @@ def test_a_full_pool_says_so_and_loses_nothing() -> None:
     assert pool.free == 3
 
 
+def test_a_table_that_keeps_some() -> None:
+    pool = PagePool(3)
+    table = PageTable(pool, 10 * PAGE, keep=3)
+    table.reserve(3 * PAGE)
+    assert table.holds(0)
+    table.reserve(5 * PAGE + 1)
+    assert (table.first, table.count, pool.free) == (3, 6, 0)
+    assert table.holds(3 * PAGE)
+    assert not table.holds(3 * PAGE - 1)
+    table.truncate(4 * PAGE)
+    assert (table.first, table.count, pool.free) == (3, 4, 2)
+    table.truncate(0)
+    assert (table.first, table.count, pool.free) == (0, 0, 3)
+
+
 class Sequences(RuleBasedStateMachine):
     """Sequences come, grow, are cut, fork and go: a page is free, or belongs to those that list it."""
 
@@ -55,6 +70,10 @@ class Sequences(RuleBasedStateMachine):
     def new(self) -> PageTable:
         return self._keep(PageTable(self.pool, 10 * PAGE))
 
+    @rule(target=tables, keep=st.integers(1, 4))
+    def new_window(self, keep: int) -> PageTable:
+        return self._keep(PageTable(self.pool, 10 * PAGE, keep))
+
     @rule(table=tables, tokens=st.integers(0, 10 * PAGE))
     def grow(self, table: PageTable, tokens: int) -> None:
         needed = -(-tokens // PAGE) - table.count
@@ -63,14 +82,14 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(table=tables, tokens=st.integers(0, 10 * PAGE))
     def cut(self, table: PageTable, tokens: int) -> None:
-        table.truncate(tokens)
+        table.truncate(tokens if table.holds(tokens) else 0)
 
     @rule(target=tables, table=tables, tokens=st.integers(0, 10 * PAGE))
     def fork(self, table: PageTable, tokens: int) -> PageTable:
         tokens = min(tokens, table.count * PAGE)
         other = self._keep(table.fork(tokens))
         assert other.count == tokens // PAGE
-        assert other.pages[: other.count].tolist() == table.pages[: other.count].tolist()
+        assert other.pages[other.first : other.count].tolist() == table.pages[other.first : other.count].tolist()
         return other
 
     @rule(table=consumes(tables))
@@ -80,9 +99,10 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def pages_add_up(self) -> None:
-        owned = {int(p) for t in self.live for p in t.pages[: t.count]}
+        owned = {int(p) for t in self.live for p in t.pages[t.first : t.count]}
         assert len(owned) + self.pool.free == 40
-        assert all(len(set(t.pages[: t.count])) == t.count for t in self.live)
+        assert all(len(set(t.pages[t.first : t.count])) == t.count - t.first for t in self.live)
+        assert all(t.count - t.first <= (t._keep or 10) for t in self.live)
 
 
 TestSequences = Sequences.TestCase

@@ -88,8 +88,8 @@ def test_an_empty_prompt_is_refused(llm: LLM) -> None:
 def test_bytes(llm: LLM) -> None:
     c = llm.config
     assert llm.kv_bytes == 128 * 2 * c.n_layer * c.n_head_kv * c.head_dim_k * 4
-    assert llm.k_bytes_per_cached_token == llm.v_bytes_per_cached_token == c.n_layer * c.n_head_kv * c.head_dim_k * 4
+    assert llm.read_at(7).k == llm.read_at(7).v == 7 * c.n_layer * c.n_head_kv * c.head_dim_k * 4
     matrices = (
         c.n_embd * (2 * c.n_embd + 2 * c.n_head_kv * c.head_dim_k + 3 * c.n_ff) * c.n_layer + c.n_vocab * c.n_embd
     )
-    assert llm.weight_bytes_per_token == 4 * matrices
+    assert llm.read_at(1).weights == 4 * matrices

@@ -39,31 +39,52 @@ def scored(llm: LLM, window: npt.NDArray[np.int64]) -> F32Array:
     return rows
 
 
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, npt.NDArray[np.generic]]:
-    with np.load(shared / "golden" / "logits-smollm2-135m-instruct-q4_1.npz") as file:
+Golden = dict[str, npt.NDArray[np.generic]]
+
+
+def read(shared: Path, name: str) -> Golden:
+    with np.load(shared / "golden" / f"logits-{name}.npz") as file:
         return {name: file[name] for name in file}
 
 
-def divergence(golden: dict[str, npt.NDArray[np.generic]], at: tuple[object, ...], mine: F32Array) -> F32Array:
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Golden:
+    return read(shared, "smollm2-135m-instruct-q4_1")
+
+
+def divergence(golden: Golden, at: tuple[object, ...], mine: F32Array) -> F32Array:
     """KL divergence of llama.cpp's top 32 from ours, by position."""
     theirs = golden["top_logprobs"][at].astype(np.float64)
     ours = np.take_along_axis(mine, golden["top_ids"][at].astype(np.int64), axis=1)
     return (np.exp(theirs) * (theirs - ours)).sum(axis=-1)
 
 
-def test_prefill_agrees_with_llamacpp(smollm2: Path, golden: dict[str, npt.NDArray[np.generic]]) -> None:
+def agreement(path: Path, golden: Golden) -> tuple[float, float]:
+    """Mean KL divergence, and how often the first choice is the same."""
     kld, same = [], []
-    with loaded(smollm2, "f16", "f16") as llm:
+    with loaded(path, "f16", "f16") as llm:
         for i, window in enumerate(golden["tokens"]):
+            if llm.tokenizer.add_bos:
+                window[0] = llm.tokenizer.bos_id  # llama-perplexity does so
             mine = scored(llm, window)
             kld.append(divergence(golden, (i,), mine))
             same.append(mine.argmax(axis=-1) == golden["top_ids"][i, :, 0])
-    assert np.mean(kld) <= 0.008
-    assert np.mean(same) >= 0.94
+    return float(np.mean(kld)), float(np.mean(same))
 
 
-def test_decode_agrees_with_llamacpp(smollm2: Path, golden: dict[str, npt.NDArray[np.generic]]) -> None:
+def test_prefill_agrees_with_llamacpp(smollm2: Path, golden: Golden) -> None:
+    kld, same = agreement(smollm2, golden)
+    assert kld <= 0.008
+    assert same >= 0.94
+
+
+def test_gemma_agrees_with_llamacpp(gemma: Path, shared: Path) -> None:
+    kld, same = agreement(gemma, read(shared, "gemma-3-270m-q4_k_m"))
+    assert kld <= 0.008
+    assert same >= 0.94
+
+
+def test_decode_agrees_with_llamacpp(smollm2: Path, golden: Golden) -> None:
     tokens = golden["tokens"][0].tolist()
     with loaded(smollm2, "f16", "f16") as llm:
         session = llm.session()
