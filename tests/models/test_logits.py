@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 from pyllm.engine.llm import LLM
+from pyllm.kernels import plan
+from pyllm.models.config import Config
+from pyllm.models.gguf import GGUF
+from pyllm.models.loaded import Loaded
+from pyllm.models.model import Model
 
 
 @pytest.mark.parametrize(("name", "kind"), architectures.CASES)
@@ -30,3 +35,14 @@ def test_logits(name: str, kind: str, tmp_path: Path) -> None:
     single = np.stack([session.decode(token)[:: architectures.STEP].copy() for token in tokens])
     assert naive.nmse(single, expected) < 1e-4
     llm.close()
+
+
+@pytest.mark.parametrize(("name", "most"), [("llama", 7), ("qwen3", 7), ("gemma2", 7), ("gemma3", 7), ("olmo2", 7)])
+def test_barriers(name: str, most: int, tmp_path: Path) -> None:
+    """How often the threads wait for each other in a layer of a decode step: what is small has no barrier of its own."""
+    g = GGUF.open(architectures.write(tmp_path, name, "f32"))
+    loaded = Loaded(g, Config.from_gguf(g))
+    model = Model(loaded, n_ctx=64, types=[("f32", "f32")] * loaded.config.n_layer, threads=1)
+    ops = [op for op in model.decode_plan.ops if op.part == "blk.0"]
+    assert sum(op.kind == plan._BARRIER for op in ops) == most
+    model.close()
