@@ -39,7 +39,7 @@ def test_logits(name: str, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "most"), [("llama", 7), ("qwen3", 7), ("gemma2", 7), ("gemma3", 7), ("olmo2", 7)])
 def test_barriers(name: str, most: int, tmp_path: Path) -> None:
-    """How often the threads wait for each other in a layer of a decode step: what is small has no barrier of its own."""
+    """How often the threads wait for each other in a layer of a decode step; what is small does not make them."""
     g = GGUF.open(architectures.write(tmp_path, name, "f32"))
     loaded = Loaded(g, Config.from_gguf(g))
     model = Model(loaded, n_ctx=64, types=[("f32", "f32")] * loaded.config.n_layer, threads=1)
