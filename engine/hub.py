@@ -72,14 +72,16 @@ def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Pat
     name = Name.parse(text)
     if name is None:
         raise UsageError(f"MODEL hf:{text[:100]}: is no name of a model on the hub; write {HINT}")
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    forbidden = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    offline = offline or forbidden
     here = hubcache.find(name.repo, name.quant, name.file)
     # Without a quantization, the hub's best may be another one than that which is here.
     sure = here is not None and bool(name.quant or name.file or choose([here.name], PREFERRED[0]))
     if here is not None and (offline or (sure and not fresh)):
         return here
     if offline:
-        raise ModelError(name, "file", "is not here", f"pyllm pull {name} fetches it")
+        cure = f"pyllm pull {name} fetches it" + (", but not with HF_HUB_OFFLINE set" if forbidden else "")
+        raise ModelError(name, "file", "is not here", cure)
     if importlib.util.find_spec("huggingface_hub") is None:
         if here is not None:
             return here
