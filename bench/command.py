@@ -12,7 +12,7 @@ from ..engine import sources
 from ..engine.host import last_level_cache
 from ..engine.progress import Bars, Progress
 from ..engine.units import size
-from ..kernels.formats import FORMATS
+from ..kernels.formats import WEIGHT_TYPES
 from ..kernels.plan import usable_cores
 from ..models.rotation import MODES
 from . import cases, output, synthetic
@@ -65,7 +65,7 @@ def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
 
 def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
     """The files that MODEL, -m and --synthetic name; without them the default model."""
-    types = cases.names("--synthetic-type", args.synthetic_type or ["q4_0"], tuple(FORMATS))
+    types = cases.names("--synthetic-type", args.synthetic_type or ["q4_0"], WEIGHT_TYPES)
     made = cases.names("--synthetic", args.synthetic or [], tuple(synthetic.SHAPES))
     named: list[str | None] = [*([args.model] if args.model else []), *(args.models or [])]
     for name in named or ([] if made else [None]):

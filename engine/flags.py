@@ -93,7 +93,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
-    from ..kernels.formats import CACHE_TYPES, FORMATS
+    from ..kernels.formats import CACHE_TYPES, WEIGHT_TYPES
 
     parser.description = BENCH
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
@@ -116,7 +116,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     _list(tests, "--cache-rotate", "MODE", "which quantized sides are rotated: auto, k, v, both, none (default: auto)")
     _list(tests, "-t --threads", "N", "threads (default: one for each core)")
     _list(tests, "--synthetic", "SIZE", "models of random weights in the shape of known ones: 0.5B, 1.1B, 1.5B, 3B, 8B")
-    _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(FORMATS)}")
+    _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(WEIGHT_TYPES)}")
 
     peer = parser.add_argument_group("comparison")
     peer.add_argument("--against", metavar="PATH", help="a llama-bench of llama.cpp or ik_llama.cpp: run it in turns")

@@ -15,7 +15,7 @@ from .cache import load_v
 from .formats import FORMATS
 from .jit import Kernel, inline, kernel
 from .memory import load_f16, load_rows, peek_i64, prefetch, splat_floats, store_rows
-from .simd import fma
+from .simd import first_lanes, fma, splat, spread_sum, zeros_f32
 from .tile_dot import tile_dot
 
 
@@ -36,7 +36,8 @@ def _add_page(fmt, group, a, v, first, tokens, weights, sums, stride, k_next, v_
 
 
 def _adder(name: str, n: int) -> Callable[..., Any]:
-    scaled = FORMATS[name].bits > 0
+    layout = FORMATS[name].layout
+    scaled, has_min = layout is not None, layout is not None and layout.has_min
 
     def add(fmt, group, a, v, first, tokens, weights, sums, stride, k_next, v_next):
         blocks = a.v_columns // 32
@@ -50,6 +51,14 @@ def _adder(name: str, n: int) -> Callable[..., Any]:
                     store_rows(use + 64 * t, 256, load_rows(weights + 64 * t, 256, n) * d)
             o = sums + 128 * b
             low, high = load_rows(o, stride, n), load_rows(o + 64, stride, n)
+            if has_min:  # the same for all values of a block
+                share = zeros_f32(n)
+                for t in range(4):
+                    m = first_lanes(tokens - 16 * t, load_f16(v + (blocks + b) * 128 + t * 32), splat(0.0))
+                    m = first_lanes(first - 16 * t, splat(0.0), m)
+                    share = fma(load_rows(weights + 64 * t, 256, n), m, share)
+                share = spread_sum(share)
+                low, high = low + share, high + share
             numbers = v + a.v_scales + b * (a.v_row // blocks)
             for t in range(first, tokens):
                 prefetch(k_next + t * k_step)

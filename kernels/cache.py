@@ -3,8 +3,8 @@
 A page holds PAGE tokens of one KV head of one layer. K is contracted along the head, so its page is PAGE / 16 tiles
 (see tiles.py) of 16 tokens. V is contracted along the tokens, so its page is row-major:
 
-    scales   d of each block, [columns / 32][PAGE] f16; none for floating-point formats
-    numbers  [PAGE][bytes of the integers or floats of a row]
+    scales   d of each block, [columns / 32][PAGE] f16, then m likewise where the format has one; none for floats
+    numbers  [PAGE][bytes of the integers or floats of a row]; of the integers of a block the planes (see tiles.py)
 
 `columns` is the head's size, padded to a multiple of 32 for floating-point formats.
 """
@@ -20,16 +20,14 @@ from numba.extending import overload
 
 from . import tiles
 from .dot import STORED_BIAS
+from .encode import encode_block
 from .formats import FORMATS, Format
 from .jit import inline
 from .memory import (
     load_bf16,
     load_f16,
     load_f32,
-    load_i8_f32,
-    load_u8_i32,
     peek_f16,
-    peek_f32,
     peek_i32,
     peek_u16,
     poke_f16,
@@ -38,20 +36,9 @@ from .memory import (
     store_bf16,
     store_f16,
     store_f32,
-    store_low_bytes,
 )
-from .simd import (
-    absolute,
-    high_nibbles_i32,
-    low_nibbles_i32,
-    max_lanes,
-    maximum,
-    minimum,
-    round_half_away,
-    splat,
-    to_f32,
-    to_i32,
-)
+from .simd import row, to_f32
+from .words import load_numbers
 
 PAGE = 64
 """Tokens in a page."""
@@ -69,7 +56,7 @@ def k_page_bytes(fmt: Format, head_dim: int) -> int:
 
 
 def v_scale_bytes(fmt: Format, head_dim: int) -> int:
-    return columns(head_dim) // 32 * PAGE * 2 if fmt.bits else 0
+    return columns(head_dim) // 32 * PAGE * (4 if fmt.layout.has_min else 2) if fmt.layout else 0
 
 
 def v_row_bytes(fmt: Format, head_dim: int) -> int:
@@ -92,28 +79,26 @@ def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.
     numbers = page[start : start + PAGE * v_row_bytes(fmt, head_dim)].reshape(PAGE, -1)
     if not fmt.bits:
         return numbers.copy()
-    blocks = columns(head_dim) // 32
-    out = np.empty((PAGE, blocks, fmt.nbytes), np.uint8)
-    out[..., :2] = page[:start].reshape(blocks, PAGE, 2).transpose(1, 0, 2)
-    out[..., 2:] = numbers.reshape(PAGE, blocks, -1)
+    layout, blocks = fmt.layout, columns(head_dim) // 32
+    assert layout is not None
+    out = np.zeros((PAGE, blocks, fmt.nbytes), np.uint8)
+    fields = page[:start].reshape(-1, blocks, PAGE, 2)
+    for at, field in zip((layout.d, layout.m), fields, strict=False):
+        out[..., at : at + 2] = field.transpose(1, 0, 2)
+    layout.integers.write(out, tiles.from_planes(numbers.reshape(PAGE, blocks, fmt.bits, 4), fmt.bits))
     return out.reshape(PAGE, -1)
 
 
 # Into the pages and out of them: stubs that the kernels call with a constant `fmt`, and their code per format ---------
 
 
-def encode_block(fmt, x, scale, numbers):
-    """32 float32 at x as a block of an integer format: d to `scale`, integers to `numbers`, ggml's to the bit."""
-    raise NotImplementedError("only inside of kernels")
-
-
 def store_k(fmt, x, n, page, slot, scratch):
-    """n float32 at x as token `slot` of a K page. scratch: 32 bytes."""
+    """n float32 at x as token `slot` of a K page. scratch: SCRATCH bytes."""
     raise NotImplementedError("only inside of kernels")
 
 
-def store_v(fmt, x, n, page, slot):
-    """n float32 at x as token `slot` of a V page."""
+def store_v(fmt, x, n, page, slot, scratch):
+    """n float32 at x as token `slot` of a V page. scratch: SCRATCH bytes."""
     raise NotImplementedError("only inside of kernels")
 
 
@@ -133,38 +118,19 @@ def _format(fmt: Any) -> Format | None:
 
 
 @inline
-def _inverse(d):
-    """1 / d, and 0 where that is not finite; see formats.py."""
-    inverse = np.float32(1) / d
-    return inverse if abs(inverse) < np.inf else np.float32(0)
-
-
-@overload(encode_block, prefer_literal=True, jit_options=_INLINE)
-def _encode_block(fmt, x, scale, numbers):
-    f = _format(fmt)
-
-    def q8_0(fmt, x, scale, numbers):
-        lo, hi = load_f32(x), load_f32(x + 64)
-        d = max_lanes(maximum(absolute(lo), absolute(hi))) / np.float32(127)
-        inverse = _inverse(d)
-        poke_f16(scale, d)
-        store_low_bytes(numbers, to_i32(round_half_away(lo * inverse)))
-        store_low_bytes(numbers + 16, to_i32(round_half_away(hi * inverse)))
-
-    def q4_0(fmt, x, scale, numbers):
-        extreme = np.float32(0)  # the first of the largest in size, with its sign
-        for i in range(32):
-            v = peek_f32(x + 4 * i)
-            if abs(v) > abs(extreme):
-                extreme = v
-        d = extreme / np.float32(-8)
-        inverse = _inverse(d)
-        lo = to_i32(minimum(load_f32(x) * inverse + 8.5, splat(15.0)))  # rounded twice, as in ggml
-        hi = to_i32(minimum(load_f32(x + 64) * inverse + 8.5, splat(15.0)))
-        poke_f16(scale, d)
-        store_low_bytes(numbers, lo + hi * 16)
-
-    return {"q8_0": q8_0, "q4_0": q4_0}[f.name] if f else None
+def _store_planes(bits, integers, to, step, flip):
+    """32 bytes of integers as the words of their planes, `step` bytes apart."""
+    left = 0
+    for b in (8, 4, 2, 1):
+        if bits & b:
+            mask = 0x01010101 * ((1 << b) - 1)
+            for j in range(b):
+                word = 0
+                for part in range(8 // b):
+                    word |= ((peek_i32(integers + 4 * (j + b * part)) >> left) & mask) << b * part
+                poke_i32(to, word ^ flip)
+                to += step
+            left += b
 
 
 _STORES = {"f32": store_f32, "f16": store_f16, "bf16": store_bf16}
@@ -176,17 +142,21 @@ def _store_k(fmt, x, n, page, slot, scratch):
     f = _format(fmt)
     if f is None:
         return None
-    name, words, flip, size = f.name, f.bits, (0x01010101 * STORED_BIAS if f.bits == 8 else 0), f.nbytes
+    name, bits, flip, size = f.name, f.bits, (0x01010101 * STORED_BIAS if f.bits == 8 else 0), f.nbytes
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 64 if has_min else 32
 
     def integers(fmt, x, n, page, slot, scratch):
         blocks = n // 32
-        start = (blocks * 32 + 63) // 64 * 64
+        start = (blocks * scale_row + 63) // 64 * 64
         lane = slot % 16
-        tile = page + slot // 16 * (start + blocks * words * 64)
+        tile = page + slot // 16 * (start + blocks * bits * 64)
         for b in range(blocks):
-            encode_block(name, x + 128 * b, tile + (b * 16 + lane) * 2, scratch)
-            for w in range(words):
-                poke_i32(tile + start + ((b * words + w) * 16 + lane) * 4, peek_i32(scratch + 4 * w) ^ flip)
+            d, m = encode_block(name, x + 128 * b, scratch)
+            poke_f16(tile + (b * 16 + lane) * 2, d)
+            if has_min:
+                poke_f16(tile + ((blocks + b) * 16 + lane) * 2, m)
+            _store_planes(bits, scratch, tile + start + (b * bits * 16 + lane) * 4, 64, flip)
 
     if f.bits:
         return integers
@@ -206,23 +176,29 @@ def _store_k(fmt, x, n, page, slot, scratch):
 
 
 @overload(store_v, prefer_literal=True, jit_options=_INLINE)
-def _store_v(fmt, x, n, page, slot):
+def _store_v(fmt, x, n, page, slot, scratch):
     f = _format(fmt)
     if f is None:
         return None
     name, bits, size = f.name, f.bits, f.nbytes
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 256 if has_min else 128
 
-    def integers(fmt, x, n, page, slot):
+    def integers(fmt, x, n, page, slot, scratch):
         blocks = n // 32
-        row = page + blocks * 128 + slot * (n * bits // 8)
+        row = page + blocks * scale_row + slot * (n * bits // 8)
         for b in range(blocks):
-            encode_block(name, x + 128 * b, page + b * 128 + slot * 2, row + b * 4 * bits)
+            d, m = encode_block(name, x + 128 * b, scratch)
+            poke_f16(page + b * 128 + slot * 2, d)
+            if has_min:
+                poke_f16(page + (blocks + b) * 128 + slot * 2, m)
+            _store_planes(bits, scratch, row + b * 4 * bits, 4, 0)
 
     if f.bits:
         return integers
     store = _STORES[name]
 
-    def floats(fmt, x, n, page, slot):
+    def floats(fmt, x, n, page, slot, scratch):
         row = page + slot * n * size
         for i in range(0, n, 16):
             store(row + i * size, load_f32(x + 4 * i))
@@ -236,17 +212,14 @@ def _load_v(fmt, numbers):
     if f is None:
         return None
 
-    zero = f.layout.zero if f.layout else 0
+    if f.layout:
+        name, zero = f.name, f.layout.zero
 
-    def eight(fmt, numbers):
-        return load_i8_f32(numbers), load_i8_f32(numbers + 16)
+        def integers(fmt, numbers):
+            found = to_f32(load_numbers(name, numbers) - zero)
+            return row(found, 0), row(found, 1)
 
-    def four(fmt, numbers):
-        pairs = load_u8_i32(numbers)
-        return to_f32(low_nibbles_i32(pairs) - zero), to_f32(high_nibbles_i32(pairs) - zero)
-
-    if f.bits:
-        return {8: eight, 4: four}[f.bits]
+        return integers
     load, half = _LOADS[f.name], 16 * f.nbytes
 
     def floats(fmt, numbers):
@@ -261,15 +234,20 @@ def _unpack_v(fmt, page, tokens, n, out):
     if f is None:
         return None
     name, scaled, step = f.name, f.bits > 0, (4 * f.bits if f.bits else 32 * f.nbytes)
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 256 if has_min else 128 if scaled else 0
 
     def rows(fmt, page, tokens, n, out):
-        numbers = page + (n // 32 * 128 if scaled else 0)
+        numbers = page + n // 32 * scale_row
         for t in range(tokens):
             for b in range(n // 32):
                 low, high = load_v(name, numbers)
                 if scaled:
                     d = peek_f16(page + b * 128 + t * 2)
                     low, high = low * d, high * d
+                if has_min:
+                    m = peek_f16(page + (n // 32 + b) * 128 + t * 2)
+                    low, high = low + m, high + m
                 store_f32(out, low)
                 store_f32(out + 64, high)
                 numbers += step

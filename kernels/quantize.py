@@ -5,7 +5,7 @@ A quantizer takes values (..., blocks, size) and gives the `Numbers` of the bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -64,5 +64,52 @@ def from_minimum(bits: int) -> Quantizer:
         d = (v.max(axis=-1, keepdims=True) - low) / np.float32(high)
         q = integers(np.trunc((v - low) * inverse(d) + np.float32(0.5)), 0, high)
         return Numbers(d[..., 0], q.astype(np.uint8), low[..., 0])
+
+    return quantize
+
+
+def midpoints(values: Sequence[int]) -> F32Array:
+    """Where the nearest of some ascending values changes; at a midpoint it is the upper one."""
+    v = np.array(values, np.float32)
+    return (v[1:] + v[:-1]) / np.float32(2)
+
+
+def nearest(x: F32Array, values: Sequence[int]) -> U8Array:
+    """The number of the value that is nearest to each x."""
+    return np.searchsorted(midpoints(values), np.nan_to_num(x), side="right").astype(np.uint8)
+
+
+def among(values: Sequence[int]) -> Quantizer:
+    """The largest in size becomes the first of the ascending values; then d is fitted, weighted by x²."""
+    number = np.array(values, np.float32)
+
+    def quantize(v: F32Array) -> Numbers:
+        q = nearest(v * inverse(extreme(v) / number[0]), values)
+        weighted = v * v * number[q]
+        along, square = _sum_in_order(weighted * v), _sum_in_order(weighted * number[q])
+        return Numbers(np.where(square > 0, along / square, along * np.float32(0)), q)
+
+    return quantize
+
+
+def _sum_in_order(x: F32Array) -> F32Array:
+    """Over the last axis one after the other, as C does; NumPy would pair them."""
+    total = x[..., 0]
+    for i in range(1, x.shape[-1]):
+        total = total + x[..., i]
+    return total
+
+
+def powers(values: Sequence[int]) -> Quantizer:
+    """d is the power of two that brings the largest in size between half of the highest value and all of it; values: 8
+    that ascend from 0, then the same with a minus."""
+    between = midpoints(values[:8])
+
+    def quantize(v: F32Array) -> Numbers:
+        top = np.abs(v).max(axis=-1)
+        e = np.where(np.isfinite(top), np.floor(np.log2(top)) - 2 + 127, 255)
+        d = np.ldexp(np.float32(1), np.clip(np.nan_to_num(e), 0, 255).astype(np.int32) - 128)
+        size = np.searchsorted(between, np.abs(v) / d[..., None], side="left")  # a midpoint belongs to the lower one
+        return Numbers(d, np.where((v < 0) & (size > 0), size + 8, size).astype(np.uint8))
 
     return quantize

@@ -101,6 +101,6 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 poke_f32(x + 4 * i, peek_f32(v + 4 * i) if i < a.v_dim else np.float32(0))
             if a.v_rotation:
                 hadamard(x, a.v_dim, a.v_rotation)
-            store_v(v_type, x, a.v_columns, a.v_pool + head * a.v_head + page * a.v_page, slot)
+            store_v(v_type, x, a.v_columns, a.v_pool + head * a.v_head + page * a.v_page, slot, block)
 
     return rope_store

@@ -241,7 +241,16 @@ def _reduction(name: str, flag: str, *start: float) -> Any:
 
 
 sum_lanes = _reduction("llvm.vector.reduce.fadd.v16f32", "reassoc", -0.0)
+min_lanes = _reduction("llvm.vector.reduce.fmin.v16f32", "nnan")
 max_lanes = _reduction("llvm.vector.reduce.fmax.v16f32", "nnan")
+
+
+@unary
+def spread_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """The sum of all lanes, in all lanes."""
+    function = ir.FunctionType(F32, [F32, v.type])
+    reduce = cgutils.get_or_insert_function(b.module, function, "llvm.vector.reduce.fadd.v16f32")
+    return splatted(b, b.call(reduce, [ir.Constant(F32, -0.0), v], fastmath=("reassoc",)), 16)
 
 
 @intrinsic

@@ -7,10 +7,12 @@ once more. The idea, the weights and the ranges are ggml's, so the errors are to
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from .blocks import F32Array, Numbers
-from .quantize import Quantizer, extreme, integers, inverse
+from .blocks import F32Array, Numbers, U8Array
+from .quantize import Quantizer, extreme, integers, inverse, nearest
 
 _TINY = np.float32(1e-15)
 
@@ -80,29 +82,54 @@ def _error(x: F32Array, weight: F32Array, q: F32Array, scale: F32Array, low: F32
 
 def around_zero(bits: int, scale_bits: int, groups: int) -> Quantizer:
     """value = d * s * (q - zero). Tried are scales that bring the largest in size of a group to -zero - i / 10, i from
-    -9 to 9; weights are x²."""
-    zero, lowest = 1 << (bits - 1), 1 << (scale_bits - 1)
+    -9 to 9."""
+    zero = 1 << (bits - 1)
+
+    def number(x: F32Array) -> tuple[F32Array, U8Array]:
+        q = integers(np.rint(x), -zero, zero - 1)
+        return q, (q + np.float32(zero)).astype(np.uint8)
+
+    return _centred(number, [-zero - i / 10 for i in range(-9, 10)], scale_bits, groups)
+
+
+def among(values: Sequence[int], scale_bits: int, groups: int) -> Quantizer:
+    """value = d * s * values[q]. Tried are scales that bring the largest in size of a group near the first value, or to
+    its opposite."""
+    table = np.array(values, np.float32)
+
+    def number(x: F32Array) -> tuple[F32Array, U8Array]:
+        q = nearest(x, values)
+        return table[q], q
+
+    return _centred(number, [-values[0], *range(values[0] - 7, values[0] + 8)], scale_bits, groups)
+
+
+def _centred(number: Callable[[F32Array], tuple[F32Array, U8Array]], tops: Sequence[float], scale_bits: int,
+             groups: int) -> Quantizer:  # fmt: skip
+    """number: of values over their scale, what is stored for them as a number and as bits."""
+    lowest = 1 << (scale_bits - 1)
 
     def quantize(v: F32Array) -> Numbers:
         x = v.reshape(*v.shape[:-1], groups, -1)
-        scale = _fit_centred(x, zero)
+        scale = _fit_centred(x, number, tops)
         top = extreme(scale)
         d = np.where(np.abs(top) < _TINY, np.float32(0), top / np.float32(-lowest))
         s = integers(np.rint(scale * inverse(d)), -lowest, lowest - 1)
-        q = integers(np.rint(x * inverse(_stored(d) * s)[..., None]), -zero, zero - 1) + np.float32(zero)
+        _, q = number(x * inverse(_stored(d) * s)[..., None])
         stored = (s.astype(np.int16) + (0 if scale_bits == 8 else lowest)).astype(np.uint8)
-        return Numbers(d[..., 0], q.astype(np.uint8).reshape(v.shape), None, stored)
+        return Numbers(d[..., 0], q.reshape(v.shape), None, stored)
 
     return quantize
 
 
-def _fit_centred(x: F32Array, zero: int) -> F32Array:
+def _fit_centred(x: F32Array, number: Callable[[F32Array], tuple[F32Array, U8Array]],
+                 tops: Sequence[float]) -> F32Array:  # fmt: skip
     """For groups (..., n): the scale of the least error, weighted by x², among those tried."""
     per_top = inverse(extreme(x))
     weight = x * x
     best_scale = best = np.zeros(x.shape[:-1], np.float32)
-    for i in range(-9, 10):
-        q = integers(np.rint(x * (np.float32(-zero - i / 10) * per_top)), -zero, zero - 1)
+    for top in tops:
+        q, _ = number(x * (np.float32(top) * per_top))
         wq = weight * q
         sum_qx, per_qq = (wq * x).sum(axis=-1), inverse((wq * q).sum(axis=-1))
         gain = sum_qx * sum_qx * per_qq

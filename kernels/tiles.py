@@ -213,16 +213,20 @@ def unpack(tiles: U8Array, fmt: Format, rows: int, columns: int) -> U8Array:
 
 def _integers(tiles: U8Array, bits: int) -> U8Array:
     """The integers' part of tiles (n, bytes) -> (n, 16 rows, columns)."""
-    lines = tiles.reshape(len(tiles), -1, bits, ROWS, 4)  # (n, blocks of 32, words, rows, 4 columns)
-    out = np.zeros((len(tiles), ROWS, lines.shape[1], 32), np.uint8)
+    lines = tiles.reshape(len(tiles), -1, bits, ROWS, 4).transpose(0, 3, 1, 2, 4)
+    out = from_planes(lines, bits).reshape(len(tiles), ROWS, -1)
+    return out ^ np.uint8(STORED_BIAS) if bits == 8 else out
+
+
+def from_planes(words: U8Array, bits: int) -> U8Array:
+    """The words of 32 integers (..., bits, 4 bytes) -> (..., 32)."""
+    out = np.zeros((*words.shape[:-2], 32), np.uint8)
     at = left = 0
     for b in planes(bits):
         for word in range(b):
-            words = lines[:, :, at + word].transpose(0, 2, 1, 3)
             for p in range(8 // b):
                 first = columns_of(b, word, p)
-                out[..., first : first + 4] |= (words >> np.uint8(b * p) & np.uint8((1 << b) - 1)) << np.uint8(left)
+                field = words[..., at + word, :] >> np.uint8(b * p) & np.uint8((1 << b) - 1)
+                out[..., first : first + 4] |= field << np.uint8(left)
         at, left = at + b, left + b
-    if bits == 8:
-        out ^= np.uint8(STORED_BIAS)
-    return out.reshape(len(tiles), ROWS, -1)
+    return out

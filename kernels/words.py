@@ -1,4 +1,4 @@
-"""The integers of a block in a tile (see tiles.py) as vectors of bytes for the dot product, for each format."""
+"""The integers of 32 columns, kept as planes of bits (see tiles.py), as vectors, for each format."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from . import cpu
 from .dot import STORED_BIAS, halves, joined
 from .formats import FORMATS
 from .memory import read
-from .simd import I8, I16, I64, Vec, call, constant, i8x64, pack
+from .simd import I8, I16, I32, I64, Vec, call, constant, i8x64, pack, splatted
 from .tiles import planes
 
-_SHUFFLES = {"avx512vnni": (64, "llvm.x86.avx512.pshuf.b.512"), "avx2": (32, "llvm.x86.avx2.pshuf.b"),
-             "neon": (16, "llvm.aarch64.neon.tbl1.v16i8")}  # fmt: skip
+_SHUFFLES = {
+    "avx512vnni": {64: "llvm.x86.avx512.pshuf.b.512", 16: "llvm.x86.ssse3.pshuf.b.128"},
+    "avx2": {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"},
+    "neon": {16: "llvm.aarch64.neon.tbl1.v16i8"},
+    "portable": {},
+}[cpu.DOT]
+"""Bytes to the instruction that looks up so many of them in a table of 16."""
 
 
 def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
@@ -29,18 +34,18 @@ def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
     return b.and_(v, constant(v.type, mask))
 
 
-def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int], shuffle: tuple[int, str] | None) -> ir.Value:
+def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Value:
     """table[index] for bytes below 16: by an instruction, or by choosing between constants bit by bit."""
-    if shuffle is None:
+    if not _SHUFFLES:
         found = [constant(index.type, value) for value in table]
         for bit in range(4):
             is_set = b.icmp_unsigned("!=", b.and_(index, constant(index.type, 1 << bit)), constant(index.type, 0))
             found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
         return found[0]
-    lanes, name = shuffle
-    vector = ir.VectorType(I8, lanes)
-    values = ir.Constant(vector, list(table) * (lanes // 16))
-    return joined(b, [call(b, name, vector, values, part) for part in halves(b, index, index.type.count // lanes)])
+    lanes = max(n for n in _SHUFFLES if n <= index.type.count)
+    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // 16))
+    parts = halves(b, index, index.type.count // lanes)
+    return joined(b, [call(b, _SHUFFLES[lanes], values.type, values, part) for part in parts])
 
 
 @intrinsic(prefer_literal=True)
@@ -64,7 +69,51 @@ def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
             line, left = line + bits, left + bits
         if layout.values:
             table = [(value + STORED_BIAS) & 255 for value in layout.values]
-            vectors = [looked_up(builder, v, table, _SHUFFLES.get(cpu.DOT)) for v in vectors]
+            vectors = [looked_up(builder, v, table) for v in vectors]
         return pack(builder, vectors, out)
 
     return out(fmt, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_numbers(typingctx: Any, fmt: Any, address: Any) -> Any:
+    """The integers of 32 columns of one row at an address in a V page of format `fmt` (a constant), or what they stand
+    for where the format has a table of values: two vectors i32x16."""
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None
+    out, bytes_ = Vec("i32", 16, 2), ir.VectorType(I8, 16)
+    width = layout.integers.width
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        vectors: list[ir.Value] = [None] * 2
+        at = left = 0
+        for bits in planes(width):
+            for half in range(2):
+                field = _columns(builder, builder.add(args[1], I64(at)), bits, half)
+                field = builder.shl(field, constant(out.ir, left)) if left else field
+                vectors[half] = builder.or_(vectors[half], field) if left else field
+            at, left = at + 4 * bits, left + bits
+        if layout.values:
+            found = [looked_up(builder, builder.trunc(v, bytes_), [x & 255 for x in layout.values]) for v in vectors]
+            vectors = [builder.sext(v, out.ir) for v in found]
+        return pack(builder, vectors, out)
+
+    return out(fmt, types.int64), codegen
+
+
+def _columns(b: ir.IRBuilder, address: ir.Value, bits: int, half: int) -> ir.Value:
+    """16 of the 32 columns of a plane at an address, as i32x16; those of 8 bits are signed."""
+    bytes_, ints = ir.VectorType(I8, 16), ir.VectorType(I32, 16)
+    if bits == 8:
+        return b.sext(read(b, b.add(address, I64(16 * half)), bytes_), ints)
+    columns = range(16 * half, 16 * half + 16)
+    if bits == 1:  # all of them are in a word
+        stored = splatted(b, read(b, address, I32), 16)
+        shifts = [8 * (c % 4) + c // 4 for c in columns]
+    else:
+        n = 4 * bits
+        small = read(b, address, ir.VectorType(I8, n))
+        repeated = ir.Constant(ir.VectorType(I32, 16), [c % n for c in columns])
+        stored = b.zext(small if n == 16 else b.shuffle_vector(small, small, repeated), ints)
+        shifts = [bits * (c // n) for c in columns]
+    return b.and_(b.lshr(stored, ir.Constant(ints, shifts)), constant(ints, (1 << bits) - 1))

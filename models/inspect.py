@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ..kernels.formats import CACHE_TYPES, FORMATS
+from ..kernels.formats import CACHE_TYPES, FORMATS, WEIGHT_TYPES
 from .config import Config, side_bytes_per_token
 from .errors import ModelError, UsageError
 from .gguf import GGUF
@@ -61,7 +61,7 @@ def _active(g: GGUF, config: Config) -> int:
 def _check_types(g: GGUF) -> None:
     for t in g.tensors.values():
         if t.type not in FORMATS:
-            problem = f"is {t.type}, pyllm multiplies {', '.join(FORMATS)}"
+            problem = f"is {t.type}, pyllm multiplies {', '.join(WEIGHT_TYPES)}"
             raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
 
 

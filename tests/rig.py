@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pyllm.kernels import cache as pages
 from pyllm.kernels import tiles
 from pyllm.kernels.buffers import aligned
+from pyllm.kernels.encode import SCRATCH
 from pyllm.kernels.formats import Format
 from pyllm.kernels.jit import Kernel, kernel, record
 
@@ -65,7 +66,7 @@ def store(fmt: str) -> Kernel:
             page, slot = divmod(peek_i64(a.places + 8 * item), 64)
             x, v = a.x + item * a.n * 4, a.v + page * a.v_page
             store_k(fmt, x, a.n, a.k + page * a.k_page, slot, a.scratch)
-            store_v(fmt, x, a.n, v, slot)
+            store_v(fmt, x, a.n, v, slot, a.scratch)
             for b in range(a.n // 32):
                 low, high = load_v(fmt, v + a.numbers + slot * a.row + b * (a.row // (a.n // 32)))
                 store_f32(a.out + (item * a.n + 32 * b) * 4, low)
@@ -83,5 +84,5 @@ def stored(x: Array, fmt: Format, places: Array, n_pages: int) -> tuple[Array, A
     out = zeros(*x.shape)
     run(store(fmt.name), len(x), x=np.ascontiguousarray(x, np.float32), n=n, places=places, k=k, k_page=k.shape[1],
         v=v, v_page=v.shape[1], numbers=pages.v_scale_bytes(fmt, n), row=pages.v_row_bytes(fmt, n),
-        scratch=np.zeros(64, np.uint8), out=out)  # fmt: skip
+        scratch=np.zeros(SCRATCH, np.uint8), out=out)  # fmt: skip
     return k, v, out

@@ -11,7 +11,7 @@ import pytest
 
 from pyllm.bench import synthetic
 from pyllm.bench.synthetic import SHAPES, Shape
-from pyllm.kernels.formats import FORMATS
+from pyllm.kernels.formats import FORMATS, WEIGHT_TYPES
 from pyllm.models.config import Config
 from pyllm.models.errors import FitError, PyllmError
 from pyllm.models.gguf import GGUF
@@ -28,7 +28,7 @@ def test_sizes_are_what_they_are_called(name: str) -> None:
     assert SHAPES[name].head_dim in (64, 128)
 
 
-@pytest.mark.parametrize("weight_type", FORMATS)
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_file_loads(tmp_path: Path, weight_type: str, tied: bool) -> None:
     shape = Shape(2, 256, 96, 4, 2, 300, tied)

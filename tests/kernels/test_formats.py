@@ -9,18 +9,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyllm.kernels.formats import BY_GGML_ID, CACHE_TYPES, FORMATS, Format
+from pyllm.kernels.formats import BY_GGML_ID, CACHE_TYPES, FORMATS, WEIGHT_TYPES, Format
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
 
 # A part of float32's range, so that the difference of two values is finite too; zeros and denormals are in it.
 VALUES = st.floats(-(2.0**126), 2.0**126, width=32)
 BLOCKS = st.integers(1, 4).flatmap(lambda n: arrays(np.float32, (n, 32), elements=VALUES))
+GGMLS = [f for f in FORMATS.values() if f.ggml_id is not None]
+EXACT = [f for f in GGMLS if f.size <= 32 and f.name != "iq4_nl"]  # those that gguf encodes too
 SIMPLE = pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if f.size <= 32], ids=lambda f: f.name)
+
+# What ggml's own quantize_row_iq4_nl_ref made of standard_normal((4, 32)) of seed 0.
+IQ4_NL = """
+    c3245867abc875da5dacc583554860974375c3a3092567d68b49e4616e41d2b4a6da11b07c2499576e3d3bb0b8db4ce56fe2654c98cf6d248995
+    b242eabcc7d3bcc3852b704a2598"""
 SMALL = arrays(np.float32, (2, 32), elements=st.floats(-4, 4, width=32))
 
 
 def _type(fmt: Format) -> gguf.GGMLQuantizationType:
+    assert fmt.ggml_id is not None
     return gguf.GGMLQuantizationType(fmt.ggml_id)
 
 
@@ -34,16 +42,35 @@ def _scale_overflows(x: np.ndarray) -> np.ndarray:
     return (most < 1e-30) & (most > 0)
 
 
-@FORMAT
+@pytest.mark.parametrize("fmt", GGMLS, ids=lambda f: f.name)
 def test_a_row_is_ggmls(fmt: Format) -> None:
+    assert fmt.ggml_id is not None
     assert gguf.GGML_QUANT_SIZES[_type(fmt)] == (fmt.size, fmt.nbytes)
     assert _type(fmt).name.lower() == fmt.name
     assert BY_GGML_ID[fmt.ggml_id] is fmt
+
+
+@FORMAT
+def test_sizes(fmt: Format) -> None:
     assert fmt.row_bytes(768) == 768 * fmt.bits_per_value / 8
     assert (fmt.name in CACHE_TYPES) == fmt.for_cache
+    assert (fmt.name in WEIGHT_TYPES) == (fmt.ggml_id is not None)
 
 
-@SIMPLE
+def test_ours() -> None:
+    assert [FORMATS[name].bits_per_value for name in ("q3_1", "q2_1")] == [4.0, 3.0]
+    x = np.linspace(-1, 1, 32, dtype=np.float32)[None]
+    for name, steps in (("q3_1", 7), ("q2_1", 3)):
+        got = FORMATS[name].decode(FORMATS[name].encode(x))
+        np.testing.assert_allclose(got, np.rint((x + 1) / 2 * steps) / steps * 2 - 1, atol=1e-3)
+
+
+def test_iq4_nl_is_ggmls() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    assert FORMATS["iq4_nl"].encode(x).tobytes() == bytes.fromhex(IQ4_NL)
+
+
+@pytest.mark.parametrize("fmt", EXACT, ids=lambda f: f.name)
 @settings(deadline=None)
 @given(x=BLOCKS | SMALL)
 @example(x=np.zeros((1, 32), np.float32))
@@ -62,7 +89,7 @@ def test_encode_is_ggmls(fmt: Format, x: np.ndarray) -> None:
     assert _same_bits(got, expected)
 
 
-@FORMAT
+@pytest.mark.parametrize("fmt", GGMLS, ids=lambda f: f.name)
 @settings(deadline=None)
 @given(data=st.data())
 def test_decode_is_ggmls_on_any_bytes(fmt: Format, data: st.DataObject) -> None:
