@@ -70,6 +70,7 @@ COMMANDS: dict[str, Command] = {
     "pull": Command("fetch models", model_flags.add_pull, ".pull"),
     "list": Command("say which models are here", model_flags.add_list, ".listing"),
     "show": Command("inspect a model that is here, and say where it came from", model_flags.add_show, ".show"),
+    "quantize": Command("write a model in another type", model_flags.add_quantize, ".quantize", takes_path=True),
     "rm": Command("delete models that were fetched", model_flags.add_rm, ".rm"),
 }
 

@@ -1,10 +1,10 @@
-"""The flags of the commands that deal with model files: pull, list, show, rm, verify. Reads no file."""
+"""The flags of the commands that deal with model files: pull, list, show, rm, verify, quantize. Reads no file."""
 
 from __future__ import annotations
 
 import argparse
 
-from .flags import MODEL, add_offline
+from .flags import MODEL, _value, add_offline, whole
 
 PULL = """\
 Fetches models, so that later commands need no network. What is here already is not fetched again; of what has no fixed
@@ -26,6 +26,13 @@ VERIFY = """\
 Checks a model file for damage: its structure (every tensor inside the file, aligned, apart from the others, of a known
 type), its sha256 where that is known (from the hub, PyPI, or when it was fetched), and its numbers: no NaN and no
 infinity in values and in the scales of blocks. Exit code 3 where something is wrong."""
+
+QUANTIZE = """\
+Writes a model in another type: IN, preferably in F32, F16 or BF16, as OUT. Types are llama.cpp's: Q4_K_M is Q4_K for
+most matrices and Q6_K for those that suffer more. Vectors, norms and the routers of experts stay as they are; rows that
+are no multiple of 256 take the nearest type with blocks of 32. Encodes on all cores; OUT appears when it is whole.
+
+  pyllm quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M"""
 
 
 def add_pull(parser: argparse.ArgumentParser) -> None:
@@ -57,4 +64,18 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.description = VERIFY
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_offline(parser)
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    from ..models.mixes import MIXES
+
+    parser.description = QUANTIZE
+    parser.add_argument("model", metavar="IN", help=MODEL)
+    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument("type", metavar="TYPE", type=str.upper, choices=MIXES, help=f"one of {', '.join(MIXES)}")
+    _value(parser, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    again = "also quantize what is quantized already, which loses more than one step does"
+    parser.add_argument("--allow-requantize", action="store_true", help=again)
     add_offline(parser)

@@ -173,8 +173,8 @@ FORMATS: dict[str, Format] = {
         _blocks("q5_k", 13, _Q5_K, super_blocks.with_minimum(5, 6, 8, range(-5, 11), 0.1), 0.05, instead="q5_1"),
         _blocks("q4_k", 12, _Q4_K, super_blocks.with_minimum(4, 6, 8, range(-10, 11), 0.1), 0.1, instead="q5_0"),
         _blocks("iq4_xs", 23, _IQ4_XS, super_blocks.among(_VALUES_IQ4, 6, 8), 0.11, instead="iq4_nl"),
-        _blocks("q3_k", 11, _Q3_K, super_blocks.around_zero(3, 6, 16), 0.2, instead="iq4_nl"),
-        _blocks("q2_k", 10, _Q2_K, super_blocks.with_minimum(2, 4, 16, range(-5, 11), 0.1), 0.4, instead="iq4_nl"),
+        _blocks("q3_k", 11, _Q3_K, super_blocks.around_zero(3, 6, 16), 0.2, instead="q4_0"),
+        _blocks("q2_k", 10, _Q2_K, super_blocks.with_minimum(2, 4, 16, range(-5, 11), 0.1), 0.4, instead="q4_0"),
     )
 }
 BY_GGML_ID: dict[int, Format] = {f.ggml_id: f for f in FORMATS.values() if f.ggml_id is not None}
