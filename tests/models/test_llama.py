@@ -72,7 +72,14 @@ def test_float_weights(load: Load, tmp_path: Path, fmt: str, tied: bool) -> None
 # What activations of 8 bits cost, whatever the weights' format: 1e-4.
 @pytest.mark.parametrize(
     "weights",
-    ["q8_0", "q4_0", "q4_1", {"": "q4_1", "token_embd": "q8_0"}, {"": "f16", "ffn_down": "q4_0", "attn_v": "q8_0"}],
+    [
+        "q8_0",
+        "q4_0",
+        "q4_1",
+        "mxfp4",
+        {"": "q4_1", "token_embd": "q8_0"},
+        {"": "f16", "ffn_down": "q4_0", "attn_v": "q8_0"},
+    ],
     ids=str,
 )
 def test_quantized_weights(load: Load, tmp_path: Path, weights: str | dict[str, str]) -> None:
