@@ -89,8 +89,10 @@ def _build(g: GGUF, ids: dict[str, int], **options: bool) -> tokenizers.Tokenize
         left, _, right = merge.partition(" ")
         if not left or not right or " " in right:
             raise ModelError(g.path, _KEY, f"merge {i} is {short(merge)}, must be two texts and a space", CONVERT)
+        if left + right not in ids:  # the library's memory for joined texts is as long as the longest token
+            raise ModelError(g.path, _KEY, f"merge {i} is {short(merge)}, which makes no token", CONVERT)
         merges.append((left, right))
     try:
         return tokenizers.Tokenizer(models.BPE(ids, merges, **options))
-    except Exception as e:  # the library has no type of its own for a merge of what is no token
+    except Exception as e:  # the library has no type of its own for what is no token
         raise ModelError(g.path, _KEY, f"does not fit the tokens: {short(str(e), 200)}", CONVERT) from None

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SetMinLogLevel
 
 from .errors import ModelError
 from .gguf import CONVERT, GGUF
 from .header import short
 from .texts import Texts
 from .vocabulary import BYTE, CONTROL, SPACE, UNKNOWN, Vocabulary, check_length
+
+SetMinLogLevel(2)  # errors, which are raised too: no warnings on stderr
 
 _NORMAL = 1
 
