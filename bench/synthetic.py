@@ -42,6 +42,8 @@ class Shape:
     n_head_kv: int
     n_vocab: int
     tied: bool  # the embedding is the output matrix too
+    n_expert: int = 0  # feed-forwards of n_ff, of which each token meets n_expert_used; 0: there is one
+    n_expert_used: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -55,12 +57,19 @@ class Shape:
             layer: dict[str, tuple[int, ...]] = {
                 "attn_norm": (self.n_embd,), "attn_q": (q, self.n_embd), "attn_k": (kv, self.n_embd),
                 "attn_v": (kv, self.n_embd), "attn_output": (self.n_embd, q), "ffn_norm": (self.n_embd,),
-                "ffn_gate": (self.n_ff, self.n_embd), "ffn_up": (self.n_ff, self.n_embd),
-                "ffn_down": (self.n_embd, self.n_ff),
+                **self.feed_forward(),
             }  # fmt: skip
             found |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
         found["output_norm.weight"] = (self.n_embd,)
         return found if self.tied else {**found, "output.weight": (self.n_vocab, self.n_embd)}
+
+    def feed_forward(self) -> dict[str, tuple[int, ...]]:
+        into, back = (self.n_ff, self.n_embd), (self.n_embd, self.n_ff)
+        if not self.n_expert:
+            return {"ffn_gate": into, "ffn_up": into, "ffn_down": back}
+        stacked = {"ffn_gate_exps": into, "ffn_up_exps": into, "ffn_down_exps": back}
+        router = {"ffn_gate_inp": (self.n_expert, self.n_embd)}
+        return router | {name: (self.n_expert, *dims) for name, dims in stacked.items()}
 
 
 SHAPES: dict[str, Shape] = {
@@ -69,6 +78,8 @@ SHAPES: dict[str, Shape] = {
     "1.5B": Shape(28, 1536, 8960, 12, 2, 151936, tied=True),  # Qwen2.5 1.5B
     "3B": Shape(28, 3072, 8192, 24, 8, 128256, tied=True),  # Llama 3.2 3B
     "8B": Shape(32, 4096, 14336, 32, 8, 128256, tied=False),  # Llama 3.1 8B
+    "1.3B-A0.4B": Shape(24, 1024, 512, 16, 8, 49155, True, 32, 8),  # Granite 3.1 1B A400M: 8 of 32 experts
+    "7B-A1B": Shape(16, 2048, 1024, 16, 16, 50304, False, 64, 8),  # OLMoE 1B 7B: 8 of 64 experts
 }
 
 
@@ -109,9 +120,9 @@ def _check_room(folder: Path, name: str, need: int) -> None:
 
 def layout(shape: Shape, fmt: Format) -> Iterator[tuple[str, tuple[int, ...], Format, int]]:
     """Name, shape, format and bytes of each tensor: matrices in `fmt` or, where their rows do not fit, what stands in
-    for it; vectors in float32 as in every GGUF."""
+    for it; vectors and what chooses experts in float32, as in every GGUF."""
     for name, dims in shape.tensors().items():
-        own = fmt.fitting(dims[-1]) if len(dims) > 1 else FORMATS["f32"]
+        own = FORMATS["f32"] if len(dims) == 1 or "ffn_gate_inp" in name else fmt.fitting(dims[-1])
         yield name, dims, own, own.row_bytes(dims[-1]) * math.prod(dims[:-1])
 
 
@@ -169,6 +180,9 @@ def _describe(writer: gguf.GGUFWriter, shape: Shape, title: str) -> None:
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(500000.0)
     writer.add_vocab_size(shape.n_vocab)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(shape.n_expert_used)
     tokens = list(_vocabulary(shape.n_vocab))
     kinds = gguf.TokenType
     writer.add_tokenizer_model("gpt2")

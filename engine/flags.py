@@ -115,7 +115,8 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     add_layers(tests, "v")
     _list(tests, "--cache-rotate", "MODE", "which quantized sides are rotated: auto, k, v, both, none (default: auto)")
     _list(tests, "-t --threads", "N", "threads (default: one for each core)")
-    _list(tests, "--synthetic", "SIZE", "models of random weights in the shape of known ones: 0.5B, 1.1B, 1.5B, 3B, 8B")
+    shapes = "0.5B, 1.1B, 1.5B, 3B, 8B, and with experts 1.3B-A0.4B, 7B-A1B"
+    _list(tests, "--synthetic", "SIZE", f"models of random weights in the shape of known ones: {shapes}")
     _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(WEIGHT_TYPES)}")
 
     peer = parser.add_argument_group("comparison")

@@ -24,8 +24,20 @@ TINY = Shape(2, 128, 96, 4, 2, 300, tied=True)
 @pytest.mark.parametrize("name", SHAPES)
 def test_sizes_are_what_they_are_called(name: str) -> None:
     parameters = sum(math.prod(dims) for dims in SHAPES[name].tensors().values())
-    assert parameters == pytest.approx(float(name.removesuffix("B")) * 1e9, rel=0.08)
+    assert parameters == pytest.approx(float(name.split("-")[0].removesuffix("B")) * 1e9, rel=0.08)
     assert SHAPES[name].head_dim in (64, 128)
+
+
+def test_experts(tmp_path: Path) -> None:
+    shape = Shape(2, 128, 96, 4, 2, 300, True, 4, 2)
+    synthetic.write(tmp_path / "a.gguf", shape, "q4_0", "tiny")
+    g = GGUF.open(tmp_path / "a.gguf")
+    assert describe(g)["problem"] is None
+    config = Config.from_gguf(g)
+    assert (config.expert_count, config.expert_used_count, config.expert_feed_forward_length) == (4, 2, 96)
+    assert {name: tensor.shape for name, tensor in g.tensors.items()} == shape.tensors()
+    assert g.tensors["blk.0.ffn_gate_inp.weight"].type == "f32"
+    assert g.tensors["blk.0.ffn_down_exps.weight"].type == "q4_0"
 
 
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
