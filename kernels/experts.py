@@ -13,6 +13,7 @@ import numpy as np
 
 from . import amx
 from .jit import Kernel, inline, kernel, record
+from .linear import CHUNK
 from .memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from .simd import fma, splat
 from .tile_dot import many, tile_dot
@@ -172,35 +173,40 @@ PROJECT_MANY = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", y="ptr", x
 def project_many(fmt: str) -> Kernel:
     """The kernel for matrices of a format and rows that lie by expert: each with its expert's matrix, plus the bias.
 
-    Items: spans x tiles of an expert; those of empty spans are done at once. x and meta have room for MANY rows more.
+    Items: spans x tiles of an expert; those of empty spans are done at once. Of the tiles that are taken together, the
+    weights are read once, as they stay in the core's second cache, and CHUNK rows after CHUNK rows in its first.
+    x and meta have room for MANY rows more.
     """
     n = many(fmt)
-    few = n // 4  # rows that take less time one by one than as a part of n
+    few = n // 2  # rows that take less time one by one than as a part of n
 
     @kernel(PROJECT_MANY, f"project_many_{fmt}")
     def project_many(a, begin, end, thread):
         amx.configure()
         scratch = a.scratch + thread * SCRATCH
-        for item in range(begin, end):
-            at, tile = divmod(item, a.tiles)
-            expert, row = peek_i64(a.spans + 24 * at), peek_i64(a.spans + 24 * at + 8)
-            last = row + peek_i64(a.spans + 24 * at + 16)
-            if row == last:
-                continue
-            weights, bias = a.weights + (expert * a.tiles + tile) * a.tile_bytes, _bias(a, expert, tile)
-            y = a.y + tile * 64
-            while last - row > few:
-                x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                total = tile_dot(fmt, n, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
-                store_rows(scratch, 64, total + bias)
-                for i in range(min(n, last - row)):  # what is behind them belongs to another expert
-                    store_f32(y + (row + i) * a.y_stride, load_f32(scratch + 64 * i))
-                row += min(n, last - row)
-            while row < last:
-                x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                total = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0)
-                store_rows(y + row * a.y_stride, 0, total + bias)
-                row += 1
+        while begin < end:
+            at, first = divmod(begin, a.tiles)
+            tiles = min(a.tiles - first, end - begin)
+            begin += tiles
+            expert, place = peek_i64(a.spans + 24 * at), peek_i64(a.spans + 24 * at + 8)
+            rows = peek_i64(a.spans + 24 * at + 16)
+            for chunk in range(place, place + rows, CHUNK):
+                for tile in range(first, first + tiles):
+                    row, last = chunk, min(chunk + CHUNK, place + rows)
+                    weights, bias = a.weights + (expert * a.tiles + tile) * a.tile_bytes, _bias(a, expert, tile)
+                    y = a.y + tile * 64
+                    while last - row > few:
+                        x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
+                        total = tile_dot(fmt, n, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                        store_rows(scratch, 64, total + bias)
+                        for i in range(min(n, last - row)):  # what is behind them belongs to another expert
+                            store_f32(y + (row + i) * a.y_stride, load_f32(scratch + 64 * i))
+                        row += min(n, last - row)
+                    while row < last:
+                        x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
+                        total = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0)
+                        store_rows(y + row * a.y_stride, 0, total + bias)
+                        row += 1
 
     return project_many
 

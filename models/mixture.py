@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 
+TOGETHER = 8
+"""Tiles of an expert that a thread takes at once where there are many rows."""
+
+
 class Mixture:
     """Records layers of experts into a plan; they take turns with its buffers."""
 
@@ -95,11 +99,13 @@ class Mixture:
         if r.many:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
             kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            grain = min(items, TOGETHER)
             common |= {"spans": self.spans, "scratch": self.scratch, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
+            grain = self._grain(items)
             common |= {"chosen": self.chosen}
-        r.plan.add(s.role, kernel, items=items, times=times, grain=self._grain(items), barrier=barrier,
+        r.plan.add(s.role, kernel, items=items, times=times, grain=grain, barrier=barrier,
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
 
     def _gate(self, activation: str) -> None:
