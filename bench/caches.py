@@ -18,6 +18,7 @@ from ..models.errors import FitError
 from ..models.gguf import GGUF
 from ..models.loaded import Loaded
 from ..models.model import Model
+from ..models.probe import Attended
 from ..models.tokenizer import Tokenizer
 
 ROWS = 64
@@ -52,7 +53,7 @@ class Caches:
         self, gguf: GGUF, config: Config, tokenizer: Tokenizer, n_ctx: int, threads: int | None = None,
         progress: Progress = silent,
     ) -> None:  # fmt: skip
-        """n_ctx: positions of each cache."""
+        """n_ctx: positions of each cache that is opened; it may be set anew."""
         self.gguf, self.config, self.tokenizer, self.n_ctx = gguf, config, tokenizer, n_ctx
         self._threads, self._progress = threads or usable_cores(), progress
         self._loaded: Loaded | None = None
@@ -104,7 +105,19 @@ class Caches:
                 engine.close()
             gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
 
-    def _open(self, cache: Cache) -> LLM:
+    def attended(self, tokens: Sequence[int]) -> Iterator[Attended]:
+        """Q, K and V of each layer when these tokens go through the layers together, over an exact cache."""
+        self.n_ctx = len(tokens)
+        engine = self._open(EXACT, n_batch=len(tokens))
+        try:
+            session = engine.session()  # its pages are read again
+            session.prefill(tokens)
+            yield from engine.model.attended()
+            session.close()
+        finally:
+            engine.close()
+
+    def _open(self, cache: Cache, n_batch: int = 512) -> LLM:
         if self._loaded is None:
             self._loaded = Loaded(self.gguf, self.config)
         model = Model(
@@ -112,6 +125,7 @@ class Caches:
             n_ctx=self.n_ctx,
             types=layer_map.pairs(cache.k, cache.v, self.config.n_layer),
             threads=self._threads,
+            n_batch=n_batch,
             max_outs=ROWS,
             rotate=cache.rotate,
             progress=self._progress,

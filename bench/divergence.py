@@ -40,14 +40,17 @@ class Apart:
     kld: F64Array  # of the run from the reference, in nats
     delta_p: F64Array  # by how much the following token's probability is higher than in the reference
     same_top: npt.NDArray[np.bool_]  # whether the likeliest token is the same
+    right: npt.NDArray[np.bool_]  # whether it is the one that follows
+    right_reference: npt.NDArray[np.bool_]
 
     @staticmethod
     def of(reference: F32Array, logp: F32Array, targets: Ids) -> Apart:
         """From log-probabilities (rows, n_vocab) of both."""
         nll, nll_reference = surprise(logp, targets), surprise(reference, targets)
         kld = (np.exp(reference) * (reference - logp)).sum(axis=-1, dtype=np.float64)
-        same = reference.argmax(axis=-1) == logp.argmax(axis=-1)
-        return Apart(nll, nll_reference, kld, np.exp(-nll) - np.exp(-nll_reference), same)
+        top, top_reference = logp.argmax(axis=-1), reference.argmax(axis=-1)
+        delta_p = np.exp(-nll) - np.exp(-nll_reference)
+        return Apart(nll, nll_reference, kld, delta_p, top == top_reference, top == targets, top_reference == targets)
 
     @staticmethod
     def joined(parts: Sequence[Apart]) -> Apart:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from ..kernels.plan import Cost, Plan, Team
 from .check import all_numbers, first_broken
 from .kv_cache import KVCache
 from .loaded import Loaded, Progress
+from .probe import Attended, attended
 from .recorder import Recorder
 from .rope import Positions
 from .rows import Buffers
@@ -82,6 +83,11 @@ class Model:
     def plan(self, rows: int) -> Plan:
         """The one that a step of `rows` tokens replays."""
         return self.decode_plan if rows == 1 else self.batch_plan
+
+    def attended(self) -> Iterator[Attended]:
+        """Q, K and V of each layer in the last step, which must have been of several rows and all of a sequence."""
+        places = self._step.places[: int(self._step.rows[0])]
+        return attended(self.batch_plan, self._buffers, self.kv, self.config, places)
 
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""
