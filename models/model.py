@@ -86,8 +86,7 @@ class Model:
 
     def attended(self) -> Iterator[Attended]:
         """Q, K and V of each layer in the last step, which must have been of several rows and all of a sequence."""
-        places = self._step.places[: int(self._step.rows[0])]
-        return attended(self.batch_plan, self._buffers, self.kv, self.config, places)
+        return attended(self.batch_plan, self._buffers, self.kv, self.config, self._step)
 
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""

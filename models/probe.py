@@ -13,6 +13,7 @@ from ..kernels.plan import Plan
 from .config import Config, Layer
 from .kv_cache import KVCache, LayerCache
 from .rows import Buffers
+from .step import Step
 
 F32Array = npt.NDArray[np.float32]
 I64Array = npt.NDArray[np.int64]
@@ -27,22 +28,24 @@ class Attended:
     v: F32Array  # (tokens, KV heads, head_dim_v)
 
 
-def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, places: I64Array) -> Iterator[Attended]:
-    """Layer by layer: the plan's last run is repeated, an operation at a time. places: of the step's rows."""
+def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: Step) -> Iterator[Attended]:
+    """Layer by layer: the plan's last run, of a sequence as a whole, is repeated an operation at a time."""
+    rows = int(step.rows[0])
     layers = zip(config.layers, kv.layers, strict=True)
     for op in plan.ops:
         op.kernel.run(op.args, 0, op.items * int(op.times[0]))
         if op.name == "rope_store":
             layer, held = next(layers)
-            yield Attended(_queries(buffers, layer, len(places)), *cached(held, layer, places))
+            places = step.window_places if layer.window else step.places
+            yield Attended(_queries(buffers, layer, rows), *cached(held, layer, places[:rows]))
 
 
 def _queries(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
     """From [KV head][max_rows][group][columns]."""
     group, columns = layer.n_head // layer.n_head_kv, cache.columns(layer.head_dim_k)
-    shape = (layer.n_head_kv, buffers.max_rows, group, columns)
-    q = buffers.queries.x.reshape(-1)[: int(np.prod(shape))].reshape(shape)[:, :rows, :, : layer.head_dim_k]
-    return q.transpose(1, 0, 2, 3).reshape(rows, layer.n_head, layer.head_dim_k).copy()
+    every = buffers.queries(layer.n_head, columns).x[: buffers.max_rows * layer.n_head]
+    q = every.reshape(layer.n_head_kv, buffers.max_rows, group, columns)[:, :rows, :, : layer.head_dim_k]
+    return q.transpose(1, 0, 2, 3).reshape(rows, layer.n_head, layer.head_dim_k)
 
 
 def cached(held: LayerCache, layer: Layer, places: I64Array) -> tuple[F32Array, F32Array]:
