@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from ..engine import sources
 from ..engine.interrupt import impatient
 from ..engine.progress import Bars
+from ..engine.study_file import StudyFile, default_path, identity
 from ..kernels.formats import CACHE_TYPES, FORMATS
 from ..models import rotation
 from ..models.config import Config, kv_bytes_per_token
@@ -21,9 +24,8 @@ from ..models.tokenizer import Tokenizer
 from . import cases, plot, study_report, texts
 from .caches import Caches
 from .study_cells import Cell, Options, Results, cells
-from .study_file import StudyFile
 from .study_measure import Bench, groups, measure
-from .study_texts import collect
+from .study_texts import Sources, collect
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         config, tokenizer = Config.from_gguf(gguf), Tokenizer.from_gguf(gguf)
         options = chosen(args, config)
         asked = collect(args.file, args.data)
-        heading = {**identity(gguf, config), "seed": args.seed, "texts": asked.digest, "prose": Path(asked.named).name}
-        study = StudyFile.open(Path(args.output or default_name(gguf)), heading)
+        heading = headed(gguf, config, asked, args.seed)
+        study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
         if study.set_aside:
             print(f"pyllm: {study.path} was damaged and is kept as {study.set_aside}", file=sys.stderr)
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
@@ -50,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 def chosen(args: argparse.Namespace, config: Config) -> Options:
     """What the flags ask for, by default all quantized types and f16; raises UsageError."""
-    named = cases.names("--types", args.types, CACHE_TYPES) if args.types else _all_types(config)
+    named = cases.names("--types", args.types, CACHE_TYPES) if args.types else all_types(config)
     for name in named:
         kv_bytes_per_token(config, name, name)  # refuses what the heads cannot hold
-    types = sorted(dict.fromkeys(["f16", *named]), key=lambda t: (-FORMATS[t].bits_per_value, t))
+    types = in_order(["f16", *named])
     contexts = cases.numbers("-c", args.ctx_size or ["512"], 64)
     for n_ctx in contexts:
         texts.check_context(n_ctx, config)
@@ -63,25 +65,25 @@ def chosen(args: argparse.Namespace, config: Config) -> Options:
     return Options(tuple(t for t in types if t != "f32"), tuple(contexts), modes)
 
 
-def _all_types(config: Config) -> list[str]:
-    found = []
+def all_types(config: Config) -> list[str]:
+    """f16 and the quantized types that the model's heads can hold."""
+    found = ["f16"]
     for name in CACHE_TYPES:
-        try:
+        with suppress(UsageError):
             kv_bytes_per_token(config, name, name)
-        except UsageError:
-            continue
-        found.append(name)
-    return [name for name in found if FORMATS[name].size > 1]
+            found += [name] if FORMATS[name].size > 1 else []
+    return in_order(found)
 
 
-def identity(gguf: GGUF, config: Config) -> dict[str, Any]:
-    """Which model it is."""
-    return {"model": config.name, "file": gguf.path.name, "bytes": gguf.nbytes}
+def in_order(types: Sequence[str]) -> list[str]:
+    """From many bits to few, each once."""
+    return sorted(dict.fromkeys(types), key=lambda t: (-FORMATS[t].bits_per_value, t))
 
 
-def default_name(gguf: GGUF) -> Path:
-    """Where a study of a model is kept, and looked for by `advise`: in the folder of what pyllm keeps."""
-    return sources.cache_folder() / "studies" / f"{gguf.path.stem}.json"
+def headed(gguf: GGUF, config: Config, asked: Sources, seed: int) -> dict[str, Any]:
+    """What the results depend on, beside the cells."""
+    texts = {"texts": asked.digest, "prose": Path(asked.named).name}
+    return {**identity(gguf), "model": config.name, "seed": seed, **texts}
 
 
 def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:

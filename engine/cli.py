@@ -66,6 +66,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command("say what pyllm finds on this machine", profile_flags.add_doctor, ".doctor"),
     "study": Command("measure what K and V cost in each cache type", study_flags.add_study, "..bench.study"),
+    "advise": Command("say which cache types to use", study_flags.add_advise, "..bench.advise"),
     "inspect": Command("say what is in a model file", flags.add_inspect, ".inspect", takes_path=True),
     "verify": Command("check a model file for damage", model_flags.add_verify, ".verify", takes_path=True),
     "pull": Command("fetch models", model_flags.add_pull, ".pull"),

@@ -64,6 +64,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_layers(engine, "k")
     add_layers(engine, "v")
     add_rotate(engine)
+    auto = "auto: the types that `pyllm advise` finds in the model's study for chat; without a study, q8_0"
+    engine.add_argument("--cache-type", choices=("auto",), help=auto)
 
     sampling = parser.add_argument_group("sampling")
     _value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")

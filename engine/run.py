@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from ..models import rotation
+from ..models.errors import UsageError
 from ..models.layer_map import together
 from . import report, sources
 from .flags import DEFAULT_CTX
@@ -27,6 +28,7 @@ from .stream import stream
 
 if TYPE_CHECKING:
     from ..models.config import Config
+    from ..models.gguf import GGUF
     from .llm import LLM
     from .sampler import Sampler
 
@@ -61,6 +63,8 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     gguf = GGUF.open(path)
     config = Config.from_gguf(gguf)
     n_ctx = context_size(args.ctx_size, config)
+    if args.cache_type == "auto":
+        choose(gguf, config, args)
     args.cache_type_k = together(args.cache_type_k, args.cache_type_k_layers)
     args.cache_type_v = together(args.cache_type_v, args.cache_type_v_layers)
     rotation.check(config, args.cache_rotate)
@@ -90,6 +94,22 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
         )
     llm.checked = args.check
     return llm, tokens, perf_counter() - begin
+
+
+def choose(gguf: GGUF, config: Config, args: argparse.Namespace) -> None:
+    """Set the cache's types as the model's study advises."""
+    from .advice import SAFE, advise
+    from .study_file import results_of
+
+    if any((args.cache_type_k, args.cache_type_v, args.cache_type_k_layers, args.cache_type_v_layers)):
+        raise UsageError("--cache-type auto and other cache types: give the one or the others")
+    found = advise(results_of(gguf), config, "chat")
+    if found is None:
+        args.cache_type_k, args.cache_type_v = SAFE
+        print("pyllm: no study of this model: K and V in q8_0 (pyllm study kv measures more)", file=sys.stderr)
+    else:
+        best = found.chosen
+        args.cache_type_k, args.cache_type_v, args.cache_rotate = best.k, best.v, best.rotate
 
 
 @contextmanager

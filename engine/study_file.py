@@ -1,4 +1,4 @@
-"""A study's results on disk: one JSON file, whole at any moment; knows no cells but their keys.
+"""What `pyllm study` found out about a model: one JSON file, whole at any moment; knows no cells but their keys.
 
 The same study gives the same bytes, so nothing in it depends on the clock or on how often it was broken off.
 """
@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from ..models.errors import PyllmError, UsageError
+from ..models.gguf import GGUF
+from .sources import cache_folder
 
 VERSION = 1
+
+
+def identity(gguf: GGUF) -> dict[str, Any]:
+    """Which model it is, without reading all of it."""
+    return {"file": gguf.path.name, "bytes": gguf.nbytes, "architecture": gguf.architecture}
+
+
+def default_path(gguf: GGUF) -> Path:
+    """Where the study of a model is kept if no flag says otherwise."""
+    return cache_folder() / "studies" / f"{gguf.path.stem}.json"
 
 
 class StudyFile:
@@ -64,12 +76,16 @@ class StudyFile:
             raise PyllmError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """{"heading", "results"} of a study file; None where there is none that can be read."""
+def results_of(gguf: GGUF, path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The results of this model's study; none where there is no file that can be read, or it is of another model."""
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        found = _parsed((path or default_path(gguf)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        return None
+        return {}
+    if found is None or any(found["heading"].get(key) != value for key, value in identity(gguf).items()):
+        return {}
+    results: dict[str, dict[str, Any]] = found["results"]
+    return results
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
