@@ -55,7 +55,7 @@ class StudyFile:
             os.replace(path, study.set_aside)
         elif found["heading"] != study.heading:
             names = [key for key in study.heading if found["heading"].get(key) != study.heading[key]]
-            raise UsageError(f"{path}: a study of another {' and '.join(names)}; name another file with -o")
+            raise UsageError(f"{path}: a study of another {', '.join(names)}; name another file with -o")
         else:
             study.results = found["results"]
         return study

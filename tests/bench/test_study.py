@@ -123,5 +123,5 @@ def test_a_study_of_something_else_is_not_mixed_in(
     path = tmp_path / "s.json"
     study.StudyFile(path, {"model": "other"}).add({"cell": {"x": 1}})
     code, _, err = call(capsys, *flags, "-o", str(path))
-    assert code == UsageError.exit_code and "a study of another model" in err
+    assert code == UsageError.exit_code and "a study of another file, " in err
     assert "cell" in path.read_text()
