@@ -126,6 +126,7 @@ MODELS: dict[str, dict[str, Any]] = {
     | {
         "arch": "gpt-oss",
         "head_dim": 32,
+        "mixed": {"": "q8_0", "_exps": "mxfp4", "output.": "f16"},
         "overrides": {
             "gpt-oss.expert_feed_forward_length": 96,
             "gpt-oss.attention.sliding_window": 24,

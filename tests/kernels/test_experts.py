@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from pyllm.kernels import experts, tile_dot, tiles
 from pyllm.kernels.formats import FORMATS, Format
 
-FORMAT = pytest.mark.parametrize("fmt", [FORMATS[t] for t in ("f16", "q8_0", "q4_0")], ids=lambda f: f.name)
+FORMAT = pytest.mark.parametrize("fmt", [FORMATS[t] for t in ("f16", "q8_0", "mxfp4")], ids=lambda f: f.name)
 THREADS = 1  # as rig.run runs them
 
 
