@@ -82,13 +82,13 @@ def random_tokens(n_vocab: int, n: int) -> list[int]:
     return tokens
 
 
-def positions(setup: Setup, cases: Sequence[Case]) -> int:
-    """Tokens that the cache must hold: a session for each depth, as long as the longest case at it."""
+def positions(setup: Setup, cases: Sequence[Case]) -> tuple[int, int]:
+    """Tokens that the cache must hold, and sessions: one for each depth, as long as the longest case at it."""
     longest: dict[int, int] = {}
     for case in cases:
         if case.setup == setup:
             longest[case.n_depth] = max(longest.get(case.n_depth, 0), case.n_ctx)
-    return sum(-(-n // PAGE) * PAGE for n in longest.values())
+    return sum(-(-n // PAGE) * PAGE for n in longest.values()), len(longest)
 
 
 def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
@@ -99,7 +99,8 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
     left = 0
     for setup in dict.fromkeys(case.setup for case in cases):
         gguf, config = models[setup.model]
-        need = needs(gguf, config, positions(setup, cases), setup.type_k, setup.type_v)
+        n_ctx, sequences = positions(setup, cases)
+        need = needs(gguf, config, n_ctx, setup.type_k, setup.type_v, sequences)
         taken = need.total - PROGRAM
         if taken > room:
             problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
@@ -127,8 +128,10 @@ class Engines:
             watch = CompileWatch(progress)
             first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
             load = first.beside if first else partial(LLM.load, self._models[setup.model][0])
+            n_ctx, sequences = positions(setup, self._cases)
             llm = load(
-                n_ctx=positions(setup, self._cases),
+                n_ctx=n_ctx,
+                sequences=sequences,
                 cache_type_k=setup.type_k,
                 cache_type_v=setup.type_v,
                 cache_rotate=setup.cache_rotate,

@@ -51,12 +51,14 @@ class LLM:
         n_threads: int | None = None,
         n_batch: int = 512,
         max_outs: int = 8,
+        sequences: int = 1,
         tokenizer: Tokenizer | None = None,
         progress: Progress = silent,
     ) -> LLM:
         """Read, pack and compile.
 
-        n_threads: None is the physical cores that this process may use. tokenizer: of this file, if it is read already.
+        n_threads: None is the physical cores that this process may use. sequences: sessions that can be there at once,
+        each with sliding windows of its own. tokenizer: of this file, if it is read already.
         """
         g = path if isinstance(path, GGUF) else GGUF.open(path)
         loaded = Loaded(g, Config.from_gguf(g))
@@ -71,6 +73,7 @@ class LLM:
             n_batch=n_batch,
             max_outs=max_outs,
             rotate=cache_rotate,
+            sequences=sequences,
             progress=progress,
         )
         return cls(model, tokenizer, template, n_ctx, g.path, loaded)
@@ -85,6 +88,7 @@ class LLM:
         n_threads: int | None = None,
         n_batch: int | None = None,
         max_outs: int | None = None,
+        sequences: int = 1,
         progress: Progress = silent,
     ) -> LLM:
         """The same weights, not taken twice, over another cache; None: as here."""
@@ -97,6 +101,7 @@ class LLM:
             n_batch=n_batch or self.model.n_batch,
             max_outs=max_outs or self.model.max_outs,
             rotate=cache_rotate,
+            sequences=sequences,
             progress=progress,
         )
         return LLM(model, self.tokenizer, self.template, n_ctx or self.n_ctx, self.path, self._loaded)

@@ -29,7 +29,7 @@ class Needs:
     buffers: int
     n_ctx: int
     window_per_token: int = 0  # in layers that keep a window
-    kept: int = 0  # tokens that these keep
+    kept: int = 0  # tokens that these keep, of all sequences
 
     @property
     def kv(self) -> int:
@@ -49,7 +49,7 @@ class Needs:
         return whole // STEP * STEP
 
 
-def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> Needs:
+def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str, sequences: int = 1) -> Needs:
     """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
     c = config
     ropes = {layer.rope for layer in c.layers if layer.rope}
@@ -66,7 +66,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> N
         buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
         n_ctx=n_ctx,
         window_per_token=padded(c, k_type, v_type, windows=True),
-        kept=(-(-(c.window + PREFILL_ROWS) // STEP) + 1) * STEP if c.window else 0,
+        kept=(-(-(c.window + PREFILL_ROWS) // STEP) + 1) * STEP * sequences if c.window else 0,
     )
 
 

@@ -81,6 +81,7 @@ class Session:
         full = self.n_past // PAGE
         assert full and self.n_past <= n <= self.n_ctx
         self._table.reserve(n)
+        self._windows.reserve(n)  # what pages that go round hold is as good
         for i in range(full, self._table.count):
             self._model.kv.copy_page(int(self._table.pages[i % full]), int(self._table.pages[i]))
         self.tokens = (self.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]

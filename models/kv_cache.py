@@ -34,11 +34,16 @@ class LayerCache:
     v_head: int
     k_rotation: int  # values in a rotated block of K; 0: K is stored as it is
     v_rotation: int
+    windowed: bool  # its pages are numbered apart
+
+
+SLACK = 512
+"""Tokens by which a sequence can be rewound, if batches are no larger, before a window has left what it needs again."""
 
 
 def kept_pages(config: Config, n_batch: int) -> int:
     """Pages that a sequence keeps in layers with a window: what a batch sees and what it stores; 0: no such layers."""
-    return -(-(config.window + n_batch) // cache.PAGE) + 1 if config.window else 0
+    return -(-(config.window + max(n_batch, SLACK)) // cache.PAGE) + 1 if config.window else 0
 
 
 class KVCache:
@@ -74,11 +79,13 @@ class KVCache:
         k_head, v_head = n_pages * k_page, n_pages * v_page
         pools = [aligned(layer.n_head_kv * head) for head in (k_head, v_head)]
         rotated = rotation.sizes(rotate, layer, k, v)
-        return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)
+        return LayerCache(k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated, layer.window > 0)
 
     def copy_page(self, source: int, to: int) -> None:
-        """What one page holds into another, in all layers."""
+        """What one page holds into another, in all layers that keep all tokens."""
         for layer in self.layers:
+            if layer.windowed:
+                continue
             for pool, page in ((layer.k_pool, layer.k_page), (layer.v_pool, layer.v_page)):
                 pages = pool.reshape(-1, self.n_pages, page)
                 pages[:, to] = pages[:, source]

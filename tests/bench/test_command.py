@@ -117,7 +117,7 @@ def test_ctrl_c_prints_what_is_there(
 
 def test_the_cache_holds_a_session_for_each_depth() -> None:
     cases = [case(n_prompt=100), case(n_gen=10), case(n_gen=10, n_depth=64), case(n_gen=10, type_k="q8_0")]
-    assert positions(cases[0].setup, cases) == 128 + 128
+    assert positions(cases[0].setup, cases) == (128 + 128, 2)
 
 
 def test_engines_that_do_not_fit_together(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_engines_that_do_not_fit_together(model: str, monkeypatch: pytest.Monkey
         return [[(c.type_k, c.n_depth) for c in group] for group in groups(cases, Models())]
 
     gguf, config = Models()[Path(model)]
-    needs = [engines.needs(gguf, config, positions(c.setup, cases), c.type_k, c.type_v) for c in cases]
+    needs = [engines.needs(gguf, config, positions(c.setup, cases)[0], c.type_k, c.type_v) for c in cases]
     need, weights = max(n.total - engines.PROGRAM for n in needs), needs[0].weights
 
     def of(k: str) -> list[tuple[str, int]]:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import tiny
 
+from pyllm.engine import memory
 from pyllm.engine.pages import PAGE, PagePool
 from pyllm.engine.session import Session
 from pyllm.models.config import Config
 from pyllm.models.gguf import GGUF
+from pyllm.models.kv_cache import SLACK
 from pyllm.models.loaded import Loaded
 from pyllm.models.model import Model
 
-N_CTX, WINDOW, BATCH = 640, 70, 64
-KEPT = -(-(WINDOW + BATCH) // PAGE) + 1  # pages
+N_CTX, WINDOW, BATCH = 1024, 70, 64
+KEPT = -(-(WINDOW + SLACK) // PAGE) + 1  # pages
 TOKENS = np.random.default_rng(0).integers(3, 259, N_CTX).tolist()
 OVERRIDES = {
     "gemma3.attention.sliding_window": WINDOW,
@@ -29,7 +31,7 @@ OVERRIDES = {
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    shape = {"n_layer": 3, "n_embd": 192, "n_head": 6, "n_head_kv": 2, "tied": True}
+    shape = {"n_layer": 3, "n_embd": 192, "n_head": 6, "n_head_kv": 2, "head_dim": 64, "tied": True}
     path = tiny.write(tmp_path_factory.mktemp("tiny") / "m.gguf", arch="gemma3", overrides=OVERRIDES, **shape)
     g = GGUF.open(path)
     return Loaded(g, Config.from_gguf(g))
@@ -75,6 +77,25 @@ def test_only_the_window_is_kept(model: Model) -> None:
     assert far.k == row * (2 * WINDOW + N_CTX)
 
 
+def test_memory_is_as_large_as_said(loaded: Loaded, model: Model, pair: tuple[str, str], tmp_path: Path) -> None:
+    g = GGUF.open(tiny.write(tmp_path / "m.gguf"))  # its weights do not matter
+    need = memory.needs(g, loaded.config, N_CTX, *pair)
+    tables = N_CTX * 4 * (64 + 1)  # turns, at one base for all layers, and the scale
+    assert need.kv == model.kv.nbytes + tables
+    fits = need.largest_ctx(need.total)
+    assert fits == N_CTX
+    assert need.largest_ctx(need.total - need.kv + 100_000) < N_CTX
+
+
+def test_repeated_pages(model: Model) -> None:
+    s = session(model)
+    s.prefill(TOKENS[:200])
+    s.repeat(1000)
+    assert np.isfinite(s.decode(5)).all()
+    s.rewind(1000)
+    assert np.isfinite(s.decode(5)).all()
+
+
 def test_pages_go_round(model: Model, whole: np.ndarray, pair: tuple[str, str]) -> None:
     s = session(model)
     got = np.concatenate([part.copy() for _, part in s.score(TOKENS[:-20])])
@@ -88,7 +109,7 @@ def test_pages_go_round(model: Model, whole: np.ndarray, pair: tuple[str, str]) 
 def test_any_way_there_and_back(model: Model, whole: np.ndarray, pair: tuple[str, str], seed: int) -> None:
     """Tokens in pieces of any size, rewound to any length: what comes next is as if nothing had been."""
     rng, s = np.random.default_rng(seed), session(model)
-    s.prefill(TOKENS[:500])
+    s.prefill(TOKENS[:900])
     for _ in range(12):
         n = int(rng.integers(1, 130)) if rng.random() < 0.7 else 1
         n = min(n, N_CTX - s.n_past)
@@ -102,10 +123,10 @@ def test_any_way_there_and_back(model: Model, whole: np.ndarray, pair: tuple[str
 
 def test_what_is_kept_is_not_taken_again(model: Model) -> None:
     s = session(model)
-    s.prefill(TOKENS[:400])
-    steps = []
+    s.prefill(TOKENS[:1000])
+    steps: list[int] = []
     s._after_step = lambda: steps.append(s.n_past)
-    s.rewind(390)
+    s.rewind(1000 - SLACK)
     assert not steps
     s.rewind(200)
     assert len(steps) == -(-200 // BATCH)
@@ -122,14 +143,14 @@ def test_two_sequences(loaded: Loaded) -> None:
     alone = []
     for each in tokens:
         s = session(model)
-        s.prefill(each[:300])
-        alone.append(s.decode(each[300]).copy())
+        s.prefill(each[:900])
+        alone.append(s.decode(each[900]).copy())
         s.close()
-    for start, end in pairwise((0, 90, 180, 300)):
+    for start, end in pairwise((0, 100, 800, 900)):
         for s, each in zip(sessions, tokens, strict=True):
             s.prefill(each[start:end])
     for s, each, expected in zip(sessions, tokens, alone, strict=True):
-        assert naive.nmse(s.decode(each[300]), expected) < 1e-10
+        assert naive.nmse(s.decode(each[900]), expected) < 1e-10
     model.close()
 
 
