@@ -109,8 +109,10 @@ class Weights:
 
     def stack(self, name: str, n: int, rows: int, columns: int) -> Matrix:
         """So many matrices, behind one another in one, with their biases if the file has them."""
-        assert rows % tiles.ROWS == 0, name
         tensor, biased = self._tensor(name, n, rows, columns), name.removesuffix("weight") + "bias"
+        if rows % tiles.ROWS:
+            problem = f"has experts of {rows} rows, pyllm multiplies multiples of {tiles.ROWS}"
+            raise ModelError(self._gguf.path, name, problem, "take another model")
         bias = self.vector(biased, n, rows).reshape(-1) if self.has(biased) else None
         return self._space(name, tensor, tensor.data.reshape(n * rows, -1), columns, bias)
 

@@ -107,6 +107,17 @@ def test_counts_that_disagree(changes: dict[str, Any], message: str, tmp_path: P
     assert str(error.value).startswith(f"{path}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("n_ff", "message"),
+    [(40, "ffn_gate_exps.weight: has experts of 40 rows"), (48, "ffn_down_exps.weight: has rows of")],
+)
+def test_widths_that_are_no_tiles(n_ff: int, message: str, tmp_path: Path) -> None:
+    path = tiny.write(tmp_path / "m.gguf", **SHAPE | {"n_ff": n_ff})
+    with pytest.raises(ModelError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}: blk.0.{message}")
+
+
 def test_inspect(tmp_path: Path) -> None:
     facts = describe(GGUF.open(tiny.write(tmp_path / "m.gguf", **SHAPE)))
     assert facts["problem"] is None
