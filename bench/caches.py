@@ -20,6 +20,7 @@ from ..models.loaded import Loaded
 from ..models.model import Model
 from ..models.probe import Attended
 from ..models.tokenizer import Tokenizer
+from ..models.widen import held
 
 ROWS = 64
 """Rows whose logits a step leaves."""
@@ -77,7 +78,7 @@ class Caches:
 
     @property
     def _weights(self) -> int:
-        return sum(tensor.data.nbytes for tensor in self.gguf.tensors.values()) if self._loaded is None else 0
+        return held(self.gguf.tensors) if self._loaded is None else 0
 
     def _taken(self, cache: Cache, n_ctx: int | None = None) -> int:
         """Bytes of a cache and of the buffers that go with it."""

@@ -11,6 +11,7 @@ import psutil
 from ..models.config import Config, kv_bytes_per_token
 from ..models.errors import FitError
 from ..models.gguf import GGUF
+from ..models.widen import held
 from .units import size
 
 LOGITS = 20  # rows of them: those of a step, and the sampler's own
@@ -50,7 +51,7 @@ class Needs:
 
 
 def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str, sequences: int = 1) -> Needs:
-    """The weights as they lie in the file (a tile holds the same bytes), the KV cache, and the rest by estimate."""
+    """The weights in tiles, the KV cache, and the rest by estimate."""
     c = config
     ropes = {layer.rope for layer in c.layers if layer.rope}
     tables = 4 * sum(rope.dim for rope in ropes) + 4  # float32: cosine and sine of each position, a scale
@@ -61,7 +62,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str, sequ
     pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
     rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair)
     return Needs(
-        weights=sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
+        weights=held(gguf.tensors),
         kv_per_token=padded(c, k_type, v_type, windows=False) + tables,
         buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
         n_ctx=n_ctx,

@@ -118,6 +118,23 @@ class Layout:
         """Values of a group."""
         return self.size // self.groups
 
+    @property
+    def d_bytes(self) -> int:
+        """Bytes of a block's d in a tile."""
+        return 1 if self.exponent else 2
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of a group's s, or s and t, in a tile (see tiles.py)."""
+        if self.scales is None:
+            return 0
+        return 2 if self.has_min and self.scales.width > 4 else 1
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of a block in a tile besides its integers."""
+        return self.d_bytes + 2 * self.has_min + self.groups * self.group_bytes
+
     @cached_property
     def meaning(self) -> F32Array:
         """What each stored integer q stands for; 8-bit ones are signed."""

@@ -12,7 +12,7 @@ from .formats import FORMATS
 from .jit import inline
 from .memory import load_e8m0, load_f16, load_i8_f32, load_u8_i32, load_u16_i32
 from .simd import high_bytes_i32, high_nibbles_i32, low_bytes_i32, low_nibbles_i32, to_f32
-from .tiles import ROWS, block_bytes, d_bytes, group_bytes
+from .tiles import ROWS
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
@@ -40,7 +40,7 @@ def _layout(fmt: Any) -> Layout | None:
 def _integers_at(fmt, tile, columns):
     if (layout := _layout(fmt)) is None:
         return None
-    size, step = layout.size, ROWS * block_bytes(layout)
+    size, step = layout.size, ROWS * layout.scale_bytes
     return lambda fmt, tile, columns: tile + (columns // size * step + 63) // 64 * 64
 
 
@@ -48,11 +48,11 @@ def _integers_at(fmt, tile, columns):
 def _load_scale(fmt, tile, columns, group):
     if (layout := _layout(fmt)) is None:
         return None
-    load_d, step, up = (load_e8m0 if layout.exponent else load_f16), ROWS * d_bytes(layout), _log2(layout.groups)
+    load_d, step, up = (load_e8m0 if layout.exponent else load_f16), ROWS * layout.d_bytes, _log2(layout.groups)
     if layout.scales is None:
         return lambda fmt, tile, columns, group: load_d(tile + group * step)
-    size, before, width = layout.size, ROWS * (d_bytes(layout) + 2 * layout.has_min), ROWS * group_bytes(layout)
-    load_s = load_i8_f32 if not layout.has_min else _load_low_byte if group_bytes(layout) == 2 else _load_low_nibble
+    size, before, width = layout.size, ROWS * (layout.d_bytes + 2 * layout.has_min), ROWS * layout.group_bytes
+    load_s = load_i8_f32 if not layout.has_min else _load_low_byte if layout.group_bytes == 2 else _load_low_nibble
 
     def scale(fmt, tile, columns, group):
         s = load_s(tile + columns // size * before + group * width)
@@ -65,11 +65,11 @@ def _load_scale(fmt, tile, columns, group):
 def _load_minimum(fmt, tile, columns, group):
     if (layout := _layout(fmt)) is None:
         return None
-    size, up, d_step = layout.size, _log2(layout.groups), ROWS * d_bytes(layout)
+    size, up, d_step = layout.size, _log2(layout.groups), ROWS * layout.d_bytes
     if layout.scales is None:
         return lambda fmt, tile, columns, group: load_f16(tile + columns // size * d_step + group * 32) * -1.0
-    width = ROWS * group_bytes(layout)
-    load_t = _load_high_byte if group_bytes(layout) == 2 else _load_high_nibble
+    width = ROWS * layout.group_bytes
+    load_t = _load_high_byte if layout.group_bytes == 2 else _load_high_nibble
 
     def minimum(fmt, tile, columns, group):
         behind = tile + columns // size * d_step

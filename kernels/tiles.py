@@ -39,25 +39,9 @@ def planes(bits: int) -> tuple[int, ...]:
     return tuple(b for b in (8, 4, 2, 1) if bits & b)
 
 
-def d_bytes(layout: Layout) -> int:
-    return 1 if layout.exponent else 2
-
-
-def group_bytes(layout: Layout) -> int:
-    """Bytes of the integer scale, or scale and minimum, of a group."""
-    if layout.scales is None:
-        return 0
-    return 2 if layout.has_min and layout.scales.width > 4 else 1
-
-
-def block_bytes(layout: Layout) -> int:
-    """Bytes of all scales of a block."""
-    return d_bytes(layout) + (2 if layout.has_min else 0) + layout.groups * group_bytes(layout)
-
-
 def scale_bytes(fmt: Format, columns: int) -> int:
     """Bytes of a tile's scales: where its integers begin."""
-    return 0 if fmt.layout is None else -(-columns // fmt.size * ROWS * block_bytes(fmt.layout) // 64) * 64
+    return 0 if fmt.layout is None else -(-columns // fmt.size * ROWS * fmt.layout.scale_bytes // 64) * 64
 
 
 def tile_bytes(fmt: Format, columns: int) -> int:
@@ -172,10 +156,10 @@ def pack_operands(fmt: Format, rows: int, columns: int) -> dict[str, Any]:
     return {
         **common,
         "d": layout.d,
-        "d_bytes": d_bytes(layout),
+        "d_bytes": layout.d_bytes,
         "m": layout.m,
         "groups": layout.groups if layout.scales else 0,
-        "group_bytes": group_bytes(layout),
+        "group_bytes": layout.group_bytes,
         "group_bits": layout.scales.table if layout.scales else 0,
         "group_zero": layout.scale_zero,
         "words": len(counts),
@@ -194,14 +178,14 @@ def unpack(tiles: U8Array, fmt: Format, rows: int, columns: int) -> U8Array:
         return numbers.transpose(0, 2, 1, 3).reshape(n * ROWS, -1)[:rows].copy()
     layout, blocks = fmt.layout, columns // fmt.size
     out = np.zeros((n, ROWS, blocks, fmt.nbytes), np.uint8)
-    fields = [(layout.d, d_bytes(layout))] + ([(layout.m, 2)] if layout.has_min else [])
+    fields = [(layout.d, layout.d_bytes)] + ([(layout.m, 2)] if layout.has_min else [])
     at = 0
     for where, size in fields:
         found = tiles[:, at : at + blocks * ROWS * size].reshape(n, blocks, ROWS, size)
         out[..., where : where + size] = found.transpose(0, 2, 1, 3)
         at += blocks * ROWS * size
     if layout.scales:
-        groups, size = layout.groups, group_bytes(layout)
+        groups, size = layout.groups, layout.group_bytes
         found = tiles[:, at : at + blocks * groups * ROWS * size].copy().view(f"<u{size}")
         found = found.reshape(n, blocks, groups, ROWS).transpose(0, 3, 1, 2)
         if layout.has_min:

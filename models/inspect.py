@@ -6,12 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ..kernels.formats import CACHE_TYPES, FORMATS, WEIGHT_TYPES
+from ..kernels.formats import CACHE_TYPES, WEIGHT_TYPES
 from .config import Config, side_bytes_per_token
 from .errors import ModelError, UsageError
 from .gguf import GGUF
 from .header import quote
 from .texts import Texts
+from .widen import DECODED, READABLE
 
 CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
 
@@ -60,8 +61,8 @@ def _active(g: GGUF, config: Config) -> int:
 
 def _check_types(g: GGUF) -> None:
     for t in g.tensors.values():
-        if t.type not in FORMATS:
-            problem = f"is {t.type}, pyllm multiplies {', '.join(WEIGHT_TYPES)}"
+        if t.type not in READABLE:
+            problem = f"is {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
             raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
 
 

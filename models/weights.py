@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,12 +11,16 @@ import numpy.typing as npt
 
 from ..kernels import tiles
 from ..kernels.buffers import aligned
-from ..kernels.formats import FORMATS, Format
+from ..kernels.formats import FORMATS, WEIGHT_TYPES, Format
 from ..kernels.jit import Kernel
 from ..kernels.plan import Plan, Team
+from . import widen
 from .errors import ModelError
 from .gguf import GGUF
 from .header import Tensor, quote
+from .widen import READABLE, held_as
+
+_LOG = logging.getLogger(__name__)
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -64,7 +69,8 @@ class Weights:
 
     def __init__(self, g: GGUF) -> None:
         self._gguf = g
-        self._matrices: list[tuple[Matrix, U8Array]] = []
+        self._matrices: list[tuple[Matrix, U8Array, str]] = []  # with the blocks in the file, and their type
+        self._tables: list[tuple[Embedding, U8Array, str]] = []  # likewise, those that are not taken as they are
         self._taken: set[str] = set()
 
     def _tensor(self, name: str, *shape: int) -> Tensor:
@@ -75,8 +81,8 @@ class Weights:
         if tensor.shape != shape:
             problem = f"has shape {list(tensor.shape)}, the hyperparameters ask for {list(shape)}"
             raise ModelError(self._gguf.path, name, problem, "convert the model again")
-        if tensor.type not in FORMATS:
-            known = ", ".join(FORMATS)
+        if tensor.type not in READABLE:
+            known = ", ".join(WEIGHT_TYPES)
             raise ModelError(
                 self._gguf.path, name, f"has type {tensor.type}, which pyllm does not read", f"use {known}"
             )
@@ -97,11 +103,17 @@ class Weights:
 
     def vector(self, name: str, *shape: int) -> F32Array:
         tensor = self._tensor(name, *shape)
-        return FORMATS[tensor.type].decode(tensor.data).astype(np.float32).reshape(shape)
+        raw = widen.blocks(tensor.type, tensor.data.reshape(1, -1), 1)
+        return held_as(tensor.type).decode(raw).astype(np.float32).reshape(shape)
 
     def embedding(self, name: str, rows: int, columns: int) -> Embedding:
         tensor = self._tensor(name, rows, columns)
-        return Embedding(FORMATS[tensor.type], tensor.data.reshape(rows, -1))
+        fmt, raw = held_as(tensor.type), tensor.data.reshape(rows, -1)
+        if tensor.type in FORMATS:
+            return Embedding(fmt, raw)
+        table = Embedding(fmt, np.empty((rows, fmt.row_bytes(columns)), np.uint8))
+        self._tables.append((table, raw, tensor.type))
+        return table
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
         """A matrix, with its bias if the file has one."""
@@ -131,7 +143,7 @@ class Weights:
 
     def _space(self, name: str, tensor: Tensor, blocks: U8Array, columns: int, bias: F32Array | None) -> Matrix:
         """Space for a matrix of these rows of blocks."""
-        rows, fmt = len(blocks), FORMATS[tensor.type]
+        rows, fmt = len(blocks), held_as(tensor.type)
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
             raise ModelError(self._gguf.path, tensor.name, problem, "take another model")
@@ -139,7 +151,7 @@ class Weights:
         if bias is not None:
             bias = np.pad(bias, (0, -rows % tiles.ROWS))
         matrix = Matrix(name, fmt, rows, columns, data, bias)
-        self._matrices.append((matrix, blocks))
+        self._matrices.append((matrix, blocks, tensor.type))
         return matrix
 
     def refuse_others(self) -> None:
@@ -152,13 +164,18 @@ class Weights:
     @property
     def kernels(self) -> list[Kernel]:
         """What `pack` runs."""
-        return [_packer(matrix.format) for matrix, _ in self._matrices]
+        return [_packer(matrix.format) for matrix, *_ in self._matrices]
 
     def pack(self, team: Team, progress: Callable[[int, int], None] | None = None) -> None:
         """Copy the file's blocks into tiles with all threads; progress(bytes done, bytes in all)."""
-        total = sum(raw.nbytes for _, raw in self._matrices)
+        total = sum(blocks.nbytes for _, blocks, _ in (*self._matrices, *self._tables))
         done = 0
-        for plan, nbytes in self._portions(64 << 20):
+        if message := widen.note(self._gguf.tensors.values()):
+            _LOG.warning(message)
+        for table, blocks, type in self._tables:
+            table.raw[:] = widen.blocks(type, blocks, team.threads)
+            done += blocks.nbytes
+        for plan, nbytes in self._portions(64 << 20, team.threads):
             if progress is not None:
                 progress(done, total)
             team.run(plan)
@@ -166,22 +183,23 @@ class Weights:
         if progress is not None:
             progress(total, total)
         self._matrices.clear()
+        self._tables.clear()
 
-    def _portions(self, size: int) -> Iterator[tuple[Plan, int]]:
+    def _portions(self, size: int, threads: int) -> Iterator[tuple[Plan, int]]:
         """Plans that each copy about `size` bytes: what is copied between two signs of progress."""
         plan, nbytes = Plan(), 0
-        for matrix, raw in self._matrices:
+        for matrix, blocks, type in self._matrices:
             fmt = matrix.format
             plan.add(
                 matrix.name,
                 _packer(fmt),
                 items=matrix.tiles,
                 barrier=False,
-                raw=raw,
+                raw=widen.blocks(type, blocks, threads),
                 tiles=matrix.data,
                 **tiles.pack_operands(fmt, matrix.rows, matrix.columns),
             )
-            nbytes += raw.nbytes
+            nbytes += blocks.nbytes
             if nbytes >= size:
                 yield plan, nbytes
                 plan, nbytes = Plan(), 0

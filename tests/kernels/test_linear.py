@@ -75,7 +75,7 @@ def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
 @FORMAT
 @MANY
 def test_bias_and_scale(fmt: Format, many: bool) -> None:
-    raw, x = sample(fmt, 3, 33, 64, 0)
+    raw, x = sample(fmt, 3, 33, max(64, fmt.size), 0)
     bias, to = rig.zeros(48), np.ones((3, 33), np.float32)
     bias[:33] = np.arange(33)
     y = product(fmt, many, raw, x)
