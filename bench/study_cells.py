@@ -43,8 +43,8 @@ class Cell:
         if self.measure != "score":
             return 2
         if not TASKS[self.task].fills:
-            return {"questions": 48, "sums": 12}[self.task]
-        return max(2, min(8, 8192 // self.context))
+            return {"questions": 24, "sums": 8}[self.task]
+        return 4 if self.context <= 2048 else 2
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from .attention_errors import DISTANCES
 from .caches import Cache
 from .plot import MARKERS, Axes, Look, Plot
 from .study_cells import sensitivity, usual
+from .study_stats import frontier
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def plots(report: Report) -> Iterator[Plot]:
 
 def _heat(axes: Axes, look: Look, types: tuple[str, ...], loss: dict[tuple[str, str, str], float], rotate: str) -> None:
     grid = np.array([[loss.get((k, v, rotate), np.nan) for v in types] for k in types])
-    axes.imshow(np.log10(np.maximum(grid, 1e-4)), cmap="cividis", aspect="auto")
+    shades = np.log10(np.maximum(grid, 1e-4))
+    axes.imshow(shades, cmap="cividis", aspect="auto")
     axes.set_xticks(range(len(types)), types, rotation=45)
     axes.set_yticks(range(len(types)), types)
     axes.grid(False)
+    middle = (np.nanmin(shades) + np.nanmax(shades)) / 2
     for i, j in np.argwhere(np.isfinite(grid)):
-        axes.text(j, i, f"{grid[i, j]:.4f}", ha="center", va="center", fontsize=7,
-                  color="#ffffff" if grid[i, j] < np.nanmedian(grid) else "#000000")  # fmt: skip
+        ink = "#ffffff" if shades[i, j] <= middle else "#000000"
+        axes.text(j, i, f"{grid[i, j]:.4f}", ha="center", va="center", fontsize=7, color=ink)
 
 
 def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str, str], float]) -> None:
@@ -63,7 +66,7 @@ def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str,
             continue
         axes.plot(*zip(*[p[:2] for p in points], strict=True), MARKERS[number], color=look.series[number], alpha=0.5,
                   label=f"rotation {rotate}")  # fmt: skip
-        best = [p for i, p in enumerate(points) if p[1] < min((q[1] for q in points[:i]), default=np.inf)]
+        best = frontier(points)
         axes.plot(*zip(*[p[:2] for p in best], strict=True), color=look.series[number])
         for x, y, name in best if number == 0 else []:
             axes.annotate(name, (x, y), fontsize=7, xytext=(3, 4), textcoords="offset points", color=look.ink)

@@ -12,6 +12,7 @@ from . import plot, study_plots
 from .caches import Cache
 from .page import Page
 from .study_cells import Cell, Options, Results, norms, sensitivity, splits, targets, usual
+from .study_stats import frontier, more_bits, rank_correlation
 from .tables import markdown
 from .tasks import TASKS
 
@@ -22,6 +23,11 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 def as_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown(columns, rows, left=1)
+
+
+def _side(losses: Mapping[tuple[str, int], float], side: str) -> list[float]:
+    """Of one side, by layer."""
+    return [losses[key] for key in sorted(losses) if key[0] == side]
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class Report:
         return None if found is None or found.get("samples") == 0 else found
 
     def tables(self) -> Iterator[Table]:
-        for table in (*self._pairs(), self._asymmetry(), self._tasks(), *self._attention(), self._splits(),
-                      self._generation()):  # fmt: skip
+        single = (self._frontier(), self._asymmetry(), self._tasks(), self._splits(), self._generation())
+        for table in (*self._pairs(), *single[:3], *self._attention(), *single[3:]):
             if table[2]:
                 yield table
 
@@ -58,22 +64,32 @@ class Report:
             columns = ["K/V", "per token", "PPL", "ln ratio", "KLD from f32", "99 %", "same top"]
             yield f"Pairs on prose, {first} tokens, rotation {rotate}", columns, rows
 
+    def _frontier(self) -> Table:
+        """The best pair for each number of bytes."""
+        first, types = self.options.contexts[0], self.options.types
+        points = [
+            (float(Cache(k, v).bytes_per_token(self.config)), float(r["kld_mean"]), f"{k}/{v}, rotation {rotate}")
+            for rotate in self.options.rotate for k in types for v in types
+            if (r := self.of("score", "prose", first, k, v, rotate))
+        ]  # fmt: skip
+        rows = [[name, f"{size / 1024:.1f} KiB", f"{loss:.5f}"] for size, loss, name in frontier(points)]
+        return "The best pairs by size", ["K/V", "per token", "KLD from f32"], rows
+
     def _asymmetry(self) -> Table:
         """The same bits, spent on K or on V."""
-        rows = []
+        rows, first = [], self.options.contexts[0]
+        noise = self.of("score", "prose", first, "f16", "f16")
         for rotate in self.options.rotate:
             for t in self.options.types:
-                k, v = (
-                    self.of("score", "prose", self.options.contexts[0], *p, rotate) for p in ((t, "f32"), ("f32", t))
-                )
-                if k and v:
-                    rows.append([t, rotate, f"{k['kld_mean']:.5f}", f"{v['kld_mean']:.5f}",
-                                 f"{k['kld_mean'] / v['kld_mean']:.1f}"])  # fmt: skip
-        return (
-            "K alone and V alone in a type, the other exact",
-            ["type", "rotation", "KLD of K", "KLD of V", "K / V"],
-            rows,
-        )
+                k = self.of("score", "prose", first, t, "f32", rotate)
+                v = self.of("score", "prose", first, "f32", t, rotate)
+                if k and v and noise:
+                    losses = k["kld_mean"], v["kld_mean"]
+                    bits = more_bits(*losses, noise["kld_mean"])
+                    said = "in the noise" if bits is None else f"{bits:+.1f}"
+                    rows.append([t, rotate, *(f"{x:.5f}" for x in losses), f"{losses[0] / losses[1]:.1f}", said])
+        columns = ["type", "rotation", "KLD of K", "KLD of V", "K / V", "bits that K needs more"]
+        return "K alone and V alone in a type, the other exact", columns, rows
 
     def _tasks(self) -> Table:
         rows = []
@@ -82,9 +98,9 @@ class Report:
                 for k, v in self.options.pairs():
                     if r := self.of("score", task, context, k, v):
                         loss = f"{r['ln_ppl_ratio']:+.4f} ± {r['ln_ppl_ratio_error']:.4f}"
-                        rows.append([task, str(context), f"{k}/{v}", f"{r['kld_mean']:.4f} ± {r['kld_error']:.4f}",
-                                     loss, f"{r['same_top']:.1%}",
-                                     f"{r['hits']:.0%} of {r['hits_reference']:.0%}"])  # fmt: skip
+                        hits = "" if task == "prose" else f"{r['hits']:.0%} of {r['hits_reference']:.0%}"
+                        kld = f"{r['kld_mean']:.4f} ± {r['kld_error']:.4f}"
+                        rows.append([task, str(context), f"{k}/{v}", kld, loss, f"{r['same_top']:.1%}", hits])
         columns = ["task", "tokens", "K/V", "KLD", "loss of log p", "same top", "hits, of f32's"]
         return "Tasks and lengths", columns, rows
 
@@ -95,16 +111,7 @@ class Report:
                 if r := self.of("attention", "prose", usual(self.config), t, t, rotate):
                     shown = ("logit_rms", "weights_kld", "far_lost", "top_overlap", "output_k", "output_v")
                     rows.append([t, rotate, *(f"{sum(r[name]) / len(r[name]):.4f}" for name in shown)])
-        columns = [
-            "type",
-            "rotation",
-            "logits, RMS",
-            "weights, KLD",
-            "far weight lost",
-            "top 16 kept",
-            "out by K",
-            "by V",
-        ]
+        columns = ["type", "rotation", "logits, RMS", "weights, KLD", "far lost", "top 16 kept", "out by K", "by V"]
         yield f"Attention at {usual(self.config)} tokens, mean of layers", columns, rows
         shapes = self.results.get(norms(self.options, self.config).key)
         losses = sensitivity(self.options, self.config, self.results)
@@ -115,6 +122,11 @@ class Report:
                 for i in range(self.config.n_layer)
             ]
             columns = ["layer", "KLD of K", "of V", "norm K", "V", "spectral K", "V", "outlier K", "V"]
+            told = [
+                [name, *(f"{rank_correlation(_side(losses, s), shapes[f'{name}_{s}']):+.2f}" for s in "kv")]
+                for name in ("frobenius", "spectral", "outlier", "weights") if shapes[f"{name}_k"]
+            ]  # fmt: skip
+            yield "How well a layer's figures tell its loss: rank correlation", ["figure", "K", "V"], told
             yield "Layers: the loss of q4_0 in one of them, and what K and V look like", columns, by_layer
 
     def _splits(self) -> Table:
