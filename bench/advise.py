@@ -16,7 +16,7 @@ from ..engine.progress import Bars
 from ..engine.study_file import StudyFile, default_path, results_of
 from ..engine.units import size
 from ..kernels.plan import usable_cores
-from ..models.config import Config, kv_bytes_per_token
+from ..models.config import Config
 from ..models.errors import FitError
 from ..models.gguf import GGUF
 from ..models.tokenizer import Tokenizer
@@ -42,21 +42,22 @@ def run(args: argparse.Namespace) -> int:
         if not results:
             with impatient():
                 results = quick(gguf, config, args, path, progress)
-    tokens = n_ctx * args.sessions
     memory, limit = (args.memory, f"--memory {size(args.memory)}") if args.memory else free_memory(gguf.nbytes)
-    fixed = needs(gguf, config, tokens, "f16", "f16")
-    other = fixed.weights + fixed.buffers + fixed.kv - tokens * kv_bytes_per_token(config, "f16", "f16")
-    room = memory - other
-    found = advise(results, config, args.task, room / tokens)
+
+    def taken(k: str, v: str) -> int:
+        return needs(gguf, config, n_ctx * args.sessions, k, v, args.sessions).total
+
+    found = advise(results, config, args.task, lambda k, v: taken(k, v) <= memory)
     if found is None:
         cure = "a shorter --context, fewer --sessions or a smaller model takes less"
-        raise FitError(f"{gguf.path}: {limit} leaves {size(max(room, 0))} for {tokens} tokens of cache; {cure}")
-    speed = tokens_per_second(fixed.weights, found.chosen.nbytes * n_ctx // 2, args.threads or usable_cores())
+        raise FitError(f"{gguf.path}: no studied cache fits {limit} with {args.sessions} x {n_ctx} tokens; {cure}")
+    weights = sum(tensor.data.nbytes for tensor in gguf.tensors.values())
+    speed = tokens_per_second(weights, found.chosen.nbytes * n_ctx // 2, args.threads or usable_cores())
     if args.json:
         print(json.dumps({**asdict(found), "n_ctx": n_ctx, "sessions": args.sessions, "studied_before": known,
-                          "memory": other + tokens * found.chosen.nbytes, "tokens_per_second": speed}))  # fmt: skip
+                          "memory": taken(found.chosen.k, found.chosen.v), "tokens_per_second": speed}))  # fmt: skip
         return 0
-    show(found, n_ctx, args.sessions, other + tokens * found.chosen.nbytes, speed, args.task)
+    show(found, n_ctx, args.sessions, taken(found.chosen.k, found.chosen.v), speed, args.task)
     return 0
 
 

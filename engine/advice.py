@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,12 @@ class Advice:
 
 
 def advise(
-    results: Mapping[str, Mapping[str, Any]], config: Config, task: str, most: float = float("inf")
+    results: Results, config: Config, task: str, fits: Callable[[str, str], bool] = lambda k, v: True
 ) -> Advice | None:
-    """From a study's results; most: bytes per token for which there is room. None where nothing studied fits."""
+    """From a study's results; fits: whether there is room for types of K and V. None where nothing studied fits."""
     tasks, allowed = TASKS[task]
     studied = sorted(choices(results, config, tasks), key=lambda choice: (choice.nbytes, choice.loss))
-    fitting = [choice for choice in studied if choice.nbytes <= most]
+    fitting = [choice for choice in studied if fits(choice.k, choice.v)]
     if not fitting:
         return None
     noise = next((c.loss for c in studied if (c.k, c.v) == ("f16", "f16")), 0.0)

@@ -47,7 +47,7 @@ def test_the_advice(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("more", "code", "part"),
     [
         (["--context", "16k"], UsageError.exit_code, "the model's own context has 512"),
-        (["--memory", "1k"], FitError.exit_code, "--memory 1 KiB leaves 0 B"),
+        (["--memory", "1k"], FitError.exit_code, "no studied cache fits --memory 1 KiB with 1 x 512 tokens"),
         (["--memory", "much"], UsageError.exit_code, "'much' must be a number such as"),
     ],
 )
