@@ -43,7 +43,7 @@ class Operation:
 
     @property
     def macs(self) -> int:
-        return self.cost.macs_i8 + self.cost.macs_f32
+        return self.cost.macs_i8 + self.cost.macs_bf16 + self.cost.macs_f32
 
     @property
     def gbps(self) -> float:
@@ -67,26 +67,18 @@ class Bound:
     share: float
 
 
-def bound(op: Operation, roofs: Roofs, threads: int, footprint: float, *, many: bool) -> Bound | None:
+def bound(op: Operation, roofs: Roofs, threads: int, footprint: float) -> Bound | None:
     """The roof under which the operation takes longest; None where none binds it: it is small, and waits for itself.
 
-    footprint: bytes that a step streams, which decide from which cache they come. many: many rows at once.
+    footprint: bytes that a step streams, which decide from which cache they come.
     """
     if not op.streamed or not op.seconds:
         return None
-    int8 = int8_path(many)
-    least = {
-        "memory": op.streamed / roofs.bandwidth(threads, footprint),
-        int8: op.cost.macs_i8 / roofs.peak(int8, threads),
-        "f32": op.cost.macs_f32 / roofs.peak("f32", threads),
-    }
+    products = {cpu.DOT: op.cost.macs_i8, "f32": op.cost.macs_f32, "amx": op.cost.macs_bf16}
+    least = {path: macs / roofs.peak(path, threads) for path, macs in products.items() if macs}
+    least["memory"] = op.streamed / roofs.bandwidth(threads, footprint)
     roof = max(least, key=lambda name: least[name])
     return Bound(roof, least[roof] / op.seconds)
-
-
-def int8_path(many: bool) -> str:
-    """Of kernels.peak.PATHS, the best that the kernels have for rows of activations."""
-    return "amx" if many and cpu.AMX else cpu.DOT
 
 
 def timed(plan: Plan, stamps: I64Array) -> tuple[F64Array, F64Array]:

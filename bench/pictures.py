@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..engine.units import size
-from .operations import ATTEND, PARTS, Operation, int8_path
+from ..kernels import cpu
+from .operations import ATTEND, PARTS, Operation
 from .plot import MARKERS, Axes, Look, Plot
 from .profiling import Profile
 from .roofs import Roofs
@@ -56,7 +57,7 @@ def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
         points = {id(p): [(op, op.macs / op.streamed) for op in together(p)] for p in profiles}
         low, high = 0.25, max(400.0, *(1.5 * x for found in points.values() for _, x in found))
         memory, near = roofs.bandwidth(threads) / 1e9, roofs.bandwidth(threads, 256 << 10) / 1e9
-        paths = dict.fromkeys([int8_path(True), int8_path(False), "f32"])
+        paths = [*(["amx"] if cpu.AMX else []), cpu.DOT, "f32"]
         peaks = {path: roofs.peak(path, threads) / 1e9 for path in paths}
         top = max(peaks.values())
         note = {"textcoords": "offset points", "fontsize": 8}

@@ -237,11 +237,12 @@ def as_json(profile: Profile, roofs: Roofs) -> dict[str, Any]:
     case = profile.case
 
     def operation(op: Operation) -> dict[str, Any]:
-        limit = bound(op, roofs, case.n_threads, profile.streamed, many=profile.many)
+        limit = bound(op, roofs, case.n_threads, profile.streamed)
         return {
             "name": op.name, "times": op.times, "seconds": op.seconds, "waiting": op.waiting,
             **{f"bytes_{kind}": getattr(op.cost, kind) for kind in ("weights", "k", "v", "activations")},
-            "macs_int8": op.cost.macs_i8, "macs_float": op.cost.macs_f32, "gbps": op.gbps, "gmacs": op.gmacs,
+            "macs_int8": op.cost.macs_i8, "macs_bf16": op.cost.macs_bf16, "macs_f32": op.cost.macs_f32,
+            "gbps": op.gbps, "gmacs": op.gmacs,
             "intensity": op.intensity, "roof": limit.roof if limit else None, "of_roof": limit.share if limit else None,
         }  # fmt: skip
 

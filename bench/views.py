@@ -40,14 +40,14 @@ def operations(profile: Profile, roofs: Roofs, *, full: bool = False) -> Table:
     """A line for each operation, and what is around them. full: bytes and multiply-adds of every kind."""
     columns = ["operation", "times", "ms", "share", "waiting"]
     columns += ["weights", "K", "V", "activations"] if full else ["weights, K, V"]
-    columns += ["int8 MMAC", "float MMAC"] if full else ["MMAC"]
+    columns += ["int8 MMAC", "bf16 MMAC", "f32 MMAC"] if full else ["MMAC"]
     columns += ["GB/s", "GMAC/s", "MAC/byte", "roof", "of it"]
 
     def row(op: Operation) -> list[str]:
         cost = op.cost
         kinds = (cost.weights, cost.k, cost.v, cost.activations) if full else (op.streamed,)
-        macs = (cost.macs_i8, cost.macs_f32) if full else (op.macs,)
-        limit = bound(op, roofs, profile.case.n_threads, profile.streamed, many=profile.many)
+        macs = (cost.macs_i8, cost.macs_bf16, cost.macs_f32) if full else (op.macs,)
+        limit = bound(op, roofs, profile.case.n_threads, profile.streamed)
         return [
             op.name, f"{op.times}", _ms(op.seconds), f"{op.seconds / profile.whole:.1%}",
             f"{op.waiting / profile.whole:.1%}" if op.waiting else "",

@@ -110,7 +110,7 @@ def advice(facts: dict[str, Any]) -> Iterator[str]:
         yield "NUMBA_CPU_NAME or NUMBA_CPU_FEATURES narrows what the kernels may use of this CPU; unset it"
     elif processor["dot"] == "portable":
         yield "this CPU has neither AVX2 nor the int8 products of newer ARM cores: expect a fraction of the usual speed"
-    if asked.get("PYLLM_AMX") == "0" and "amx-int8" in processor["features"]:
+    if asked.get("PYLLM_AMX") == "0" and "amx-bf16" in processor["features"]:
         yield "PYLLM_AMX=0 keeps prompts off the matrix unit; unset it"
     physical = cores["physical"] or cores["logical"]
     if cores["affinity"] < physical:

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from . import amx
 from .jit import Kernel, inline, kernel, record
 from .memory import load_f32, peek_i64, poke_f32, poke_i32, store_f32, store_low_bytes
 from .simd import (
@@ -23,6 +24,7 @@ from .simd import (
     sum_lanes_i32,
     to_i32,
 )
+from .widen import widen_row
 
 
 @inline
@@ -46,6 +48,17 @@ def quantize_row(x, n, q, meta):
 
 
 @inline
+def hand_over(y, row, first, n, columns, q, meta, half):
+    """n float32 of row number `row`, from column `first` on, to the products that follow: as int8 blocks where there
+    are `meta`, as tiles of bfloat16 where there is `half`. y: address of the rows, of `columns` each."""
+    at = row * columns + first
+    if meta != 0:
+        quantize_row(y + 4 * at, n, q + at, meta + at // 2)
+    if half != 0:
+        widen_row(y + 4 * at, n, half + first // 32 * amx.TILE, row, columns)
+
+
+@inline
 def inverse_rms(x, n, eps):
     """1 / sqrt(mean(x²) + eps) of n float32; the 15 behind them may be read."""
     squares = splat(0.0)
@@ -61,22 +74,23 @@ def soft_cap(x, cap):
     return (divide(splat(-2.0), exp(x * (np.float32(2) / cap)) + 1.0) + 1.0) * cap
 
 
-BLOCKS = record(x="ptr", q="ptr", meta="ptr", n="int")
+HAND_OVER = record(x="ptr", q="ptr", meta="ptr", half="ptr", n="int")
 
 
-@kernel(BLOCKS)
-def quantize_rows(a, begin, end, thread):
-    """Items are rows of n columns: int8 blocks of them."""
+@kernel(HAND_OVER)
+def hand_over_rows(a, begin, end, thread):
+    """Items are rows of n columns, handed over to products."""
     for row in range(begin, end):
-        quantize_row(a.x + row * a.n * 4, a.n, a.q + row * a.n, a.meta + row * (a.n // 2))
+        hand_over(a.x, row, 0, a.n, a.n, a.q, a.meta, a.half)
 
 
-NORM = record(x="ptr", weight="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", n="int", x_stride="int", eps="float")
+NORM = record(x="ptr", weight="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n="int", x_stride="int",
+              eps="float")  # fmt: skip
 
 
 @kernel(NORM)
 def rms_norm(a, begin, end, thread):
-    """Items are rows: y = x / sqrt(mean(x²) + eps) * weight, n columns, kept as float32 and as int8 blocks.
+    """Items are rows: y = x / sqrt(mean(x²) + eps) * weight, n columns, kept as float32 and as products take it.
 
     rows: which row of x item i is, int64 each; 0 where it is row i.
     """
@@ -87,7 +101,7 @@ def rms_norm(a, begin, end, thread):
         y = a.y + item * n * 4
         for i in range(0, n, 16):
             store_f32(y + 4 * i, load_f32(source + 4 * i) * scale * load_f32(a.weight + 4 * i))
-        quantize_row(y, n, a.q + item * n, a.meta + item * (n // 2))
+        hand_over(a.y, item, 0, n, n, a.q, a.meta, a.half)
 
 
 ADD_NORM = record(x="ptr", weight="ptr", y="ptr", n="int", x_stride="int", y_stride="int", eps="float")
@@ -103,7 +117,7 @@ def add_norm(a, begin, end, thread):
             store_f32(y + i, fma(load_f32(x + i) * scale, load_f32(a.weight + i), load_f32(y + i)))
 
 
-GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", n="int", piece="int", gate_stride="int",
+GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n="int", piece="int", gate_stride="int",
               up_stride="int")  # fmt: skip
 
 
@@ -128,7 +142,7 @@ def _swiglu_oai(gate, up):
 @cache
 def gate(activation: str) -> Kernel:
     """The kernel for "silu", "gelu" or "swiglu_oai". Items are pieces of `piece` columns of rows of n: y =
-    activation(gate) * up as float32 and as int8 blocks."""
+    activation(gate) * up as float32 and as products take it."""
     gelu, oai = activation == "gelu", activation == "swiglu_oai"
 
     @kernel(GATE, f"gate_{activation}")
@@ -138,12 +152,11 @@ def gate(activation: str) -> Kernel:
             row, piece = divmod(item, pieces)
             first = piece * a.piece
             gate, up = a.gate + row * a.gate_stride + 4 * first, a.up + row * a.up_stride + 4 * first
-            at = row * a.n + first
-            y = a.y + 4 * at
+            y = a.y + 4 * (row * a.n + first)
             for i in range(0, 4 * a.piece, 64):
                 g, u = load_f32(gate + i), load_f32(up + i)
                 store_f32(y + i, _swiglu_oai(g, u) if oai else (_gelu(g) if gelu else _silu(g)) * u)
-            quantize_row(y, a.piece, a.q + at, a.meta + at // 2)
+            hand_over(a.y, row, first, a.piece, a.n, a.q, a.meta, a.half)
 
     return gate
 

@@ -1,12 +1,18 @@
-"""The matrix unit of server CPUs (AMX): 16 rows of activations with a tile of 16 rows, 32 columns at once.
+"""The matrix unit of server CPUs (AMX): products of bfloat16 numbers, summed in float32, 32 rows with 32 rows at once.
 
-A tile's integers lie in memory as the unit wants its B operand, so nothing is repacked. Elsewhere `configure` does
-nothing and `tile_product` must not be called (see `cpu.AMX`).
+It has eight tile registers of 16 rows of 64 bytes. Four hold sums here, of two tiles of activations with two tiles of
+weights, which lie in memory as the unit reads them, 1024 bytes for 32 columns:
+
+    activations   [16 rows][32 columns]
+    weights       [16 pairs of columns][16 rows][2 columns]
+
+Nothing here may be called where `cpu.AMX` says no, but `configure`, which then does nothing.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,47 +21,82 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import cpu
-from .simd import I8, I64, Vec, call
+from .simd import I8, I64, call
 
-ROWS = 16
+TILE = 1024
+"""Bytes of a tile: 16 rows by 32 columns of bfloat16, or by 16 of float32."""
+BLOCK = 32
+"""Rows of activations, and of weights, that the sums of one `add_products` belong to."""
 
-# Palette 1; bytes per row of each of 8 tile registers (16 bits), then their rows (8 bits): C, A, B.
-_CONFIG = struct.pack("<BB14x8H16x8B8x", 1, 0, 64, 32, 64, 0, 0, 0, 0, 0, 16, 16, 8, 0, 0, 0, 0, 0)
-_C, _A, _B = I8(0), I8(1), I8(2)
+# Palette 1; bytes per row of each of the 8 tile registers (16 bits), then their rows (8 bits).
+_CONFIG = struct.pack("<BB14x8H16x8B8x", 1, 0, *[64] * 8, *[16] * 8)
+_SUMS = tuple((I8(2 * x + w), x, w) for x in range(2) for w in range(2))  # register, tile of activations, of weights
+_X, _W = (I8(4), I8(5)), (I8(6), I8(7))
+_NONE = ir.VoidType()
 
 
 @intrinsic
 def configure(typingctx: Any) -> Any:
-    """Tell this thread's matrix unit the shapes: before the first `tile_product` of a kernel."""
+    """Tell this thread's matrix unit the shapes: before all else in a kernel."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         if cpu.AMX:
             config = cgutils.global_constant(
                 builder, "amx_config", ir.Constant(ir.ArrayType(I8, 64), bytearray(_CONFIG))
             )
-            call(builder, "llvm.x86.ldtilecfg", ir.VoidType(), builder.bitcast(config, I8.as_pointer()))
+            call(builder, "llvm.x86.ldtilecfg", _NONE, builder.bitcast(config, I8.as_pointer()))
         return context.get_dummy_value()
 
     return types.none(), codegen
 
 
-@intrinsic
-def tile_product(typingctx: Any, w: Any, x: Any, stride: Any) -> Any:
-    """16 rows i32x16: the 32 signed bytes at x + r * stride with each of the 16 rows of unsigned bytes at w.
-
-    w: the integers of a block in a tile, 512 bytes, [8 words][16 rows][4].
-    """
-    out = Vec("i32", 16, ROWS)
+def _verb(parameters: int, emit: Callable[[ir.IRBuilder, Sequence[ir.Value]], None]) -> Any:
+    """A verb on addresses and strides, all int64, that gives nothing back."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        none, pointer = ir.VoidType(), I8.as_pointer()
-        step = context.cast(builder, args[2], sig.args[2], types.int64)
-        room = cgutils.alloca_once(builder, ir.ArrayType(out.ir, ROWS))
-        call(builder, "llvm.x86.tilezero", none, _C)
-        call(builder, "llvm.x86.tileloadd64", none, _A, builder.inttoptr(args[1], pointer), step)
-        call(builder, "llvm.x86.tileloadd64", none, _B, builder.inttoptr(args[0], pointer), I64(64))
-        call(builder, "llvm.x86.tdpbsud", none, _C, _A, _B)
-        call(builder, "llvm.x86.tilestored64", none, _C, builder.bitcast(room, pointer), I64(64))
-        return builder.load(room)
+        emit(builder, [context.cast(builder, a, t, types.int64) for a, t in zip(args, sig.args, strict=True)])
+        return context.get_dummy_value()
 
-    return out(types.int64, types.int64, stride), codegen
+    forms = {
+        0: lambda ctx: (types.none(), codegen),
+        2: lambda ctx, a, b: (types.none(types.int64, b), codegen),
+        4: lambda ctx, a, b, c, d: (types.none(*[types.int64] * 4), codegen),
+    }
+    return intrinsic(forms[parameters])
+
+
+def _load(b: ir.IRBuilder, register: ir.Value, address: ir.Value, stride: ir.Value) -> None:
+    call(b, "llvm.x86.tileloadd64", _NONE, register, b.inttoptr(address, I8.as_pointer()), stride)
+
+
+def _emit_clear(b: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+    for sums, _, _ in _SUMS:
+        call(b, "llvm.x86.tilezero", _NONE, sums)
+
+
+def _place(b: ir.IRBuilder, y: ir.Value, stride: ir.Value, x: int, w: int) -> ir.Value:
+    return b.add(b.add(y, b.mul(stride, I64(16 * x))), I64(64 * w))
+
+
+def _emit_load_sums(b: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+    for sums, x, w in _SUMS:
+        _load(b, sums, _place(b, args[0], args[1], x, w), args[1])
+
+
+def _emit_store_sums(b: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+    for sums, x, w in _SUMS:
+        where = b.inttoptr(_place(b, args[0], args[1], x, w), I8.as_pointer())
+        call(b, "llvm.x86.tilestored64", _NONE, sums, where, args[1])
+
+
+def _emit_add_products(b: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+    for register, address in zip((*_X, *_W), args, strict=True):
+        _load(b, register, address, I64(64))
+    for sums, x, w in _SUMS:
+        call(b, "llvm.x86.tdpbf16ps", _NONE, sums, _X[x], _W[w])
+
+
+clear = _verb(0, _emit_clear)  # (): the sums are 0
+load_sums = _verb(2, _emit_load_sums)  # (y, stride): the sums are 32 rows of 32 float32 at y, stride bytes apart
+store_sums = _verb(2, _emit_store_sums)  # (y, stride): the sums to y
+add_products = _verb(4, _emit_add_products)  # (x0, x1, w0, w1): add the products of tiles x with tiles w

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from . import amx
 from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
 from .cache import unpack_v
 from .jit import Kernel, inline, kernel
@@ -41,7 +40,6 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
         block_rows = max(1, BLOCK // a.group)
         scores = a.scratch + thread * a.scratch_bytes
         values = scores + (block_rows * a.group + MANY) * 256
-        amx.configure()
         state = values + 64 * a.v_columns * 4
         blocks = peek_i64(a.blocks)
         for item in range(begin, end):

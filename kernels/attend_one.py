@@ -9,7 +9,6 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
-from . import amx
 from .attention import ATTEND, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
 from .cache import load_v
 from .formats import FORMATS
@@ -86,8 +85,6 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
 
     @kernel(ATTEND, f"attend_one_{k_type}_{v_type}_x{group}")
     def attend_one(a, begin, end, thread):
-        if group == amx.ROWS:
-            amx.configure()
         scores = a.scratch + thread * a.scratch_bytes
         splits, split_pages = peek_i64(a.splits), peek_i64(a.split_pages)
         size = (a.v_columns + TAIL) * 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activations import quantize_row, soft_cap
+from .activations import hand_over, soft_cap
 from .hadamard import hadamard
 from .jit import inline, kernel, record
 from .memory import load_f32, peek_f32, peek_i64, store_f32, store_first
@@ -110,7 +110,7 @@ def scratch_bytes(group: int, v_columns: int) -> int:
 
 
 COMBINE = record(sums="ptr", splits="ptr", heads="int", v_dim="int", v_columns="int", v_rotation="int", sinks="ptr",
-                 y="ptr", q="ptr", meta="ptr")  # fmt: skip
+                 y="ptr", q="ptr", meta="ptr", half="ptr")  # fmt: skip
 
 
 @kernel(COMBINE)
@@ -147,4 +147,4 @@ def combine(a, begin, end, thread):
                 store_first(out + 4 * i, value * share, a.v_dim - i)
             if a.v_rotation:
                 hadamard(out, a.v_dim, a.v_rotation)
-        quantize_row(y, n, a.q + row * n, a.meta + row * (n // 2))
+        hand_over(a.y, row, 0, n, n, a.q, a.meta, a.half)

@@ -50,8 +50,8 @@ DOT: str = _dot()
 
 
 def _amx() -> bool:
-    """Whether there is a matrix unit for int8 and the system lets us have it; asked before any thread is started."""
-    if DOT != "avx512vnni" or not {"amx-int8", "amx-tile"} <= FEATURES or sys.platform != "linux":
+    """Whether there is a matrix unit for bfloat16 and the system lets us have it; asked before a thread is started."""
+    if DOT != "avx512vnni" or not {"amx-bf16", "amx-tile"} <= FEATURES or sys.platform != "linux":
         return False
     if os.environ.get("PYLLM_AMX", "1") == "0":
         return False

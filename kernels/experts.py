@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 
-from . import amx
 from .jit import Kernel, inline, kernel, record
 from .linear import CHUNK
 from .memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
@@ -182,7 +181,6 @@ def project_many(fmt: str) -> Kernel:
 
     @kernel(PROJECT_MANY, f"project_many_{fmt}")
     def project_many(a, begin, end, thread):
-        amx.configure()
         scratch = a.scratch + thread * SCRATCH
         while begin < end:
             at, first = divmod(begin, a.tiles)

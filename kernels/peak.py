@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from functools import cache
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from . import cpu
+from . import amx, cpu
 from .dot import DOTS
 from .jit import Kernel, kernel, record
 from .memory import load_f32, load_i8, splat_floats, splat_words, store_rows
@@ -33,9 +31,7 @@ PEAK = record(data="ptr", sums="ptr")
 _DOT_ROWS = {"avx512vnni": 8, "avx2": 2, "neon": 4, "portable": 2}
 _F32_ROWS = 12 if "avx512f" in cpu.FEATURES else 4
 
-# Palette 1: eight tiles of 16 rows of 64 bytes, the largest.
-_TILES = struct.pack("<BB14x8H16x8B8x", 1, 0, *[64] * 8, *[16] * 8)
-_TILE_MACS = 4 * 16 * 16 * 64
+_TILE_MACS = 4 * 16 * 16 * 32
 
 
 @intrinsic(prefer_literal=True)
@@ -50,23 +46,12 @@ def _dot(typingctx: Any, path: Any, acc: Any, w: Any, x: Any) -> Any:
 
 
 @intrinsic
-def _configure(typingctx: Any) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        shapes = ir.Constant(ir.ArrayType(I8, 64), bytearray(_TILES))
-        config = cgutils.global_constant(builder, "amx_peak_config", shapes)
-        call(builder, "llvm.x86.ldtilecfg", ir.VoidType(), builder.bitcast(config, I8.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.none(), codegen
-
-
-@intrinsic
 def _tile_products(typingctx: Any) -> Any:
     """Four products of tiles that do not wait for each other."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         for c in range(4):
-            call(builder, "llvm.x86.tdpbsud", ir.VoidType(), I8(c), I8(4 + c % 2), I8(6 + c // 2))
+            call(builder, "llvm.x86.tdpbf16ps", ir.VoidType(), I8(c), I8(4 + c % 2), I8(6 + c // 2))
         return context.get_dummy_value()
 
     return types.none(), codegen
@@ -103,7 +88,7 @@ def _f32() -> Kernel:
 def _amx() -> Kernel:
     @kernel(PEAK, "peak_amx")
     def peak(a, begin, end, thread):
-        _configure()
+        amx.configure()
         for _ in range(begin, end):
             for _ in range(TURNS):
                 _tile_products()

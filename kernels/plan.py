@@ -50,13 +50,14 @@ class Cost:
     v: int = 0
     activations: int = 0
     macs_i8: int = 0
+    macs_bf16: int = 0
     macs_f32: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
 
     def values(self) -> tuple[int, ...]:
-        return self.weights, self.k, self.v, self.activations, self.macs_i8, self.macs_f32
+        return self.weights, self.k, self.v, self.activations, self.macs_i8, self.macs_bf16, self.macs_f32
 
 
 CostOf = Callable[[int, int], Cost]

@@ -12,7 +12,7 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
-from . import amx, cpu
+from . import cpu
 from .blocks import Layout
 from .dot import STORED_BIAS, dot_words
 from .formats import FORMATS, Format
@@ -23,7 +23,7 @@ from .words import load_words
 
 
 def many(fmt: str) -> int:
-    """How many rows at once suit a format best where there are many: what the registers or the matrix unit hold."""
+    """How many rows at once suit a format best where there are many: what the registers hold."""
     return MANY if FORMATS[fmt].bits and cpu.DOT == "avx512vnni" else 8
 
 
@@ -56,8 +56,6 @@ def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     f, n = FORMATS[fmt.literal_value], rows.literal_value
     if f.layout is None:
         return _floats(f, n)
-    if f.bits == 8 and n == amx.ROWS and cpu.AMX:
-        return _matrix_unit
     return (_by_32 if f.layout.group == 32 else _by_16)(f.name, f.layout, n)
 
 
@@ -118,20 +116,6 @@ def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
         return total
 
     return dot
-
-
-def _matrix_unit(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
-    """For 8-bit integers: the products of a block of 32 columns by AMX, their scales as everywhere."""
-    blocks = columns // 32
-    w = tile + (blocks * 32 + 63) // 64 * 64
-    total = zeros_f32(16)
-    for b in range(blocks):
-        s = amx.tile_product(w, x, x_stride) + splat_words(meta + META_SUM, meta_stride, 16) * 128
-        total = fma(to_f32(s) * splat_floats(meta + META_D, meta_stride, 16), load_f16(tile + 32 * b), total)
-        w += 512
-        x += 32
-        meta += META
-    return total
 
 
 _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}

@@ -87,7 +87,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         cost=lambda rows, context: Cost(activations=rows * to.n * 9),
         output=(to.x, step.rows),
         sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
-        v_rotation=kv.v_rotation, sinks=_or_none(extras.sinks), y=to.x, q=to.q, meta=to.meta,
+        v_rotation=kv.v_rotation, sinks=_or_none(extras.sinks), y=to.x, **r.handed_over(to),
     )  # fmt: skip
     return to
 

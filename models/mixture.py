@@ -121,7 +121,7 @@ class Mixture:
             grain=2,
             cost=lambda rows, context: Cost(activations=rows * self.used * to.n * 13),
             output=(to.x, self.r.step.pairs),
-            gate=self.gate.x, up=self.up.x, y=to.x, q=to.q, meta=to.meta, n=to.n, piece=piece,
+            gate=self.gate.x, up=self.up.x, y=to.x, q=to.q, meta=to.meta, half=0, n=to.n, piece=piece,
             gate_stride=self.gate.x.strides[0], up_stride=self.up.x.strides[0],
         )  # fmt: skip
 

@@ -42,13 +42,13 @@ class Olmo2(Decoder):
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)
         for i, blk in r.layers(self.blk):
-            h = r.quantize(x)
+            h = r.hand_over(x)
             q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
             h = r.attention(i, q, k, v, q_norm=blk.attn_q_norm, k_norm=blk.attn_k_norm)
             (h,) = r.linear(h, blk.attn_output)
             r.add_norm(x, h, blk.post_attention_norm)
 
-            h = r.quantize(x)
+            h = r.hand_over(x)
             gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
             (h,) = r.linear(r.gate_silu(gate, up), blk.ffn_down)
             r.add_norm(x, h, blk.post_ffw_norm)

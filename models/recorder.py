@@ -6,12 +6,12 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import activations, embed, linear, tile_dot
+from ..kernels import activations, cpu, embed, linear, tile_dot
 from ..kernels.plan import Cost, Plan
 from . import attention
 from .config import Config
@@ -25,6 +25,9 @@ from .weights import Embedding, Matrix
 
 F32Array = npt.NDArray[np.float32]
 Block = TypeVar("Block")
+
+FEW = 16
+"""Rows for which it does not pay to turn weights for the matrix unit."""
 
 
 class Recorder:
@@ -73,8 +76,7 @@ class Recorder:
             weight=weight,
             rows=self.step.out_rows if outs else 0,
             y=to.x,
-            q=to.q,
-            meta=to.meta,
+            **self.handed_over(to, outs=outs),
             n=x.n,
             x_stride=x.x.strides[0],
             eps=self.config.norm_eps,
@@ -100,21 +102,30 @@ class Recorder:
             eps=self.config.norm_eps,
         )
 
-    def quantize(self, x: Rows) -> Rows:
-        """x as int8 blocks too, where no norm makes them."""
+    def hand_over(self, x: Rows) -> Rows:
+        """x in the forms that products take, where no norm makes them."""
         self.plan.add(
-            "quantize",
-            activations.quantize_rows,
+            "hand_over",
+            activations.hand_over_rows,
             items=1,
             times=self.step.rows,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * x.n * 5),
             x=x.x,
-            q=x.q,
-            meta=x.meta,
+            **self.handed_over(x),
             n=x.n,
         )
         return x
+
+    def handed_over(self, x: Rows, *, outs: bool = False) -> dict[str, Any]:
+        """Operands of a kernel that fills the forms which products take."""
+        wide = self._is_wide(outs)
+        blocks = not wide or self.config.expert_count > 0  # rows are brought to their experts as blocks
+        return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
+
+    def _is_wide(self, outs: bool) -> bool:
+        """Whether products are for the matrix unit: not for some logits, where turning the weights takes longer."""
+        return cpu.AMX and self.many and not (outs and self.buffers.max_outs < FEW)
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Products of x with each of the matrices, which do not wait for each other."""
@@ -157,39 +168,42 @@ class Recorder:
         barrier: bool = True,
         scale: float = 1.0,
     ) -> None:
-        step, ints = self.step, m.format.bits > 0
-        source = x.q if ints else x.x
+        step, name = self.step, m.format.name
+        wide = self._is_wide(outs) and name not in ("f32", "f16")
+        ints = m.format.bits > 0 and not wide
         assert x.n == m.columns
         macs = m.rows * m.columns
 
         def cost(rows: int, context: int) -> Cost:
             rows = min(rows, self.buffers.max_outs) if outs else rows
-            kind: dict[str, int] = {"macs_i8" if ints else "macs_f32": rows * macs}
+            kind: dict[str, int] = {"macs_bf16" if wide else "macs_i8" if ints else "macs_f32": rows * macs}
             return Cost(weights=m.nbytes, activations=rows * (m.columns + 4 * m.rows), **kind)
 
+        rows = step.outs if outs else step.rows
+        operands: dict[str, Any] = {
+            "weights": m.data, "y": y.x, "rows": rows, "tiles": m.tiles, "tile_bytes": m.tile_bytes,
+            "columns": m.columns, "y_stride": y.x.strides[0], "bias": 0 if m.bias is None else m.bias, "scale": scale,
+            "add": int(add),
+        }  # fmt: skip
+        if wide:
+            kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
+            times = step.wide_out_chunks if outs else step.wide_chunks
+            operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
+        else:
+            kernel, items = linear.linear(name, tile_dot.many(name) if self.many else 1), m.tiles
+            times, source = step.out_chunks if outs else step.chunks, x.q if ints else x.x
+            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
+            operands |= {"meta_stride": m.columns // 2}
         self.plan.add(
             m.name.split(".")[-2],
-            linear.linear(m.format.name, tile_dot.many(m.format.name) if self.many else 1),
-            items=m.tiles,
-            times=step.out_chunks if outs else step.chunks,
-            grain=max(1, min(16, m.tiles // (8 * step.threads))),
+            kernel,
+            items=items,
+            times=times,
+            grain=max(1, min(16, items // (8 * step.threads))),
             barrier=barrier,
             cost=cost,
-            output=(y.x, step.outs if outs else step.rows),
-            weights=m.data,
-            x=source,
-            meta=x.meta if ints else 0,
-            y=y.x,
-            rows=step.outs if outs else step.rows,
-            tiles=m.tiles,
-            tile_bytes=m.tile_bytes,
-            columns=m.columns,
-            x_stride=source.strides[0],
-            meta_stride=m.columns // 2,
-            y_stride=y.x.strides[0],
-            bias=0 if m.bias is None else m.bias,
-            scale=scale,
-            add=int(add),
+            output=(y.x, rows),
+            **operands,
         )
 
     def attention(self, i: int, q: Rows, k: Rows, v: Rows, **extras: F32Array | None) -> Rows:
@@ -224,7 +238,7 @@ class Recorder:
             grain=2,
             cost=lambda rows, context: Cost(activations=rows * to.n * 13),
             output=(to.x, self.step.rows),
-            gate=gate.x, up=up.x, y=to.x, q=to.q, meta=to.meta, n=to.n, piece=piece,
+            gate=gate.x, up=up.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece,
             gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
         )  # fmt: skip
         return to

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import attention, cache, tile_dot, tiles
+from ..kernels import amx, attention, cache, cpu, tile_dot
 from ..kernels.buffers import aligned
 from .config import Config
 from .step import MAX_SPLITS
 
 F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
 
 
 def floats(*shape: int) -> F32Array:
@@ -20,13 +21,24 @@ def floats(*shape: int) -> F32Array:
     return aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
 
 
+def padded(rows: int) -> int:
+    """Rows in memory: products of many rows are taken in groups, of which the last one may go beyond."""
+    return max(rows + tile_dot.MANY, -(-rows // amx.BLOCK) * amx.BLOCK)
+
+
+def padded_columns(n: int) -> int:
+    """Columns in memory of what a product gives."""
+    return -(-n // amx.BLOCK) * amx.BLOCK
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of activations, (rows, n): as float32, and as int8 blocks where they enter a product."""
+    """Rows of activations, (rows, n): as float32, and where they enter products in the forms that those take."""
 
     x: F32Array
-    q: npt.NDArray[np.int8]
+    q: npt.NDArray[np.int8]  # blocks of 32
     meta: npt.NDArray[np.uint8]
+    half: npt.NDArray[np.uint8]  # tiles of bfloat16, for the matrix unit where there is one
 
     @property
     def n(self) -> int:
@@ -34,14 +46,14 @@ class Rows:
 
     @staticmethod
     def plain(rows: int, n: int) -> Rows:
-        """With no room for int8 blocks."""
-        return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8))
+        """As float32 only."""
+        return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8), np.empty(0, np.uint8))
 
     @staticmethod
     def blocks(rows: int, n: int) -> Rows:
-        """With room for int8 blocks."""
+        """In all forms."""
         q = aligned(rows * n).view(np.int8).reshape(rows, n)
-        return Rows(floats(rows, n), q, aligned(rows * n // 2))
+        return Rows(floats(rows, n), q, aligned(rows * n // 2), aligned(rows * n * 2 if cpu.AMX else 0))
 
 
 class Buffers:
@@ -50,11 +62,13 @@ class Buffers:
     def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
         c = config
         self.max_rows, self.max_outs = max_rows, max_outs
-        self.x = Rows.blocks(max_rows + tile_dot.MANY, c.n_embd)
+        self.x = Rows.blocks(padded(max_rows), c.n_embd)
         self._inputs: dict[tuple[str, int], Rows] = {}
         self._outputs: dict[str, Rows] = {}
+        self._threads = threads
+        self._wide: dict[int, U8Array] = {}
         self._queries: dict[tuple[int, int], Rows] = {}
-        self.logits = Rows.plain(max_outs + tile_dot.MANY, -(-c.n_vocab // tiles.ROWS) * tiles.ROWS)
+        self.logits = Rows.plain(padded(max_outs), padded_columns(c.n_vocab))
         columns_v = cache.columns(c.head_dim_v)
         self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
         self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
@@ -63,14 +77,20 @@ class Buffers:
     def input(self, role: str, n: int) -> Rows:
         """The buffer for what enters products and is called `role`: layers take turns with it."""
         if (role, n) not in self._inputs:
-            self._inputs[role, n] = Rows.blocks(self.max_rows + tile_dot.MANY, n)
+            self._inputs[role, n] = Rows.blocks(padded(self.max_rows), n)
         return self._inputs[role, n]
 
     def output(self, role: str, n: int) -> Rows:
         """The buffer for what comes from products and is called `role`."""
         if role not in self._outputs:
-            self._outputs[role] = Rows.plain(self.max_rows + tile_dot.MANY, -(-n // tiles.ROWS) * tiles.ROWS)
+            self._outputs[role] = Rows.plain(padded(self.max_rows), padded_columns(n))
         return self._outputs[role]
+
+    def wide(self, columns: int) -> U8Array:
+        """Scratch for two tiles of weights as bfloat16, for each thread: shared by all matrices of so many columns."""
+        if columns not in self._wide:
+            self._wide[columns] = aligned(self._threads * amx.BLOCK * columns * 2).reshape(self._threads, -1)
+        return self._wide[columns]
 
     def queries(self, heads: int, columns: int) -> Rows:
         """The buffer for the queries of all heads, each a row of its own."""

@@ -41,15 +41,17 @@ class Step:
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
         self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
-        self.outs = self._numbers[2:3]  # rows whose logits are wanted
-        self.out_chunks = self._numbers[3:4]
-        self.splits = self._numbers[4:5]  # parts of the tokens in decode
-        self.split_pages = self._numbers[5:6]
-        self.span_splits = self._numbers[6:7]  # spans x splits
-        self.blocks = self._numbers[7:8]  # row blocks of the longest span in prefill
-        self.span_blocks = self._numbers[8:9]  # spans x blocks
-        self.pairs = self._numbers[9:10]  # of a token and an expert that it goes to
-        self.expert_spans = self._numbers[10:11]  # experts that are chosen, at most
+        self.wide_chunks = self._numbers[2:3]  # of linear.WIDE_CHUNK rows
+        self.outs = self._numbers[3:4]  # rows whose logits are wanted
+        self.out_chunks = self._numbers[4:5]
+        self.wide_out_chunks = self._numbers[5:6]
+        self.splits = self._numbers[6:7]  # parts of the tokens in decode
+        self.split_pages = self._numbers[7:8]
+        self.span_splits = self._numbers[8:9]  # spans x splits
+        self.blocks = self._numbers[9:10]  # row blocks of the longest span in prefill
+        self.span_blocks = self._numbers[10:11]  # spans x blocks
+        self.pairs = self._numbers[11:12]  # of a token and an expert that it goes to
+        self.expert_spans = self._numbers[12:13]  # experts that are chosen, at most
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
         self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
@@ -59,6 +61,7 @@ class Step:
 
     def fill(self, spans: Sequence[Span], outs: Sequence[int], group: int) -> None:
         """Describe a step of these spans, with logits for the rows `outs`; group: query heads per KV head."""
+        self._spans_now = tuple(spans)  # their tables are read by address, also where the step is done again
         row = longest = 0
         pages = 1
         for i, span in enumerate(spans):
@@ -76,6 +79,7 @@ class Step:
         self.pairs[0] = row * self._experts_used
         self.expert_spans[0] = min(self.pairs[0], self._experts)
         self.outs[0], self.out_chunks[0] = len(outs), -(-len(outs) // linear.CHUNK)
+        self.wide_chunks[0], self.wide_out_chunks[0] = -(-row // linear.WIDE_CHUNK), -(-len(outs) // linear.WIDE_CHUNK)
         self.out_rows[: len(outs)] = outs
         decode = row == 1  # several rows, also of as many sequences, are for attend_many: no splits
         per_split = max(SPLIT_PAGES, -(-pages // MAX_SPLITS)) if decode and self.threads > 1 else pages

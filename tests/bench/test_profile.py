@@ -20,6 +20,7 @@ from pyllm.bench.operations import Operation
 from pyllm.bench.profiling import Profile
 from pyllm.engine.cli import main
 from pyllm.engine.llm import LLM
+from pyllm.kernels import cpu
 from pyllm.kernels.formats import FORMATS
 from pyllm.kernels.plan import Cost, Team
 from pyllm.models.errors import FitError, UsageError
@@ -68,14 +69,16 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     for side, name in ((found.k, k_type), (found.v, v_type)):
         assert side == layers * blocks * (depth + rows) * kv_heads * FORMATS[name].row_bytes(dim)
     seen = sum(depth + row + 1 for row in range(rows))
-    products = {"i8": 0, "f32": layers * seen * heads * dim}
+    wide = "bf16" if cpu.AMX and rows > 1 else "i8"
+    products = {"i8": 0, "bf16": 0, "f32": layers * seen * heads * dim}
     products["i8" if FORMATS[k_type].bits else "f32"] += layers * seen * heads * dim
     for name, t in matrices.items():
         times = 1 if name == "output.weight" else rows
-        products["i8" if FORMATS[t.type].bits else "f32"] += times * t.shape[0] * t.shape[1]
+        kind = "i8" if name == "output.weight" else wide
+        products[kind if FORMATS[t.type].bits else "f32"] += times * t.shape[0] * t.shape[1]
     wanted = min(rows, llm.model.max_outs)
     products["i8"] += (wanted - 1) * vocabulary * matrices["output.weight"].shape[1]
-    assert (found.macs_i8, found.macs_f32) == (products["i8"], products["f32"])
+    assert {kind: getattr(found, f"macs_{kind}") for kind in products} == products
 
 
 def test_the_operations_add_up_to_the_step() -> None:
@@ -151,12 +154,12 @@ def made(
 def test_what_binds() -> None:
     flat = replace(GIVEN, streams={kind: {1: {1 << 30: 10e9}} for kind in roofs.ARRAYS})
     op = Operation("x", 1e-3, cost=Cost(weights=10**6, macs_i8=10**6))
-    assert operations.bound(op, flat, 1, 1e9, many=False) == operations.Bound("memory", pytest.approx(0.1))
+    assert operations.bound(op, flat, 1, 1e9) == operations.Bound("memory", pytest.approx(0.1))
     op = Operation("x", 1e-3, cost=Cost(weights=10, macs_i8=25 * 10**6))
-    assert operations.bound(op, flat, 1, 1e9, many=False) == operations.Bound(operations.cpu.DOT, pytest.approx(0.5))
+    assert operations.bound(op, flat, 1, 1e9) == operations.Bound(cpu.DOT, pytest.approx(0.5))
     op = Operation("x", 1e-3, cost=Cost(v=10, macs_f32=5 * 10**6))
-    assert operations.bound(op, flat, 1, 1e9, many=True) == operations.Bound("f32", pytest.approx(0.1))
-    assert operations.bound(Operation("norm", 1e-3, cost=Cost(activations=5)), flat, 1, 1e9, many=True) is None
+    assert operations.bound(op, flat, 1, 1e9) == operations.Bound("f32", pytest.approx(0.1))
+    assert operations.bound(Operation("norm", 1e-3, cost=Cost(activations=5)), flat, 1, 1e9) is None
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def norm(x: np.ndarray, weight: np.ndarray, rows: np.ndarray | None = None) -> t
     """y, int8 and META of the kernel."""
     m, n = (len(x) if rows is None else len(rows)), x.shape[1]
     y, q, meta = rig.zeros(m, n), rig.zeros(m, n, dtype=np.int8), rig.zeros(m, n // 32, 4, dtype=np.int32)
-    rig.run(activations.rms_norm, m, x=x, weight=weight, rows=0 if rows is None else rows, y=y, q=q, meta=meta, n=n,
-            x_stride=x.strides[0], eps=EPS)  # fmt: skip
+    rig.run(activations.rms_norm, m, x=x, weight=weight, rows=0 if rows is None else rows, y=y, q=q, meta=meta, half=0,
+            n=n, x_stride=x.strides[0], eps=EPS)  # fmt: skip
     return y, q, meta
 
 
@@ -70,10 +70,10 @@ def test_add_norm() -> None:
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
-def test_quantize_rows() -> None:
+def test_hand_over_rows() -> None:
     x = np.random.default_rng(0).standard_normal((3, 96), dtype=np.float32)
     q, meta = rig.zeros(*x.shape, dtype=np.int8), rig.zeros(3, 3, 4, dtype=np.int32)
-    rig.run(activations.quantize_rows, 3, x=x, q=q, meta=meta, n=96)
+    rig.run(activations.hand_over_rows, 3, x=x, q=q, meta=meta, half=0, n=96)
     check_blocks(x, q, meta)
 
 
@@ -94,8 +94,8 @@ def test_gate(piece: int, activation: str) -> None:
     gate[0, :6] = 0, -0.0, 100, -100, 1e30, -1e30
     n = 192
     y, q, meta = rig.zeros(3, n), rig.zeros(3, n, dtype=np.int8), rig.zeros(3, n // 32, 4, dtype=np.int32)
-    rig.run(activations.gate(activation), 3 * n // piece, gate=gate, up=up, y=y, q=q, meta=meta, n=n, piece=piece,
-            gate_stride=gate.strides[0], up_stride=up.strides[0])  # fmt: skip
+    rig.run(activations.gate(activation), 3 * n // piece, gate=gate, up=up, y=y, q=q, meta=meta, half=0, n=n,
+            piece=piece, gate_stride=gate.strides[0], up_stride=up.strides[0])  # fmt: skip
     with np.errstate(over="ignore"):
         expected = naive.gated(activation, gate[:, :n], up[:, :n])
     np.testing.assert_allclose(y[np.abs(expected) < 1e20], expected[np.abs(expected) < 1e20], rtol=2e-6, atol=1e-7)

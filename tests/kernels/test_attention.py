@@ -108,7 +108,7 @@ def attend(
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
     rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
-            v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8)  # fmt: skip
+            v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8, half=0)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= attention.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)
     return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from pyllm.engine.llm import LLM
+from pyllm.kernels import cpu
 from pyllm.models.errors import ModelError
 from pyllm.models.gguf import GGUF
 from pyllm.models.inspect import describe
@@ -47,12 +48,13 @@ def test_against_the_oracle_and_in_other_pieces(types: str | dict[str, str], bou
     llm = load(path)
     whole = logits(llm, [70])
     assert naive.nmse(whole, naive.llama(GGUF.open(path), TOKENS)) < bound
+    same = 2e-3 if cpu.AMX and types != "f32" else 1e-9  # single rows are int8, rows for the matrix unit bfloat16
     for pieces in ([1] * 12 + [58], [2] * 10 + [7] * 5 + [15]):
-        assert naive.nmse(logits(llm, pieces), whole) < 1e-9
+        assert naive.nmse(logits(llm, pieces), whole) < same
     llm.close()
     for threads in (2, 3):
         llm = load(path, threads)
-        assert naive.nmse(logits(llm, [40] + [1] * 30), whole) < 1e-9
+        assert naive.nmse(logits(llm, [40] + [1] * 30), whole) < same
         llm.close()
 
 

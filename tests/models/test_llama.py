@@ -14,6 +14,7 @@ import tiny
 
 from pyllm.engine.pages import PagePool, PageTable
 from pyllm.engine.session import Session
+from pyllm.kernels import cpu
 from pyllm.models.config import Config
 from pyllm.models.gguf import GGUF
 from pyllm.models.loaded import Loaded
@@ -66,7 +67,8 @@ def expected(tmp_path: Path, cache: list[tuple[str, str]] | None = None) -> np.n
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("fmt", ["f32", "f16", "bf16"])
 def test_float_weights(load: Load, tmp_path: Path, fmt: str, tied: bool) -> None:
-    assert naive.nmse(logits(load(types=fmt, tied=tied)), expected(tmp_path)) < 1e-10
+    near = 1e-4 if fmt == "bf16" and cpu.AMX else 1e-10  # the matrix unit takes activations as bfloat16 too
+    assert naive.nmse(logits(load(types=fmt, tied=tied)), expected(tmp_path)) < near
 
 
 # What activations of 8 bits cost, whatever the weights' format: 1e-4.
@@ -142,7 +144,8 @@ def test_shapes(load: Load, tmp_path: Path, shape: dict[str, Any]) -> None:
 
 
 FLOAT = {"cache": ("f32", "f32"), "bound": 1e-11}
-MIXED = {"cache": ("q8_0", "q4_0"), "types": {"": "q4_1", "token_embd": "q8_0"}, "bound": 1e-4}
+# With a matrix unit a prompt's activations are bfloat16 and those of a single token int8: two roundings of the same.
+MIXED = {"cache": ("q8_0", "q8_0"), "types": {"": "q4_1", "token_embd": "q8_0"}, "bound": 1e-3 if cpu.AMX else 1e-4}
 KINDS = pytest.mark.parametrize("kind", [FLOAT, MIXED], ids=["float", "mixed"])
 
 
