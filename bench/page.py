@@ -37,7 +37,8 @@ figure svg {{ display: block; width: 100%; height: auto; }}
 figcaption {{ font-size: 0.85rem; }}
 tr {{ break-inside: avoid; }}
 h2 {{ break-after: avoid; }}
-@media print {{ body {{ max-width: none; padding: 0; font-size: 10pt; }} .wide {{ overflow: visible; }} }}
+@media print {{ body {{ max-width: none; padding: 0; font-size: 10pt; }} .wide {{ overflow: visible; }}
+  table {{ font-size: 6.5pt; }} th, td {{ padding: 0.1rem 0.25rem; }} }}
 """
 
 

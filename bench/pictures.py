@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
+from typing import Any
 
 from ..engine.units import size
 from ..kernels import cpu
@@ -46,39 +48,40 @@ def together(profile: Profile) -> list[Operation]:
 
 
 def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
-    """Multiply-adds per second against multiply-adds per byte, each kind of operation under the roofs above it.
-
-    Profiles of decode and prefill take turns in being named: the last of each has its names beside its marks.
-    """
-    named = [next(p for p in reversed(profiles) if p.many is many) for many in {p.many for p in profiles}]
+    """Multiply-adds per second against multiply-adds per byte, each kind of operation under the roofs above it."""
 
     def paint(axes: Axes, look: Look) -> None:
         axes.set(xscale="log", yscale="log")
-        points = {id(p): [(op, op.macs / op.streamed) for op in together(p)] for p in profiles}
-        low, high = 0.25, max(400.0, *(1.5 * x for found in points.values() for _, x in found))
+        points = [[(op, op.macs / op.streamed) for op in together(p)] for p in profiles]
+        low, high = 0.25, max(400.0, *(1.5 * x for found in points for _, x in found))
         memory, near = roofs.bandwidth(threads) / 1e9, roofs.bandwidth(threads, 256 << 10) / 1e9
         paths = [*(["amx"] if cpu.AMX else []), cpu.DOT, "f32"]
         peaks = {path: roofs.peak(path, threads) / 1e9 for path in paths}
         top = max(peaks.values())
-        note = {"textcoords": "offset points", "fontsize": 8}
         for rate, what, style in ((memory, "memory", "-"), (near, "cache", "--")):
-            axes.plot([low, top / rate], [low * rate, top], style, color=look.ink, linewidth=1.2)
-            axes.annotate(f"{what}, {rate:.0f} GB/s", (low, low * rate), xytext=(8, -2), va="top", **note)
+            label = f"{what}, {rate:.0f} GB/s"
+            axes.plot([low, top / rate], [low * rate, top], style, color=look.ink, linewidth=1.2, label=label)
         for path, peak in peaks.items():
             axes.plot([peak / near, high], [peak, peak], color=look.ink, linewidth=1.2)
-            axes.annotate(f"{path}, {peak:,.0f} GMAC/s", (high, peak), xytext=(0, 3), ha="right", va="bottom", **note)
-        for i, profile in enumerate(profiles):
-            colour, marker = look.series[i % len(look.series)], MARKERS[i % len(MARKERS)]
-            label = f"{'prefill' if profile.many else 'decode'} at {profile.case.n_depth}"
-            axes.scatter([], [], color=colour, marker=marker, label=label)
-            for op, x in points[id(profile)]:
-                share = op.seconds / profile.whole
-                axes.scatter([x], [op.gmacs], s=14 + 170 * share, color=colour, marker=marker, zorder=3, alpha=0.85)
-                if profile in named and share > TOLD:
-                    axes.annotate(op.name, (x, op.gmacs), xytext=(-7, 0), ha="right", va="center", **note)
+            _say(axes, f"{path}, {peak:,.0f} GMAC/s", (peak / near, peak), (14, 3), va="bottom")
+        for i, (profile, found) in enumerate(zip(profiles, points, strict=True)):
+            how: dict[str, Any] = {"color": look.series[i], "marker": MARKERS[i], "zorder": 3}
+            axes.scatter([], [], label=f"{'prefill' if profile.many else 'decode'} at {profile.case.n_depth}", **how)
+            near_by: dict[tuple[int, int], list[tuple[Operation, float]]] = {}
+            for op, x in found:
+                axes.scatter([x], [op.gmacs], s=14 + 170 * op.seconds / profile.whole, alpha=0.85, **how)
+                if op.seconds > TOLD * profile.whole:
+                    near_by.setdefault((round(4 * log10(x)), round(8 * log10(op.gmacs))), []).append((op, x))
+            for group in near_by.values():  # what lies close together is named together
+                last, x = min(group, key=lambda pair: pair[0].gmacs)
+                _say(axes, ", ".join(op.name for op, _ in group), (x, last.gmacs), (10, -3), va="top")
 
     about = f"Roofline, {threads} threads" if threads > 1 else "Roofline, 1 thread"
     return Plot("roofline", about, "multiply-adds per byte of weights, K and V", "GMAC/s", paint, 4.6)
+
+
+def _say(axes: Axes, text: str, at: tuple[float, float], away: tuple[int, int], **how: str) -> None:
+    axes.annotate(text, at, xytext=away, textcoords="offset points", fontsize=8, **how)
 
 
 def by_depth(profiles: Sequence[Profile]) -> Plot:
@@ -112,7 +115,11 @@ def saturation(curves: Sequence[Curve]) -> Plot:
     def paint(axes: Axes, look: Look) -> None:
         roof = max(curves, key=lambda curve: len(curve.points)).points
         axes.plot(
-            [p.threads for p in roof], [p.ceiling / 1e9 for p in roof], "--", color=look.ink, label="they can read"
+            [p.threads for p in roof],
+            [p.ceiling / 1e9 for p in roof],
+            "--",
+            color=look.ink,
+            label="as many threads can read",
         )
         for i, curve in enumerate(curves):
             colour, marker = look.series[i % len(look.series)], MARKERS[i % len(MARKERS)]
@@ -127,7 +134,7 @@ def saturation(curves: Sequence[Curve]) -> Plot:
             axes.plot([knee.threads], [knee.gbps], "o", markersize=13, markerfacecolor="none", markeredgecolor=colour)
         counts = sorted({p.threads for curve in curves for p in curve.points})
         axes.set_xticks(counts)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * max(max(p.gbps, p.ceiling / 1e9) for curve in curves for p in curve.points))
 
     return Plot("saturation", "Saturation of the bus in decode", "threads", "GB/s of weights, K and V", paint)
 
@@ -138,12 +145,12 @@ def versus(profiles: Sequence[Profile]) -> Plot:
     def paint(axes: Axes, look: Look) -> None:
         at = range(len(profiles))
         left = [0.0] * len(profiles)
-        for i, part in enumerate((*PARTS, "all else")):
+        for part in (*PARTS, "all else"):
             widths = [
                 1e3 * (kinds(p)[part] if part in PARTS else p.whole - sum(kinds(p)[name] for name in PARTS))
                 for p in profiles
             ]
-            colour = look.faint if part == "all else" else look.series[i]
+            colour = look.faint if part == "all else" else look.series[KINDS.index(part)]
             axes.barh(at, widths, 0.62, left=left, color=colour, label=part, edgecolor=look.paper, linewidth=0.7)
             left = [a + b for a, b in zip(left, widths, strict=True)]
         for i, (p, end) in enumerate(zip(profiles, left, strict=True)):

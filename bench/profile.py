@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     conditions = Conditions()
     with Bars() as progress:
         found = [] if args.machine else grid(args, progress)
-        most = max([usable_cores(), *(case.n_threads for case in found)])
+        most = min(host.affinity(), max([usable_cores(), *(case.n_threads for case in found)]))
         here = roofs.of_this_machine(most, sources.cache_folder(), progress, line.warn, again=args.machine)
     profiles: list[Profile] = []
     opened, counters = Models(), Counters()
@@ -104,12 +104,13 @@ def of_model(profiles: Sequence[Profile], here: Roofs, opened: Models, memory: i
     most = max(p.case.n_threads for p in profiles)
     base = (profiles[0].case.type_k, profiles[0].case.type_v)
     shown = [p for p in profiles if (p.case.type_k, p.case.type_v, p.case.n_threads) == (*base, most)]
-    yield by_operation(profiles, shown, here, most)
+    yield by_operation(shown, here, most)
     if len({p.case.n_threads for p in decode}) > 1:
         found = list(curves(decode, here))
+        deep = [curve for curve in found if curve.depth == max(curve.depth for curve in found)]
         words = [curve.words(usable_cores()) for curve in found]
         yield Section(
-            "Saturation", words, [views.saturation(found)], [(pictures.saturation(found), "A ring marks the knee.")]
+            "Saturation", words, [views.saturation(found)], [(pictures.saturation(deep), "A ring marks the knee.")]
         )
     pairs = list(dict.fromkeys((p.case.type_k, p.case.type_v) for p in decode))
     if len(pairs) > 1:
@@ -124,10 +125,12 @@ def of_model(profiles: Sequence[Profile], here: Roofs, opened: Models, memory: i
 
     total = memory or psutil.virtual_memory().total
     yield Section("What fits", tables=[views.capacity(need, pairs, total)])
+    if others := [p for p in profiles if p not in shown]:
+        yield Section("Every other case", tables=[views.operations(p, here, full=True) for p in others])
 
 
-def by_operation(profiles: Sequence[Profile], shown: Sequence[Profile], here: Roofs, most: int) -> Section:
-    cost = max(0.0, profiling.stamps_cost(profiles))
+def by_operation(shown: Sequence[Profile], here: Roofs, most: int) -> Section:
+    cost = max(0.0, profiling.stamps_cost(shown))
     text = [
         "A time reaches from the end of the operation before to the operation's own end; waiting is the part of it "
         "that threads stood at its barrier, on average. Bytes and multiply-adds are counted from the plan. The roof is "
@@ -137,7 +140,8 @@ def by_operation(profiles: Sequence[Profile], shown: Sequence[Profile], here: Ro
         "time within the step is divided in this proportion. Caches were filled with copies of a few computed pages.",
         f"The stamps cost {cost:.1%} of a decode step.",
     ]
-    pics = [(pictures.roofline(shown, here, most), "The larger the mark, the more time the operation takes.")]
+    last = [next(p for p in reversed(shown) if p.many is many) for many in sorted({p.many for p in shown})]
+    pics = [(pictures.roofline(last, here, most), "The larger the mark, the more time the operation takes.")]
     for many in (False, True):
         depths = [p for p in shown if p.many is many]
         if len(depths) > 1:
@@ -151,7 +155,7 @@ def by_operation(profiles: Sequence[Profile], shown: Sequence[Profile], here: Ro
             *chart.bars(found, "ms", form=".2f"),
         ]
     short = [views.operations(p, here) for p in shown]
-    full = [views.operations(p, here, full=True) for p in profiles]
+    full = [views.operations(p, here, full=True) for p in shown]
     return Section("By operation", text, [*short, *full], pics, bars)
 
 

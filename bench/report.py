@@ -68,6 +68,8 @@ class Report:
         console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
         console.print(Text(self.title, style="bold"), Text(self.about), sep="\n")
         for section in self.sections:
+            if not section.text and all(table.only == "page" for table in section.tables):
+                continue
             console.print(Text(f"\n{section.title}", style="bold"))
             for paragraph in section.text:
                 console.print(Text(paragraph))

@@ -25,8 +25,13 @@ class Point:
 class Curve:
     """Decode of one pair of types at one depth."""
 
-    name: str
+    pair: str
+    depth: int
     points: tuple[Point, ...]  # by rising number of threads
+
+    @property
+    def name(self) -> str:
+        return f"{self.pair} at depth {self.depth}"
 
     @property
     def knee(self) -> int:
@@ -67,4 +72,4 @@ def curves(profiles: Sequence[Profile], roofs: Roofs) -> Iterator[Curve]:
             Point(p.case.n_threads, p.tokens_per_second, p.gbps, roofs.bandwidth(p.case.n_threads, p.streamed))
             for p in sorted(same, key=lambda p: p.case.n_threads)
         ]
-        yield Curve(f"{k}/{v} at depth {depth}", tuple(points))
+        yield Curve(f"{k}/{v}", depth, tuple(points))

@@ -174,7 +174,7 @@ def test_what_binds() -> None:
 )
 def test_the_knee(rates: dict[int, float], share: float, knee: int, words: str) -> None:
     points = [saturation.Point(n, rate, rate, rate / share * 1e9) for n, rate in rates.items()]
-    curve = saturation.Curve("x", tuple(points))
+    curve = saturation.Curve("x", 0, tuple(points))
     assert curve.knee == knee and words in curve.words(2)
 
 
