@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ..engine.memory import Needs
 from ..engine.units import size
@@ -138,10 +139,10 @@ def capacity(needs: Callable[[Pair], Needs], pairs: Sequence[Pair], memory: int)
     rows = []
     for pair in pairs:
         need = needs(pair)
-        left = max(0, memory - need.weights - need.buffers)
+        left, session = max(0, memory - need.weights - need.buffers), replace(need, n_ctx=SESSION).kv
         rows.append([
-            "/".join(pair), f"{need.kv_per_token:,}", size(need.kv_per_token * SESSION),
-            f"{need.largest_ctx(memory):,}", f"{left // (need.kv_per_token * SESSION):,}",
+            "/".join(pair), f"{need.kv_per_token + need.window_per_token:,}", size(session),
+            f"{need.largest_ctx(memory):,}", f"{left // session:,}",
         ])  # fmt: skip
     columns = ["K/V", "bytes per token", f"of {SESSION} tokens", "longest context", f"sessions of {SESSION}"]
     return Table(f"What {size(memory)} of memory hold beside the weights", columns, rows)
