@@ -48,7 +48,7 @@ def together(profile: Profile) -> list[Operation]:
 
 
 def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
-    """Multiply-adds per second against multiply-adds per byte, each kind of operation under the roofs above it."""
+    """Multiply-adds per second against those per byte, each kind of operation under its roofs, of a few profiles."""
 
     def paint(axes: Axes, look: Look) -> None:
         axes.set(xscale="log", yscale="log")

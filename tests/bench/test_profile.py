@@ -81,25 +81,26 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     assert {kind: getattr(found, f"macs_{kind}") for kind in products} == products
 
 
-def test_the_operations_add_up_to_the_step() -> None:
-    """By a plan of bare reads, long enough that what is around it does not count; the best of many tries."""
-    team = Team(2)
-    plan, _ = roofs._stream("read", roofs.aligned(1 << 20), 1 << 20, 2)
-    for op in list(plan.ops):
-        plan.ops += [op] * 3
-    stamps = np.zeros((3, 1 + len(plan.ops)), np.int64)
-    since = profiling.clocks()
-    apart = []
-    for _ in range(20):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_operations_add_up_to_the_step(threads: int) -> None:
+    """By a plan of bare reads, long enough that what is around it does not count; on a busy machine, in one of many
+    tries."""
+    team = Team(threads)
+    plan, _ = roofs._stream("read", roofs.aligned(1 << 16), 1 << 16, threads)
+    plan.ops *= 3
+    stamps = np.zeros((1 + threads, 1 + len(plan.ops)), np.int64)
+    apart = 1.0
+    for _ in range(200):
         begin = profiling.clocks()
         team.run(plan, stamps)
         end = profiling.clocks()
-        tick = (end[0] - since[0]) / (end[1] - since[1])
-        seconds, waits = operations.timed(plan, stamps)
-        assert (waits >= 0).all() and (waits <= seconds).all()
-        apart.append(abs(seconds.sum() * tick / (end[0] - begin[0]) - 1))
+        took, waited = operations.timed(plan, stamps)
+        assert (waited >= 0).all() and (waited <= took).all()
+        apart = min(apart, abs(took.sum() / (end[1] - begin[1]) - 1))
+        if apart < 0.03:
+            break
     team.close()
-    assert min(apart) < 0.03
+    assert apart < 0.03
 
 
 def test_a_profile(model: Path) -> None:
@@ -201,7 +202,7 @@ def test_pictures(tmp_path: Path) -> None:
     profiles = [made(t, k, v, d) for t in (1, 2) for k, v in pairs for d in (0, 64)] + [made(2, rows=64)]
     assert sum(pictures.kinds(profiles[0]).values()) == pytest.approx(profiles[0].whole)
     for plot in (
-        pictures.roofline(profiles, GIVEN, 2),
+        pictures.roofline([profiles[0], profiles[-1]], GIVEN, 2),
         pictures.by_depth(profiles[:2]),
         pictures.saturation(list(saturation.curves(profiles, GIVEN))),
         pictures.versus(profiles[:4]),
