@@ -69,7 +69,7 @@ class Hyper:
         """The sliding window of each layer, 0 where there is none: in each `period` of layers the last has none."""
         window = self.integer("attention.sliding_window", 0, MAX_CONTEXT, default)
         pattern = self.gguf.metadata.get(self.key("attention.sliding_window_pattern"))
-        if isinstance(pattern, np.ndarray):
+        if isinstance(pattern, np.ndarray) and pattern.dtype.kind in "biu":
             if len(pattern) != self.n_layer:
                 problem = f"has {len(pattern)} entries for {self.n_layer} layers"
                 raise self.refuse("attention.sliding_window_pattern", problem)
@@ -95,7 +95,7 @@ class Hyper:
             magnitude *= (1 + 0.1 * math.log(max(factor, 1))) / (1 + 0.1 * part * math.log(max(factor, 1)))
         return Rope(
             dim=dim,
-            base=self.number("rope.freq_base", 1e-3, 1e15, default=10000.0),
+            base=self.number("rope.freq_base", 1.001 if scaling == "yarn" else 1e-3, 1e15, default=10000.0),
             neox=neox,
             n_ctx_orig=self.integer("rope.scaling.original_context_length", 1, MAX_CONTEXT, self._n_ctx_train()),
             scaling=scaling,

@@ -21,12 +21,12 @@ class RopeFactors:
 
     def __init__(self, w: Weights, c: Config) -> None:
         pairs = max((layer.rope.dim for layer in c.layers if layer.rope), default=0) // 2
-        self.rope_freqs = w.vector("rope_freqs.weight", pairs) if w.has("rope_freqs.weight") else None
+        self.rope_freqs = w.positive("rope_freqs.weight", pairs) if w.has("rope_freqs.weight") else None
         self.rope_factors_long: F32Array | None = None
         self.rope_factors_short: F32Array | None = None
         if w.together("rope_factors_long.weight", "rope_factors_short.weight"):
-            self.rope_factors_long = w.vector("rope_factors_long.weight", pairs)
-            self.rope_factors_short = w.vector("rope_factors_short.weight", pairs)
+            self.rope_factors_long = w.positive("rope_factors_long.weight", pairs)
+            self.rope_factors_short = w.positive("rope_factors_short.weight", pairs)
 
     def of(self, rope: Rope, n_ctx: int) -> F32Array | None:
         """Those for a context of so many positions."""

@@ -106,6 +106,13 @@ class Weights:
         raw = widen.blocks(tensor.type, tensor.data.reshape(1, -1), 1)
         return held_as(tensor.type).decode(raw).astype(np.float32).reshape(shape)
 
+    def positive(self, name: str, n: int) -> F32Array:
+        """A vector of numbers that something is divided by."""
+        found = self.vector(name, n)
+        if not (np.isfinite(found) & (found > 0)).all():
+            raise ModelError(self._gguf.path, name, "has values that are not above 0", "take another copy of the model")
+        return found
+
     def embedding(self, name: str, rows: int, columns: int) -> Embedding:
         tensor = self._tensor(name, rows, columns)
         fmt, raw = held_as(tensor.type), tensor.data.reshape(rows, -1)

@@ -104,7 +104,7 @@ def test_factors_by_the_length_of_the_context(tmp_path: Path) -> None:
         def together(self, *names: str) -> bool:
             return True
 
-        def vector(self, name: str, n: int) -> np.ndarray:
+        def positive(self, name: str, n: int) -> np.ndarray:
             return np.full(n, 2 if "long" in name else 1, np.float32)
 
     c = config(tmp_path, "phi3", n_layer=1, rope__scaling__original_context_length=100)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import architectures
 import numpy as np
 import pytest
+import tiny
 
 from pyllm.models.config import Config
 from pyllm.models.errors import ModelError
@@ -100,3 +102,25 @@ def test_windows_of_a_wrong_number_of_layers(model: GGUF) -> None:
     if Config.from_gguf(model).window:
         key = f"{model.architecture}.attention.sliding_window_pattern"
         assert f"{key}: has 99 entries" in refusal(changed(model, key, np.ones(99, np.bool_)))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_factors_that_nothing_can_be_divided_by(bad: float, tmp_path: Path) -> None:
+    factors = np.ones(16, np.float32)
+    factors[3] = bad
+    path = tiny.write(tmp_path / "m.gguf", n_layer=1, tensors={"rope_freqs.weight": factors})
+    assert "rope_freqs.weight: has values that are not above 0" in refusal(GGUF.open(path))
+
+
+@pytest.mark.parametrize("bad", [np.array([0.5, np.nan]), ["yes", "no"], "yes"])
+def test_windows_that_are_neither_here_nor_there(bad: Any, tmp_path: Path) -> None:
+    key, window = "gemma3.attention.sliding_window_pattern", {"gemma3.attention.sliding_window": 9}
+    g = GGUF.open(tiny.write(tmp_path / "m.gguf", arch="gemma3", overrides=window))
+    assert f"{key}: is" in refusal(changed(g, key, bad))
+
+
+def test_yarn_needs_a_base(tmp_path: Path) -> None:
+    overrides = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0, "llama.rope.freq_base": 1.0}
+    assert "llama.rope.freq_base: is 1, must be" in refusal(
+        GGUF.open(tiny.write(tmp_path / "m.gguf", overrides=overrides))
+    )
