@@ -29,10 +29,11 @@ def with_minimum(bits: int, scale_bits: int, groups: int, steps: range, step: fl
 
     def quantize(v: F32Array) -> Numbers:
         x = v.reshape(*v.shape[:-1], groups, -1)
-        weight = np.abs(x)
-        if x.shape[-1] == 32:
-            weight = weight + np.sqrt(np.mean(x * x, axis=-1, keepdims=True))
-        scale, low = _fit_affine(x, weight, high, steps, step)
+        columns = _columns(x)
+        weight = np.abs(columns)
+        if len(columns) == 32:
+            weight += np.sqrt(np.mean(columns * columns, axis=0))
+        scale, low = (found.reshape(x.shape[:-1]) for found in _fit_affine(columns, weight, high, steps, step))
         d, s = _shared(scale, most)
         m, t = _shared(-low, most)
         scale, low = (_stored(d) * s)[..., None], (_stored(m) * t)[..., None]
@@ -43,6 +44,11 @@ def with_minimum(bits: int, scale_bits: int, groups: int, steps: range, step: fl
     return quantize
 
 
+def _columns(x: F32Array) -> F32Array:
+    """Groups (..., n) as (n, groups): sums over a group are then sums of long rows, which NumPy does fast."""
+    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
+
+
 def _shared(scale: F32Array, most: np.float32) -> tuple[F32Array, F32Array]:
     """Scales that are not negative as d times integers up to `most`: (d, integers)."""
     d = scale.max(axis=-1, keepdims=True) / most
@@ -50,46 +56,48 @@ def _shared(scale: F32Array, most: np.float32) -> tuple[F32Array, F32Array]:
 
 
 def _fit_affine(x: F32Array, weight: F32Array, high: int, steps: range, step: float) -> tuple[F32Array, F32Array]:
-    """For groups (..., n): scale and minimum (not above 0) of the least weighted square error among those tried."""
-    low = np.minimum(x.min(axis=-1, keepdims=True), np.float32(0))
-    span = x.max(axis=-1, keepdims=True) - low
-    sum_w, sum_x = weight.sum(axis=-1), (weight * x).sum(axis=-1)
-    best_scale, best_low = span[..., 0] / np.float32(high), low[..., 0]
-    q = integers(np.rint((x - low) * inverse(best_scale)[..., None]), 0, high)
-    best = _error(x, weight, q, best_scale, best_low)
-    per_span = inverse(span)
+    """For groups (n, groups): scale and minimum (not above 0) of the least weighted square error among those tried."""
+    low = np.minimum(x.min(axis=0), np.float32(0))
+    span = x.max(axis=0) - low
+    above, per_span = x - low, inverse(span)
+    sum_w, sum_x = weight.sum(axis=0), (weight * x).sum(axis=0)
+    best_scale, best_low, best = span / np.float32(high), low, np.full_like(low, -np.inf)
+    q, weighted, product = np.empty_like(x), np.empty_like(x), np.empty_like(x)
     for i in steps:
-        q = integers(np.rint((x - low) * (np.float32(high + i * step) * per_span)), 0, high)
-        wq = weight * q
-        sum_q, sum_qq, sum_qx = wq.sum(axis=-1), (wq * q).sum(axis=-1), (wq * x).sum(axis=-1)
+        np.rint(np.multiply(above, np.float32(high + i * step) * per_span, out=q), out=q)
+        np.minimum(q, np.float32(high), out=q)
+        np.multiply(weight, q, out=weighted)
+        sum_q = weighted.sum(axis=0)
+        sum_qq, sum_qx = (
+            np.multiply(weighted, q, out=product).sum(axis=0),
+            np.multiply(weighted, x, out=product).sum(axis=0),
+        )
         per_d = inverse(sum_w * sum_qq - sum_q * sum_q)
-        fit_scale = (sum_w * sum_qx - sum_x * sum_q) * per_d
+        scale = (sum_w * sum_qx - sum_x * sum_q) * per_d
         fit_low = (sum_qq * sum_x - sum_q * sum_qx) * per_d
-        above = fit_low > 0
-        fit_scale, fit_low = np.where(above, sum_qx * inverse(sum_qq), fit_scale), np.where(above, 0, fit_low)
-        error = _error(x, weight, q, fit_scale, fit_low)
-        better = (error < best) & (per_d > 0) & (fit_scale > 0)
-        best = np.where(better, error, best)
-        best_scale, best_low = np.where(better, fit_scale, best_scale), np.where(better, fit_low, best_low)
+        positive = fit_low > 0
+        scale, fit_low = np.where(positive, sum_qx * inverse(sum_qq), scale), np.where(positive, np.float32(0), fit_low)
+        gain = scale * sum_qx + fit_low * sum_x  # what the least squares take from the sum of weight * x²
+        better = (gain > best) & (per_d > 0) & (scale > 0)
+        best = np.where(better, gain, best)
+        best_scale, best_low = np.where(better, scale, best_scale), np.where(better, fit_low, best_low)
     return best_scale, best_low
-
-
-def _error(x: F32Array, weight: F32Array, q: F32Array, scale: F32Array, low: F32Array) -> F32Array:
-    difference = q * scale[..., None] + low[..., None] - x
-    total: F32Array = (weight * difference * difference).sum(axis=-1)
-    return total
 
 
 def around_zero(bits: int, scale_bits: int, groups: int) -> Quantizer:
     """value = d * s * (q - zero). Tried are scales that bring the largest in size of a group to -zero - i / 10, i from
     -9 to 9."""
     zero = 1 << (bits - 1)
+    low, high = np.float32(-zero), np.float32(zero - 1)
 
-    def number(x: F32Array) -> tuple[F32Array, U8Array]:
-        q = integers(np.rint(x), -zero, zero - 1)
-        return q, (q + np.float32(zero)).astype(np.uint8)
+    def number(x: F32Array) -> F32Array:
+        np.rint(x, out=x)
+        return np.minimum(np.maximum(x, low, out=x), high, out=x)
 
-    return _centred(number, [-zero - i / 10 for i in range(-9, 10)], scale_bits, groups)
+    def stored(x: F32Array) -> U8Array:
+        return (integers(np.rint(x), -zero, zero - 1) - low).astype(np.uint8)
+
+    return _centred(number, stored, [-zero - i / 10 for i in range(-9, 10)], scale_bits, groups)
 
 
 def among(values: Sequence[int], scale_bits: int, groups: int) -> Quantizer:
@@ -97,41 +105,48 @@ def among(values: Sequence[int], scale_bits: int, groups: int) -> Quantizer:
     its opposite."""
     table = np.array(values, np.float32)
 
-    def number(x: F32Array) -> tuple[F32Array, U8Array]:
-        q = nearest(x, values)
-        return table[q], q
+    def number(x: F32Array) -> F32Array:
+        return table[nearest(x, values)]
 
-    return _centred(number, [-values[0], *range(values[0] - 7, values[0] + 8)], scale_bits, groups)
+    def stored(x: F32Array) -> U8Array:
+        return nearest(x, values)
+
+    return _centred(number, stored, [-values[0], *range(values[0] - 7, values[0] + 8)], scale_bits, groups)
 
 
-def _centred(number: Callable[[F32Array], tuple[F32Array, U8Array]], tops: Sequence[float], scale_bits: int,
+Number = Callable[[F32Array], F32Array]
+"""What a block can say that is nearest to values over their scale; may use their memory."""
+
+
+def _centred(number: Number, stored: Callable[[F32Array], U8Array], tops: Sequence[float], scale_bits: int,
              groups: int) -> Quantizer:  # fmt: skip
-    """number: of values over their scale, what is stored for them as a number and as bits."""
+    """stored: the bits of values over their scale."""
     lowest = 1 << (scale_bits - 1)
 
     def quantize(v: F32Array) -> Numbers:
         x = v.reshape(*v.shape[:-1], groups, -1)
-        scale = _fit_centred(x, number, tops)
+        per_top = inverse(extreme(x)).reshape(-1)
+        scale = _fit_centred(_columns(x), per_top, number, tops).reshape(x.shape[:-1])
         top = extreme(scale)
         d = np.where(np.abs(top) < _TINY, np.float32(0), top / np.float32(-lowest))
         s = integers(np.rint(scale * inverse(d)), -lowest, lowest - 1)
-        _, q = number(x * inverse(_stored(d) * s)[..., None])
-        stored = (s.astype(np.int16) + (0 if scale_bits == 8 else lowest)).astype(np.uint8)
-        return Numbers(d[..., 0], q.reshape(v.shape), None, stored)
+        q = stored(x * inverse(_stored(d) * s)[..., None])
+        bits = (s.astype(np.int16) + (0 if scale_bits == 8 else lowest)).astype(np.uint8)
+        return Numbers(d[..., 0], q.reshape(v.shape), None, bits)
 
     return quantize
 
 
-def _fit_centred(x: F32Array, number: Callable[[F32Array], tuple[F32Array, U8Array]],
-                 tops: Sequence[float]) -> F32Array:  # fmt: skip
-    """For groups (..., n): the scale of the least error, weighted by x², among those tried."""
-    per_top = inverse(extreme(x))
+def _fit_centred(x: F32Array, per_top: F32Array, number: Number, tops: Sequence[float]) -> F32Array:
+    """For groups (n, groups): the scale of the least error, weighted by x², among those tried."""
     weight = x * x
-    best_scale = best = np.zeros(x.shape[:-1], np.float32)
+    weighted_x, product = weight * x, np.empty_like(x)
+    best_scale = best = np.zeros(x.shape[1], np.float32)
     for top in tops:
-        q, _ = number(x * (np.float32(top) * per_top))
-        wq = weight * q
-        sum_qx, per_qq = (wq * x).sum(axis=-1), inverse((wq * q).sum(axis=-1))
+        q = number(x * (np.float32(top) * per_top))
+        sum_qx = np.multiply(weighted_x, q, out=product).sum(axis=0)
+        np.multiply(weight, q, out=product)
+        per_qq = inverse(np.multiply(product, q, out=product).sum(axis=0))
         gain = sum_qx * sum_qx * per_qq
         better = ~(gain <= best)  # NaN stays
         best, best_scale = np.where(better, gain, best), np.where(better, sum_qx * per_qq, best_scale)
