@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.formats import FORMATS, Format
+from ..kernels.formats import Format
 from ..kernels.plan import usable_cores
-from ..models import gguf_copy, mixes
+from ..models import gguf_copy, mixes, widen
 from ..models.errors import ModelError, PyllmError, UsageError
 from ..models.gguf import GGUF
 from ..models.gguf_copy import whole
@@ -107,11 +107,10 @@ def _largest(g: GGUF, key: str, default: int) -> int:
 
 
 def _readable(g: GGUF, tensor: Tensor, chosen: Format, requantize: bool) -> Format:
-    own = FORMATS.get(tensor.type)
-    if own is None:
-        known = "take a model of another type"
-        raise ModelError(g.path, tensor.name, f"has type {tensor.type}, which pyllm does not decode", known)
-    if own.bits and not requantize:
+    if tensor.type not in widen.READABLE:
+        cure = "take a model of another type"
+        raise ModelError(g.path, tensor.name, f"has type {tensor.type}, which pyllm does not decode", cure)
+    if tensor.type not in ("f32", "f16", "bf16") and not requantize:
         cure = "start from f32, f16 or bf16, or accept the loss with --allow-requantize"
         raise ModelError(g.path, tensor.name, f"is quantized already ({tensor.type})", cure)
     if tensor.shape[-1] % chosen.size:
@@ -159,10 +158,9 @@ def _encoded(tensor: Tensor, fmt: Format, pool: ThreadPoolExecutor, threads: int
     rows = tensor.data.reshape(math.prod(tensor.shape[:-1]), -1)
     step = max(1, CHUNK // columns)
     pieces = (rows[i : i + step] for i in range(0, len(rows), step))
-    decode = FORMATS[tensor.type].decode
     under_way: deque[Future[tuple[int, U8Array]]] = deque()
     for piece in pieces:
-        under_way.append(pool.submit(lambda x: (x.nbytes, fmt.encode(decode(x))), piece))
+        under_way.append(pool.submit(lambda x: (x.nbytes, fmt.encode(widen.decode(tensor.type, x))), piece))
         if len(under_way) > 2 * threads:
             yield under_way.popleft().result()
     while under_way:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..kernels.formats import FORMATS, Format
 from .header import Tensor
 
+F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
 
 DECODED = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "nvfp4")
@@ -53,20 +54,24 @@ def held(tensors: Mapping[str, Tensor]) -> int:
     return total
 
 
+def decode(type: str, rows: U8Array) -> F32Array:
+    """Rows of blocks of a READABLE type as float32."""
+    if type in FORMATS:
+        return FORMATS[type].decode(rows)
+    from gguf import GGMLQuantizationType, quants  # takes 0.2 s, and few models need it
+
+    found: F32Array = quants.dequantize(rows, GGMLQuantizationType[type.upper()])
+    return found
+
+
 def blocks(type: str, rows: U8Array, threads: int) -> U8Array:
     """Rows of blocks of a type as rows of blocks of `held_as(type)`."""
     if type in FORMATS or not len(rows):
         return rows
-    from gguf import GGMLQuantizationType, quants  # takes 0.2 s, and few models need it
-
-    kind = GGMLQuantizationType[type.upper()]
     step = max(1, PIECE // (rows.shape[1] * 4))  # a byte holds some 4 values
-
-    def convert(first: int) -> U8Array:
-        return WIDE.encode(quants.dequantize(rows[first : first + step], kind))
-
     with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(pool.map(convert, range(0, len(rows), step))))
+        pieces = (rows[first : first + step] for first in range(0, len(rows), step))
+        return np.concatenate(list(pool.map(lambda piece: WIDE.encode(decode(type, piece)), pieces)))
 
 
 def note(tensors: Iterable[Tensor]) -> str:
