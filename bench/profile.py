@@ -32,6 +32,7 @@ from .roofs import Roofs
 from .saturation import curves
 
 THREADS = 1024
+NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say where the bus is full."
 PROMPT = 2048  # tokens of a prefill step at most
 
 
@@ -52,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
         line.clear()
         counters.close()
         if profiles or args.machine:
-            warnings = [*roofs.warnings(here), *conditions.warnings(), *cached(profiles)]
-            sections = [*of_model(profiles, here, opened, args.memory), counted(profiles, counters)] if profiles else []
+            spoiled = [*roofs.warnings(here), *conditions.warnings()]
+            warnings = [*spoiled, *cached(profiles)]
+            findings = of_model(profiles, here, opened, args.memory, sure=not spoiled) if profiles else ()
+            sections = [*findings, counted(profiles, counters)] if profiles else []
             title = f"Profile of {profiles[0].case.model.name}" if profiles else "What this machine can do"
             report = Report(title, about(), warnings, [*sections, of_machine(here)])
             deliver(args, report, as_json(profiles, here, warnings, counters))
@@ -98,8 +101,10 @@ def grid(args: argparse.Namespace, progress: Bars) -> list[Case]:
     ]  # fmt: skip
 
 
-def of_model(profiles: Sequence[Profile], here: Roofs, opened: Models, memory: int | None) -> Iterator[Section]:
-    """The findings about a model."""
+def of_model(
+    profiles: Sequence[Profile], here: Roofs, opened: Models, memory: int | None, *, sure: bool
+) -> Iterator[Section]:
+    """The findings about a model. sure: nothing spoiled the figures, so that verdicts can be given."""
     decode = [p for p in profiles if not p.many]
     most = max(p.case.n_threads for p in profiles)
     base = (profiles[0].case.type_k, profiles[0].case.type_v)
@@ -108,7 +113,7 @@ def of_model(profiles: Sequence[Profile], here: Roofs, opened: Models, memory: i
     if len({p.case.n_threads for p in decode}) > 1:
         found = list(curves(decode, here))
         deep = [curve for curve in found if curve.depth == max(curve.depth for curve in found)]
-        words = [curve.words(usable_cores()) for curve in found]
+        words = [curve.words(usable_cores()) for curve in found] if sure else [NO_VERDICT]
         yield Section(
             "Saturation", words, [views.saturation(found)], [(pictures.saturation(deep), "A ring marks the knee.")]
         )
@@ -117,7 +122,8 @@ def of_model(profiles: Sequence[Profile], here: Roofs, opened: Models, memory: i
         deepest = max(p.case.n_depth for p in decode)
         last = [p for p in decode if (p.case.n_depth, p.case.n_threads) == (deepest, most)]
         plots = [(pictures.versus(last), "Time per token, tokens/s, and bytes of K and V that a token reads.")]
-        yield Section("K against V", list(views.gains(decode, base)), [views.versus(decode, base)], plots)
+        words = [*views.gains(decode, base), *([] if sure else ["This machine was not quiet: expect other gains."])]
+        yield Section("K against V", words, [views.versus(decode, base)], plots)
     gguf, config = opened[profiles[0].case.model]
 
     def need(pair: tuple[str, str]) -> Needs:
