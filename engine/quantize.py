@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import shutil
-import tempfile
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,12 +61,11 @@ def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False,
     before = sum(tensor.data.nbytes for tensor in g.tensors.values())
     after = sum(_nbytes(tensor, formats[name]) for name, tensor in g.tensors.items())
     _check_room(out, after)
+    part = out.with_name(f"{out.name}-{uuid.uuid4().hex[:8]}.part")
     try:
-        handle, part = tempfile.mkstemp(dir=out.parent, prefix=f"{out.name}-", suffix=".part")
-        os.close(handle)
         with contextlib.ExitStack() as stack:
-            stack.callback(lambda: Path(part).unlink(missing_ok=True))
-            _write(Path(part), g, formats, mixes.MIXES[type].file_type, threads, progress)
+            stack.callback(lambda: part.unlink(missing_ok=True))
+            _write(part, g, formats, mixes.MIXES[type].file_type, threads, progress)
             os.replace(part, out)
     except OSError as error:
         raise PyllmError(f"{out}: cannot be written: {error.strerror or error}") from None
