@@ -11,6 +11,7 @@ from time import monotonic
 import psutil
 
 from .. import __version__
+from ..engine import host
 from ..engine.host import CPUS
 
 STOLEN = 0.01  # of the cores' time
@@ -56,6 +57,8 @@ class Conditions:
         self._steal, self._throttled = _steal(), throttled()
 
     def warnings(self) -> Iterator[str]:
+        if (quota := host.cpu_quota()) is not None and quota < host.affinity():
+            yield f"the container may use {quota:g} cores' worth of time: threads are stopped in turns to keep to it"
         if (share := self._others.share()) > BUSY:
             yield f"other programs took {share:.0%} of this machine meanwhile; a quiet one gives other figures"
         elapsed = (monotonic() - self._since) * (psutil.cpu_count() or 1)

@@ -107,5 +107,7 @@ def test_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "throttled", lambda throttled=throttled: throttled)
         if taken == 0:
             conditions = machine.Conditions()
-    busy, stolen, hot = conditions.warnings()
+    monkeypatch.setattr(machine.host, "cpu_quota", lambda: 0.5)
+    half, busy, stolen, hot = conditions.warnings()
+    assert "0.5 cores' worth" in half
     assert "took 60%" in busy and "5.0%" in stolen and "throttled 2 times" in hot
