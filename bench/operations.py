@@ -128,11 +128,12 @@ def _split(op: Operation, parts: Sequence[float], config: Config) -> list[Operat
     keys = sum(layer.n_head * layer.head_dim_k for layer in config.layers)
     values = sum(layer.n_head * layer.head_dim_v for layer in config.layers)
     cost = op.cost
-    product = op.macs * values // (keys + values)  # always float
+    product = op.macs * values // (keys + values)
+    kind = "macs_bf16" if cost.macs_bf16 else "macs_f32"
     costs = (
-        Cost(k=cost.k, macs_i8=cost.macs_i8, macs_f32=cost.macs_f32 - product),
+        replace(cost, v=0, activations=0, **{kind: getattr(cost, kind) - product}),
         Cost(activations=cost.activations),
-        Cost(v=cost.v, macs_f32=product),
+        Cost(v=cost.v, **{kind: product}),
     )
     return [
         replace(op, name=f"{ATTEND} {name}", seconds=op.seconds * share, waiting=op.waiting * share, cost=part)

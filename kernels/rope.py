@@ -62,7 +62,7 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
     q_norm, k_norm: weights of an RMSNorm at first, or 0; of each head, or (norm_rows: 1) of all heads of a row at once.
     turns: (positions, rope_dim / 2, 2) float32, cosine and sine. neox: pairs lie half of rope_dim apart, else side by
     side. scales: of Q, float32 by position. places: page * 64 + slot of each row, int64. Q goes to `out` (float32) and
-    `out_q`, `out_meta` (int8 blocks), as [KV head][max_rows][group][k_columns].
+    `out_q`, `out_meta` (int8 blocks; not where out_q is 0), as [KV head][max_rows][group][k_columns].
     k_rotation, v_rotation: values in the blocks that K and Q, and V, are rotated in (see hadamard.py); 0: they are not.
     """
 
@@ -94,7 +94,9 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, scale, out)
                 if a.k_rotation:
                     hadamard(out, a.k_dim, a.k_rotation)
-                quantize_row(out, a.k_columns, a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2))
+                if a.out_q != 0:
+                    to, meta = a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 2)
+                    quantize_row(out, a.k_columns, to, meta)
 
             v = a.v + row * a.v_stride + head * a.v_dim * 4
             for i in range(a.v_columns):

@@ -17,7 +17,7 @@ from . import amx
 from .dot import STORED_BIAS
 from .formats import FORMATS
 from .jit import inline
-from .memory import load_bf16, load_f32, store_bf16, store_f32
+from .memory import load_bf16, load_f16, load_f32, store_bf16, store_f32
 from .scales import integers_at, load_minimum, load_scale
 from .simd import binary, call, constant, f32x16, i32x16, unary
 from .words import load_words
@@ -35,6 +35,21 @@ def _paired(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     half = constant(ints, 0x8000)
     low, high = (b.add(b.bitcast(v, ints), half) for v in (low, high))
     return b.or_(b.and_(high, constant(ints, 0xFFFF0000)), b.lshr(low, constant(ints, 16)))
+
+
+@unary
+def rounded(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """The nearest bfloat16, as f32; a NaN stays one."""
+    ints = i32x16.ir
+    up = b.and_(b.add(b.bitcast(x, ints), constant(ints, 0x8000)), constant(ints, 0xFFFF0000))
+    nan = b.fcmp_unordered("uno", x, x)
+    return b.select(nan, constant(x.type, float("nan")), b.bitcast(up, x.type))
+
+
+@inline
+def rest(x):
+    """What `rounded` takes from x: with it x keeps 16 bits."""
+    return x - rounded(x)
 
 
 @binary
@@ -121,10 +136,29 @@ def _widen_bf16(fmt, tile, columns, scale, out):
 
 
 @inline
+def widen_f16(tile, columns, out, rests):
+    """A tile of float16 numbers as two of bfloat16 each, which are together what it is: at `out` and at `rests`."""
+    for c in range(0, columns, 2):
+        low, high = load_f16(tile + 32 * c), load_f16(tile + 32 * c + 32)
+        store_f32(out + 32 * c, pair(rounded(low), rounded(high)))
+        store_f32(rests + 32 * c, pair(rest(low), rest(high)))
+
+
+@inline
 def widen_row(x, n, out, row, columns):
     """n float32 at x into row number `row` of the tiles of activations at `out`, which are `columns` wide."""
     to = out + row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
     for i in range(0, n, 32):
-        store_bf16(to, load_f32(x + 4 * i))
-        store_bf16(to + 32, load_f32(x + 4 * i + 64))
+        store_bf16(to, rounded(load_f32(x + 4 * i)))
+        store_bf16(to + 32, rounded(load_f32(x + 4 * i + 64)))
+        to += amx.TILE
+
+
+@inline
+def widen_rest(x, n, out, row, columns):
+    """The same for what `widen_row` rounds away."""
+    to = out + row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
+    for i in range(0, n, 32):
+        store_bf16(to, rest(load_f32(x + 4 * i)))
+        store_bf16(to + 32, rest(load_f32(x + 4 * i + 64)))
         to += amx.TILE

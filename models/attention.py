@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import attention, cache, rope, tiles
+from ..kernels import attention, cache, cpu, rope, tiles
 from ..kernels.attend_many import attend_many
 from ..kernels.attend_one import attend_one
+from ..kernels.attend_wide import attend_wide
 from ..kernels.plan import Cost
 from .config import Layer
 
@@ -45,6 +46,10 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
     }  # fmt: skip
 
+    wide = r.many and cpu.AMX and "f32" not in (k_type, v_type)  # f32 means f32
+    ints = kv.k_format.bits > 0 and not wide
+    source = queries.q if ints else queries.x
+
     by_row = extras.q_norm is not None and len(extras.q_norm) != c.head_dim_k
     r.plan.add(
         "rope_store",
@@ -58,17 +63,17 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         k_rotation=kv.k_rotation, v_rotation=kv.v_rotation, scales=r.positions.scales[c.scale],
         positions=step.positions,
         places=step.window_places if c.window else step.places,
-        out=queries.x, out_q=queries.q, out_meta=queries.meta, k_dim=c.head_dim_k, v_dim=c.head_dim_v, **shared,
+        out=queries.x, out_q=queries.q if ints else 0, out_meta=queries.meta, k_dim=c.head_dim_k,
+        v_dim=c.head_dim_v, **shared,
     )  # fmt: skip
 
-    ints = kv.k_format.bits > 0
-    source = queries.q if ints else queries.x
+    kinds = ("macs_bf16", "macs_bf16") if wide else ("macs_i8" if ints else "macs_f32", "macs_f32")
     r.plan.add(
         "attend",
-        attend_many(k_type, v_type) if r.many else attend_one(k_type, v_type, group),
+        attend_one(k_type, v_type, group) if not r.many else (attend_wide if wide else attend_many)(k_type, v_type),
         items=c.n_head_kv,
         times=step.span_blocks if r.many else step.span_splits,
-        cost=lambda rows, context: _cost(c, rows, context, k_row, v_row, ints, r.many),
+        cost=lambda rows, context: _cost(c, rows, context, k_row, v_row, kinds, r.many),
         spans=step.spans, table=attention.WINDOW_TABLE if c.window else attention.TABLE,
         splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
         window=c.window or attention.ALL, softcap=c.softcap,
@@ -96,13 +101,17 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
     return 0 if vector is None else vector
 
 
-def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, ints: bool, many: bool) -> Cost:
-    """Of `attend`. A block of rows reads what it sees of the cache once; in it each row meets the tokens before it."""
+def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tuple[str, str], many: bool) -> Cost:
+    """Of `attend`. A block of rows reads what it sees of the cache once; in it each row meets the tokens before it.
+
+    kinds: of the multiply-adds of Q·Kᵀ and of A·V.
+    """
     block = attention.block_rows(c.n_head // c.n_head_kv) if many else 1
     window = c.window or context
     reads = -(-rows // block) * min(context, window + block - 1)
     beyond = min(max(context - window, 0), rows)  # rows with more before them than they see
     seen = rows * context - rows * (rows - 1) // 2 - beyond * (context - window) + beyond * (beyond - 1) // 2
-    macs = {"macs_i8": 0, "macs_f32": seen * c.n_head * c.head_dim_v}
-    macs["macs_i8" if ints else "macs_f32"] += seen * c.n_head * c.head_dim_k
+    macs = dict.fromkeys(kinds, 0)
+    for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):
+        macs[kind] += seen * c.n_head * head_dim
     return Cost(k=reads * c.n_head_kv * k_row, v=reads * c.n_head_kv * v_row, **macs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import amx, attention, cache, cpu, tile_dot
+from ..kernels import amx, attend_wide, attention, cache, cpu, tile_dot
 from ..kernels.buffers import aligned
 from .config import Config
 from .step import MAX_SPLITS
@@ -71,7 +71,9 @@ class Buffers:
         self.logits = Rows.plain(padded(max_outs), padded_columns(c.n_vocab))
         columns_v = cache.columns(c.head_dim_v)
         self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + attention.TAIL)
-        self.scratch_bytes = attention.scratch_bytes(c.n_head // c.n_head_kv, columns_v)
+        group, columns_k = c.n_head // c.n_head_kv, cache.columns(c.head_dim_k)
+        wide = attend_wide.scratch_bytes(group, columns_k, columns_v) if cpu.AMX else 0
+        self.scratch_bytes = max(attention.scratch_bytes(group, columns_v), wide)
         self.scratch = aligned(threads * self.scratch_bytes)
 
     def input(self, role: str, n: int) -> Rows:

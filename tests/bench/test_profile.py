@@ -70,8 +70,10 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
         assert side == layers * blocks * (depth + rows) * kv_heads * FORMATS[name].row_bytes(dim)
     seen = sum(depth + row + 1 for row in range(rows))
     wide = "bf16" if cpu.AMX and rows > 1 else "i8"
-    products = {"i8": 0, "bf16": 0, "f32": layers * seen * heads * dim}
-    products["i8" if FORMATS[k_type].bits else "f32"] += layers * seen * heads * dim
+    products = {"i8": 0, "bf16": 0, "f32": 0}
+    whole = wide == "bf16" and "f32" not in (k_type, v_type)
+    for kind in (wide,) * 2 if whole else ("i8" if FORMATS[k_type].bits else "f32", "f32"):
+        products[kind] += layers * seen * heads * dim
     for name, t in matrices.items():
         times = 1 if name == "output.weight" else rows
         kind = "i8" if name == "output.weight" else wide

@@ -11,9 +11,11 @@ import rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels import attention, cache, tiles
+from pyllm.kernels import attention, cache, cpu, tiles
 from pyllm.kernels.attend_many import attend_many
 from pyllm.kernels.attend_one import attend_one
+from pyllm.kernels.attend_wide import attend_wide
+from pyllm.kernels.attend_wide import scratch_bytes as wide_scratch_bytes
 from pyllm.kernels.formats import CACHE_TYPES, FORMATS
 
 # Each is a kernel to compile. K and V do not know of each other's type: each type stands once beside itself (for one
@@ -21,8 +23,9 @@ from pyllm.kernels.formats import CACHE_TYPES, FORMATS
 NEXT = [(k, v) for k, v in zip(CACHE_TYPES, (*CACHE_TYPES[1:], CACHE_TYPES[0]), strict=True)]
 KERNELS = [(k, v, 3) for k, v in [*NEXT, *((t, t) for t in CACHE_TYPES)]]
 KERNELS += [(k, v, g) for k, v in (("f32", "f32"), ("f16", "bf16"), ("q8_0", "q4_0")) for g in (1, 2, 4, 8)]
-KERNELS += [("q8_0", "f16", 16)]  # as many as the matrix unit takes
+KERNELS += [("q8_0", "f16", 16)]
 FLOATS = [(k, v) for k, v in NEXT if not FORMATS[k].bits and not FORMATS[v].bits]
+WIDE = -1
 LENGTHS = (1, 15, 16, 17, 63, 64, 65, 128, 300)
 
 
@@ -45,7 +48,8 @@ def attend(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
-    splits: of the tokens, for spans of one row; 0: the kernel for many rows. Tokens before all windows are not there.
+    splits: of the tokens, for spans of one row; 0: the kernel for many rows; WIDE: that for the matrix unit. Tokens
+    before all windows are not there.
     """
     rng = np.random.default_rng(seed)
     kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
@@ -75,26 +79,28 @@ def attend(
             v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, places[gone:], n_pages)[1][used]
         own = q[row : row + count]
         out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
-        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits else own
+        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and splits != WIDE else own
         stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
         expected.append(naive.attention(seen, *stored, window, softcap, sinks))
         records[i] = row, count, length - count, 0, table.ctypes.data
         row += count
 
+    wide, many, splits = splits == WIDE, splits <= 0, max(splits, 1)
+    ints = kf.bits > 0 and not wide
     numbers, meta = out, rig.zeros(kv_heads, max_rows, group, n // 32, 4, dtype=np.int32)
-    room = rig.zeros(out.size // n + 8, n, dtype=np.int8 if kf.bits else np.float32)  # kernels read groups of 8
+    room = rig.zeros(out.size // n + 8, n, dtype=np.int8 if ints else np.float32)  # kernels read groups of 8
     metas = rig.zeros(len(room), n // 32, 4, dtype=np.int32)
-    if kf.bits:
+    if ints:
         numbers, meta = rig.activations(out)
     room[: out.size // n], metas[: out.size // n] = numbers.reshape(-1, n), meta.reshape(-1, n // 32, 4)
 
-    many, splits = splits == 0, max(splits, 1)
     pages = max(-(-length // 64) for _, length in spans)
     blocks = -(-max(r for r, _ in spans) // attention.block_rows(group))
+    scratch = max(attention.scratch_bytes(group, m), wide_scratch_bytes(group, n, m))
     step = np.array([splits, -(-pages // splits), blocks])
     sums = rig.zeros(rows, heads, splits, m + attention.TAIL)
     rig.run(
-        attend_many(k_type, v_type) if many else attend_one(k_type, v_type, group),
+        attend_one(k_type, v_type, group) if not many else (attend_wide if wide else attend_many)(k_type, v_type),
         len(spans) * kv_heads * (blocks if many else splits),
         spans=records, table=attention.WINDOW_TABLE, window=window or attention.ALL, softcap=softcap,
         splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
@@ -102,8 +108,7 @@ def attend(
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
         k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
         kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
-        scratch=rig.zeros(attention.scratch_bytes(group, m), dtype=np.uint8),
-        scratch_bytes=attention.scratch_bytes(group, m), upto=upto,
+        scratch=rig.zeros(scratch, dtype=np.uint8), scratch_bytes=scratch, upto=upto,
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
@@ -128,6 +133,31 @@ def test_one_row(k_type: str, v_type: str, group: int) -> None:
         close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(1, length)], splits=1))
     for splits in (2, 3, 7):
         close(*attend(k_type, v_type, group=group, head_dim=32, spans=[(1, 300), (1, 1), (1, 65)], splits=splits))
+
+
+MATRIX_UNIT = pytest.mark.skipif(not cpu.AMX, reason="this CPU has no matrix unit")
+
+
+@MATRIX_UNIT
+@pytest.mark.parametrize(
+    ("k_type", "v_type", "near"),
+    [
+        ("f16", "f16", 1e-4),
+        ("f16", "q8_0", 2e-2),
+        ("bf16", "f16", 5e-2),
+        ("q8_0", "q4_0", 5e-2),
+        ("q4_1", "bf16", 5e-2),
+    ],
+)
+def test_many_rows_on_the_matrix_unit(k_type: str, v_type: str, near: float) -> None:
+    """float16 is not rounded; the others are as near as bfloat16 is."""
+    for group, head_dim, v_dim in ((1, 64, 64), (2, 32, 96), (3, 64, 64), (8, 64, 32)):
+        for spans in ([(1, 1)], [(5, 70), (2, 2), (100, 163)], [(40, 200)]):
+            shape = {"group": group, "head_dim": head_dim, "v_dim": v_dim, "spans": spans}
+            np.testing.assert_allclose(*attend(k_type, v_type, splits=WIDE, **shape), rtol=0, atol=near)
+    for extra in ({"window": 30}, {"softcap": 5.0}, {"window": 100, "softcap": 20.0}):
+        shape = {"group": 3, "head_dim": 64, "spans": [(70, 200), (3, 64)], **extra}
+        np.testing.assert_allclose(*attend(k_type, v_type, splits=WIDE, **shape), rtol=0, atol=near)
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), NEXT)
