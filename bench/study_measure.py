@@ -44,7 +44,7 @@ def groups(bench: Bench, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     run: list[Cell] = []
     for cell in cells:
         alike = run and (run[0].measure, run[0].task, run[0].context) == (cell.measure, cell.task, cell.context)
-        if run and not (alike and cell.measure in BESIDE):
+        if run and not alike:
             yield from _fitting(bench, run)
             run = []
         run.append(cell)
@@ -70,7 +70,7 @@ def measure(bench: Bench, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
             exact, *others = [engine.session() for engine in engines]
             found = BESIDE[cells[0].measure](bench, cells[0], exact, others)
         return {cell.key: result for cell, result in zip(cells, found, strict=True)}
-    return {cell.key: ALONE[cell.measure](bench, cell) for cell in cells}
+    return {cell.key: result for cell, result in zip(cells, ALONE[cells[0].measure](bench, cells), strict=True)}
 
 
 # Side by side with the exact cache ---------------------------------------------------------------------------------
@@ -141,33 +141,34 @@ def repeated(tokens: Sequence[int]) -> float:
 # From exact queries, keys and values --------------------------------------------------------------------------------
 
 
-def _attention(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """A list for each error, with an entry a layer."""
+def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """For each error a list, with an entry a layer."""
     config = bench.caches.config
-    types = layer_map.pairs(cell.cache.k, cell.cache.v, config.n_layer)
-    found: dict[str, list[Any]] = {}
-    for i, exact in enumerate(bench.caches.attended(bench.samples(cell)[0].tokens)):
-        layer = config.layers[i]
-        sizes = rotation.sizes(cell.cache.rotate, layer, *(FORMATS[name] for name in types[i]))
-        k_hat, v_hat = rounded(exact.k, types[i][0], sizes[0]), rounded(exact.v, types[i][1], sizes[1])
-        rows = np.linspace(len(exact.k) // 2, len(exact.k) - 1, min(QUERIES, len(exact.k) // 2)).astype(np.int64)
-        for key, value in errors(exact, k_hat, v_hat, layer, rows).items():
-            found.setdefault(key, []).append(value)
+    types = [layer_map.pairs(cell.cache.k, cell.cache.v, config.n_layer) for cell in cells]
+    found: list[dict[str, Any]] = [{} for _ in cells]
+    for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):
+        layer, n = config.layers[i], len(exact.k)
+        rows = np.linspace(n // 2, n - 1, min(QUERIES, n // 2)).astype(np.int64)
+        for cell, pairs, result in zip(cells, types, found, strict=True):
+            sizes = rotation.sizes(cell.cache.rotate, layer, *(FORMATS[name] for name in pairs[i]))
+            k_hat, v_hat = rounded(exact.k, pairs[i][0], sizes[0]), rounded(exact.v, pairs[i][1], sizes[1])
+            for key, value in errors(exact, k_hat, v_hat, layer, rows).items():
+                result.setdefault(key, []).append(value)
     return found
 
 
-def _norms(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """A list for each figure, with an entry a layer; weights_k and weights_v are empty where K has no matrix."""
+def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """For each figure a list, with an entry a layer; weights_k and weights_v are empty where K has no matrix."""
     found: dict[str, list[float]] = {"weights_k": [], "weights_v": []}
     tensors = bench.caches.gguf.tensors
-    for i, exact in enumerate(bench.caches.attended(bench.samples(cell)[0].tokens)):
+    for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):
         for side, x in (("k", exact.k), ("v", exact.v)):
             for key, value in shape(x).items():
                 found.setdefault(f"{key}_{side}", []).append(value)
             if (tensor := tensors.get(f"blk.{i}.attn_{side}.weight")) is not None:
                 weights = FORMATS[tensor.type].decode(tensor.data).astype(np.float64)
                 found[f"weights_{side}"].append(float(np.linalg.norm(weights)))
-    return found
+    return [found for _ in cells]
 
 
 BESIDE = {"score": _score, "layer": _score, "generate": _generate}
