@@ -171,6 +171,7 @@ class Workbench:
         logits = session.decode(self._tokens[0]) if self.rows == 1 else session.prefill(self._tokens)
         seconds = perf_counter() - begin
         self._model.stamps = None
+        self._model.team.rest()
         if before is not None and (after := self._counters.read()) is not None:
             self._dram.append(after - before)
         session.rewind(self.case.n_depth)

@@ -25,7 +25,7 @@ from ..kernels.buffers import aligned
 from ..kernels.plan import Plan, Team
 from .bandwidth import CHUNK, buffer_bytes
 
-VERSION = 1  # of the files
+VERSION = 2  # of the files, and of what they tell
 DRIFT = 0.1  # of a quick check against what was kept; more, and all is measured again
 NOISY = 0.1  # between the best of a few measurements and their median
 ARRAYS = {"read": 1, "copy": 2, "triad": 3}

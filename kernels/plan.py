@@ -306,7 +306,8 @@ class Team:
         """Replay a plan once.
 
         stamps: int64 (1 + threads, 1 + ops). The first row takes the clock at the start and after each operation; the
-        row of a thread, for each operation that ends at a barrier, how long it waited there, in ticks of the clock.
+        row of a thread, for each operation that ends at a barrier, how long it waited there, in ticks of the clock:
+        see `rest`.
         """
         table = plan.table
         if not self._started:
@@ -326,8 +327,10 @@ class Team:
         if self._workers:
             self._go()
         replay(self._address, 0)
-        if stamps is not None:  # of all threads
-            _all_left(self._address, self._runs * len(self._workers))
+
+    def rest(self) -> None:
+        """Wait until all threads have left the last run: only then all of them have told how long they waited."""
+        _all_left(self._address, self._runs * len(self._workers))
 
     def close(self) -> None:
         """End the threads; the team cannot run again."""

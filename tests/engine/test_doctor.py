@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_cleared(
 def facts(**changes: Any) -> dict[str, Any]:
     """A machine with nothing to complain of, but for `changes`: "cores.quota" and so on."""
     found: dict[str, Any] = {
-        "cpu": {"dot": "avx512vnni", "features": ["amx-int8"]},
+        "cpu": {"dot": "avx512vnni", "features": ["amx-bf16"]},
         "cores": {"physical": 8, "logical": 16, "affinity": 16, "quota": None, "load": 0.1, "clock": ""},
         "memory": {"free": 8 << 30, "limit": "this machine's memory"},
         "kernels": {"folder": "/", "problem": "", "now": 5},

@@ -145,6 +145,7 @@ def test_stamps_and_plans_that_take_turns(threads: int) -> None:
         stamps = np.zeros((1 + threads, 4), np.int64) if i % 3 == 0 else None
         team.run(plans[i % 2], stamps)
         if stamps is not None:
+            team.rest()
             clock, waits = stamps[0], stamps[1:]
             assert clock[0] > 0 and (np.diff(clock) >= 0).all()
             assert (waits[:, 0] == 0).all() and (waits[:, 1:] > 0).all(), "each thread tells of each barrier"
@@ -163,6 +164,7 @@ def test_the_one_who_waits_says_how_long() -> None:
     plan.add("raise", raise_flag, items=1, solo=True, flag=flag)
     team, stamps = Team(2), np.zeros((3, 3), np.int64)
     team.run(plan, stamps)
+    team.rest()
     team.close()
     assert (stamps[1:, 1] == 0).all(), "the barrier comes after what is solo"
     assert stamps[1:, 2].max() > 0.9 * (stamps[0, 2] - stamps[0, 0]) > 10 * stamps[1:, 2].min() > 0
