@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +80,24 @@ def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
     mine = LLM(llm.model, llm.tokenizer, llm.template, llm.n_ctx).session()
     assert 0 < np.abs(mine.prefill(TOKENS[:40]).copy() - other.session().prefill(TOKENS[:40])).max() < 0.1
     other.close()
+
+
+def test_a_decode_step_allocates_nothing(tmp_path: Path) -> None:
+    """But what Python needs to say where it is: no array of what flows through the model, and nothing that stays."""
+    path = tiny.write(tmp_path / "m.gguf", types="q8_0")
+    llm = LLM.load(path, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0", n_threads=1, n_batch=32)
+    s = llm.session()
+    s.prefill(TOKENS[:70])
+    for token in TOKENS[:40]:
+        s.decode(token)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for token in TOKENS[:40]:
+        s.decode(token)
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    llm.close()
+    assert peak - before < 4096 and after - before < 2048
 
 
 def test_an_empty_prompt_is_refused(llm: LLM) -> None:
