@@ -43,7 +43,7 @@ def _blocks(fmt: str) -> Kernel:
     layout = FORMATS[fmt].layout
     assert layout is not None
     size, nbytes, groups, group, has_min = layout.size, layout.nbytes, layout.groups, layout.group, layout.has_min
-    read_d, d_at, m_at = (peek_e8m0 if layout.exponent else peek_f16), layout.d, layout.m
+    exponent, d_at, m_at = layout.exponent, layout.d, layout.m  # no verbs: their pickles, part of the key, differ
     integers, meaning = layout.integers.table, layout.meaning
     scaled = layout.scales is not None
     scales = layout.scales.table if layout.scales else integers
@@ -56,7 +56,8 @@ def _blocks(fmt: str) -> Kernel:
             x = a.x + item * a.n * 4
             for _ in range(a.n // size):
                 for g in range(groups):
-                    scale, minimum = read_d(block + d_at), np.float32(0)
+                    scale = peek_e8m0(block + d_at) if exponent else peek_f16(block + d_at)
+                    minimum = np.float32(0)
                     if scaled:
                         scale = scale * scale_meaning[bits_at(block, scales.ctypes.data + 64 * g)]
                     if has_min and scaled:
