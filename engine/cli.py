@@ -6,6 +6,7 @@ A command's module is imported when it is called, so that `pyllm --help` answers
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -111,6 +112,7 @@ def script() -> NoReturn:
     """The command `pyllm`: `main`, and out."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what users can do something about is logged, and looks like all that we say
+    gc.set_threshold(100_000)  # a start makes half a million objects that stay: looking for dead ones is a tenth of it
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(logging.Formatter("pyllm: %(message)s"))
     code = main()

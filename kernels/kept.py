@@ -23,6 +23,7 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core.compiler import CompileResult
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from . import cpu
@@ -94,7 +95,7 @@ class Kept:
         """The function for these types; None if it is not here, or not as it was written."""
         if REFUSED:
             return None
-        target_context.refresh()
+        rtsys.initialize(target_context)  # which functions with arrays link to; the compiler itself may stay asleep
         try:
             raw = self._path(sig, target_context.codegen()).read_bytes()
             if hashlib.sha256(memoryview(raw)[_DIGEST:]).digest() != raw[:_DIGEST]:
