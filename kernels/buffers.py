@@ -16,7 +16,9 @@ def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
     if nbytes < 1 << 21:
         raw = np.zeros(nbytes + LINE, np.uint8)
         return raw[-raw.ctypes.data % LINE :][:nbytes]
-    anonymous = mmap.mmap(-1, nbytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        anonymous.madvise(mmap.MADV_HUGEPAGE)
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    # Private: of memory that might be shared, which is mmap's default, Linux makes no huge pages.
+    anonymous = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    anonymous.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(anonymous, np.uint8)
