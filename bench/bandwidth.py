@@ -24,18 +24,25 @@ def buffer_bytes() -> int:
     return max(CHUNK, min(wanted, free_memory()[0] // 4) // CHUNK * CHUNK)
 
 
+def touched(team: Team, nbytes: int, chunk: int = CHUNK) -> np.ndarray:
+    """Memory whose pages the team wrote first: they lie near its threads. What nobody wrote is one page of zeros."""
+    data, plan = aligned(nbytes), Plan()
+    plan.add("fill", bandwidth.fill, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=0)
+    team.run(plan)
+    return data
+
+
 class Reader:
-    """A buffer that a team reads; its pages lie where the team's threads first wrote them."""
+    """A buffer that a team reads."""
 
     def __init__(self, team: Team, nbytes: int, chunk: int = CHUNK) -> None:
         assert nbytes % chunk == 0 and chunk % bandwidth.STEP == 0
         self.nbytes, self._team = nbytes, team
         self._sums = aligned(64 * team.threads).view(np.float32)
-        data = aligned(nbytes)
-        self._read, fill = Plan(), Plan()
-        for plan, kernel in ((self._read, bandwidth.read), (fill, bandwidth.fill)):
-            plan.add(kernel.name, kernel, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums)
-        team.run(fill)
+        self._read, data = Plan(), touched(team, nbytes, chunk)
+        self._read.add(
+            "read", bandwidth.read, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums
+        )
 
     def read(self) -> float:
         """Read it all once; the sum of what was read, which is one for each four bytes."""

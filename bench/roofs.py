@@ -23,9 +23,9 @@ from ..engine.units import size
 from ..kernels import bandwidth, peak
 from ..kernels.buffers import aligned
 from ..kernels.plan import Plan, Team
-from .bandwidth import CHUNK, buffer_bytes
+from .bandwidth import CHUNK, buffer_bytes, touched
 
-VERSION = 2  # of the files, and of what they tell
+VERSION = 3  # of the files, and of what they tell
 DRIFT = 0.1  # of a quick check against what was kept; more, and all is measured again
 NOISY = 0.1  # between the best of a few measurements and their median
 ARRAYS = {"read": 1, "copy": 2, "triad": 3}
@@ -85,13 +85,14 @@ def thread_counts(most: int) -> list[int]:
 def measure(most: int, progress: Progress = silent, *, largest: int | None = None) -> Roofs:
     """Everything, for 1 to `most` threads. largest: bytes of the largest arrays (None: four times the last cache)."""
     counts, largest = thread_counts(most), largest or buffer_bytes()
-    data = aligned(largest)
+    data: np.ndarray | None = None
     streams: dict[str, dict[int, Curve]] = {kind: {} for kind in ARRAYS}
     peaks: dict[str, Curve] = {path: {} for path in peak.PATHS}
     spread, done, total = 0.0, 0, len(counts) * (len(ARRAYS) + 1)
     for threads in reversed(counts):  # all of them touch the pages first
         team = Team(threads)
         try:
+            data = touched(team, largest) if data is None else data
             for kind in ARRAYS:
                 progress("measuring this machine", done, total, f"{kind} with {threads} threads")
                 rates = {n: _rates(_stream(kind, data, n, threads), team) for n in _sizes(threads, largest)}

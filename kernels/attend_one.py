@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from .attention import ATTEND, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
-from .cache import load_v
+from .cache import block_bytes, load_v
 from .formats import FORMATS
 from .jit import Kernel, inline, kernel
 from .memory import load_f16, load_rows, peek_i64, prefetch, splat_floats, store_rows
@@ -35,12 +35,11 @@ def _add_page(fmt, group, a, v, first, tokens, weights, sums, stride, k_next, v_
 
 
 def _adder(name: str, n: int) -> Callable[..., Any]:
-    layout = FORMATS[name].layout
+    layout, size = FORMATS[name].layout, block_bytes(FORMATS[name])
     scaled, has_min = layout is not None, layout is not None and layout.has_min
 
     def add(fmt, group, a, v, first, tokens, weights, sums, stride, k_next, v_next):
         blocks = a.v_columns // 32
-        k_step, v_step = a.k_page // 64 // blocks, a.v_page // 64 // blocks
         for b in range(blocks):
             use = weights
             if scaled:
@@ -58,14 +57,14 @@ def _adder(name: str, n: int) -> Callable[..., Any]:
                     share = fma(load_rows(weights + 64 * t, 256, n), m, share)
                 share = spread_sum(share)
                 low, high = low + share, high + share
-            numbers = v + a.v_scales + b * (a.v_row // blocks)
+            numbers = v + a.v_scales + b * size
             for t in range(first, tokens):
-                prefetch(k_next + t * k_step)
-                prefetch(v_next + t * v_step)
+                prefetch(k_next + t * a.k_step)
+                prefetch(v_next + t * a.v_step)
                 left, right = load_v(name, numbers + t * a.v_row)
                 w = splat_floats(use + 4 * t, 256, n)
                 low, high = fma(w, left, low), fma(w, right, high)
-            k_next, v_next = k_next + 64 * k_step, v_next + 64 * v_step
+            k_next, v_next = k_next + 64 * a.k_step, v_next + 64 * a.v_step
             store_rows(o, stride, low)
             store_rows(o + 64, stride, high)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .activations import hand_over, soft_cap
+from .cache import PAGE
 from .hadamard import hadamard
 from .jit import inline, kernel, record
 from .memory import load_f32, peek_f32, peek_i64, store_f32, store_first
@@ -33,14 +34,15 @@ ATTEND = record(
     spans="ptr", table="int", splits="ptr", split_pages="ptr", blocks="ptr", window="int", softcap="float",
     q="ptr", meta="ptr", q_bytes="int", meta_bytes="int", max_rows="int",
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int", k_tile="int", v_scales="int",
-    v_row="int", kv_heads="int", group="int", k_columns="int", v_columns="int",
+    v_row="int", k_step="int", v_step="int", kv_heads="int", group="int", k_columns="int", v_columns="int",
     sums="ptr", scratch="ptr", scratch_bytes="int", upto="int",
 )  # fmt: skip
 """spans: SPAN records. table: TABLE or WINDOW_TABLE. splits, split_pages: addresses of the number of parts that the
 tokens are split in, and of the pages of a part, counted from the first that is seen. blocks: address of the number of
 row blocks (attend_many). window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
-scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. sums: [row][head][split] of v_columns + TAIL float32:
-the weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or SUMS."""
+scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: bytes of the next page that `attend_one`
+fetches with each block of 32 numbers of V: see `fetch_steps`. sums: [row][head][split] of v_columns + TAIL float32: the
+weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or SUMS."""
 
 SCORES, WEIGHTS, SUMS = 1, 2, 3
 """How far attention goes: Q K' only, its softmax too, or all of it. Less than all is for who asks what a part takes."""
@@ -55,6 +57,12 @@ _LOWEST = -1e30
 def block_rows(group: int) -> int:
     """Rows of a block of `attend_many`."""
     return max(1, BLOCK // group)
+
+
+def fetch_steps(k_page: int, v_page: int, v_columns: int) -> dict[str, int]:
+    """What of the next page is fetched at a time, so that all of it is when this page's sums are done."""
+    times = PAGE * v_columns // 32
+    return {"k_step": k_page // times, "v_step": v_page // times}
 
 
 @inline

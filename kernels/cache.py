@@ -37,7 +37,7 @@ from .memory import (
     store_f16,
     store_f32,
 )
-from .simd import row, to_f32
+from .simd import row
 from .words import load_numbers
 
 PAGE = 64
@@ -59,9 +59,14 @@ def v_scale_bytes(fmt: Format, head_dim: int) -> int:
     return columns(head_dim) // 32 * PAGE * (4 if fmt.layout.has_min else 2) if fmt.layout else 0
 
 
+def block_bytes(fmt: Format) -> int:
+    """Bytes of the numbers of 32 columns of a V row."""
+    return 4 * fmt.bits if fmt.bits else 32 * fmt.nbytes
+
+
 def v_row_bytes(fmt: Format, head_dim: int) -> int:
     """Bytes of a token's numbers, without scales."""
-    return columns(head_dim) * fmt.bits // 8 if fmt.bits else columns(head_dim) * fmt.nbytes
+    return columns(head_dim) // 32 * block_bytes(fmt)
 
 
 def v_page_bytes(fmt: Format, head_dim: int) -> int:
@@ -213,10 +218,10 @@ def _load_v(fmt, numbers):
         return None
 
     if f.layout:
-        name, zero = f.name, f.layout.zero
+        name = f.name
 
         def integers(fmt, numbers):
-            found = to_f32(load_numbers(name, numbers) - zero)
+            found = load_numbers(name, numbers)
             return row(found, 0), row(found, 1)
 
         return integers
@@ -233,7 +238,7 @@ def _unpack_v(fmt, page, tokens, n, out):
     f = _format(fmt)
     if f is None:
         return None
-    name, scaled, step = f.name, f.bits > 0, (4 * f.bits if f.bits else 32 * f.nbytes)
+    name, scaled, step = f.name, f.bits > 0, block_bytes(f)
     has_min = f.layout is not None and f.layout.has_min
     scale_row = 256 if has_min else 128 if scaled else 0
 

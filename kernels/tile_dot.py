@@ -18,7 +18,7 @@ from .dot import STORED_BIAS, dot_words
 from .formats import FORMATS, Format
 from .memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
 from .scales import integers_at, load_minimum, load_scale
-from .simd import fma, high_half, low_half, to_f32, zeros_f32
+from .simd import fma, high_half, low_half, splat, to_f32, zeros_f32, zeros_i32
 from .words import load_words
 
 
@@ -65,7 +65,7 @@ def _zero(layout: Layout) -> int:
 
 
 def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
-    """For formats with a scale for 32 columns. A sum starts where the zero point of the stored integers ends up."""
+    """For formats with a scale for 32 columns."""
     lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
@@ -75,8 +75,10 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
             if n == 1:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
-            s = dot_words(splat_words(meta + META_SUM, meta_stride, n) * zero, load_words(name, w), 0, 8, x, x_stride)
+            s = dot_words(zeros_i32(n), load_words(name, w), 0, 8, x, x_stride)
             scaled = to_f32(s) * splat_floats(meta + META_D, meta_stride, n)
+            if zero:
+                scaled = fma(splat_floats(meta + META_DSUM, meta_stride, n), splat(zero), scaled)
             total = fma(scaled, load_scale(name, tile, columns, b), total)
             if has_min:
                 minimum = load_minimum(name, tile, columns, b)

@@ -13,7 +13,7 @@ from . import cpu
 from .dot import STORED_BIAS, halves, joined
 from .formats import FORMATS
 from .memory import read
-from .simd import I8, I16, I32, I64, Vec, call, constant, i8x64, pack, splatted
+from .simd import F32, I8, I16, I32, I64, Vec, call, constant, i8x64, pack, splatted
 from .tiles import planes
 
 _SHUFFLES = {
@@ -77,28 +77,41 @@ def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def load_numbers(typingctx: Any, fmt: Any, address: Any) -> Any:
-    """The integers of 32 columns of one row at an address in a V page of format `fmt` (a constant), or what they stand
-    for where the format has a table of values: two vectors i32x16."""
+    """The numbers of 32 columns of one row at an address in a V page of format `fmt` (a constant), before their scale:
+    two vectors f32x16."""
     layout = FORMATS[fmt.literal_value].layout
     assert layout is not None
-    out, bytes_ = Vec("i32", 16, 2), ir.VectorType(I8, 16)
-    width = layout.integers.width
+    out, width = Vec("f32", 16, 2), layout.integers.width
+    numbers = [x - layout.zero for x in layout.values or range(1 << width)] if width <= 4 else []
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        ints = ir.VectorType(I32, 16)
         vectors: list[ir.Value] = [None] * 2
         at = left = 0
         for bits in planes(width):
             for half in range(2):
                 field = _columns(builder, builder.add(args[1], I64(at)), bits, half)
-                field = builder.shl(field, constant(out.ir, left)) if left else field
+                field = builder.shl(field, constant(ints, left)) if left else field
                 vectors[half] = builder.or_(vectors[half], field) if left else field
             at, left = at + 4 * bits, left + bits
-        if layout.values:
-            found = [looked_up(builder, builder.trunc(v, bytes_), [x & 255 for x in layout.values]) for v in vectors]
-            vectors = [builder.sext(v, out.ir) for v in found]
-        return pack(builder, vectors, out)
+        if numbers:
+            return pack(builder, [_number(builder, v, numbers) for v in vectors], out)
+        zero = constant(ints, layout.zero)
+        return pack(builder, [builder.sitofp(builder.sub(v, zero), out.ir) for v in vectors], out)
 
     return out(fmt, types.int64), codegen
+
+
+def _number(b: ir.IRBuilder, index: ir.Value, numbers: Sequence[int]) -> ir.Value:
+    """numbers[index], of at most 16, as f32x16."""
+    floats = ir.VectorType(F32, 16)
+    if cpu.DOT == "avx512vnni":  # an instruction, where converting is two
+        table = ir.Constant(floats, [float(x) for x in numbers] * (16 // len(numbers)))
+        return call(b, "llvm.x86.avx512.permvar.sf.512", floats, table, index)
+    if [*numbers] == [*range(numbers[0], numbers[0] + len(numbers))]:
+        return b.sitofp(b.add(index, constant(index.type, numbers[0])), floats)
+    bytes_ = looked_up(b, b.trunc(index, ir.VectorType(I8, 16)), [x & 255 for x in numbers])
+    return b.sitofp(b.sext(bytes_, index.type), floats)
 
 
 def _columns(b: ir.IRBuilder, address: ir.Value, bits: int, half: int) -> ir.Value:

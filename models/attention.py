@@ -79,7 +79,8 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         window=c.window or attention.ALL, softcap=c.softcap,
         q=source, meta=queries.meta, q_bytes=source.strides[0], meta_bytes=k_columns // 2,
         k_tile=tiles.tile_bytes(kv.k_format, k_columns), v_scales=cache.v_scale_bytes(kv.v_format, c.head_dim_v),
-        v_row=cache.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, upto=attention.SUMS, **shared,
+        v_row=cache.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, upto=attention.SUMS,
+        **attention.fetch_steps(kv.k_page, kv.v_page, v_columns), **shared,
     )  # fmt: skip
 
     to = b.input("attended", c.n_head * c.head_dim_v)

@@ -107,6 +107,7 @@ def attend(
         q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
         k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
+        **attention.fetch_steps(k_pool.strides[1], v_pool.strides[1], m),
         kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
         scratch=rig.zeros(scratch, dtype=np.uint8), scratch_bytes=scratch, upto=upto,
     )  # fmt: skip
