@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ..engine import sources
 from ..engine.advice import Advice, advise
+from ..engine.host import usable_cores
 from ..engine.interrupt import impatient
 from ..engine.memory import free_memory, needs
 from ..engine.progress import Bars
 from ..engine.study_file import StudyFile, default_path, results_of
 from ..engine.units import size
-from ..kernels.plan import usable_cores
 from ..models.config import Config
 from ..models.errors import FitError
 from ..models.gguf import GGUF

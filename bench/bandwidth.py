@@ -40,9 +40,7 @@ class Reader:
         self.nbytes, self._team = nbytes, team
         self._sums = aligned(64 * team.threads).view(np.float32)
         self._read, data = Plan(), touched(team, nbytes, chunk)
-        self._read.add(
-            "read", bandwidth.read, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums
-        )
+        self._read.add("read", bandwidth.read, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums)
 
     def read(self) -> float:
         """Read it all once; the sum of what was read, which is one for each four bytes."""

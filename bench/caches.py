@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..engine.host import usable_cores
 from ..engine.llm import LLM
 from ..engine.memory import PROGRAM, free_memory, needs
 from ..engine.progress import Progress, silent
 from ..engine.units import size
-from ..kernels.plan import usable_cores
 from ..models import layer_map
 from ..models.config import Config, kv_bytes_per_token
 from ..models.errors import FitError

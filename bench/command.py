@@ -9,11 +9,10 @@ from pathlib import Path
 
 from .. import __version__
 from ..engine import sources
-from ..engine.host import last_level_cache
+from ..engine.host import last_level_cache, usable_cores
 from ..engine.progress import Bars, Progress
 from ..engine.units import size
 from ..kernels.formats import WEIGHT_TYPES
-from ..kernels.plan import usable_cores
 from ..models.rotation import MODES
 from . import cases, output, synthetic
 from .machine import BUSY

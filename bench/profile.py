@@ -15,10 +15,10 @@ import psutil
 
 from .. import __version__
 from ..engine import host, sources
+from ..engine.host import usable_cores
 from ..engine.memory import Needs, needs
 from ..engine.progress import Bars
 from ..engine.units import size
-from ..kernels.plan import usable_cores
 from ..models.errors import UsageError
 from . import cases, chart, machine, page, pictures, plot, profiling, roofs, views
 from .cases import Case

@@ -60,11 +60,7 @@ def _prose(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Rando
 def _questions(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
     """Short questions with one answer: BIG-Bench Hard's where they are, else of our own making."""
     asked = [(f"{q}\nAnswer:", f" {a}") for q, a in sources.questions] or [_comparison(rng) for _ in range(200)]
-    rng.shuffle(asked)
-    for prompt, answer in asked:
-        sample = _sample(tokenizer, prompt, answer)
-        if len(sample.tokens) <= 128:
-            yield sample
+    yield from _shuffled(asked, tokenizer, rng, longest=128)
 
 
 def _comparison(rng: random.Random) -> tuple[str, str]:
@@ -81,11 +77,16 @@ def _comparison(rng: random.Random) -> tuple[str, str]:
 def _sums(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
     """Worked sums: GSM8K's where they are, else chains of steps; the whole working is the answer."""
     asked = [(f"Question: {q}\nAnswer:", f" {a}") for q, a in sources.sums] or [_chain(rng) for _ in range(200)]
+    yield from _shuffled(asked, tokenizer, rng, longest=512)
+
+
+def _shuffled(
+    asked: list[tuple[str, str]], tokenizer: Tokenizer, rng: random.Random, *, longest: int
+) -> Iterator[Sample]:
+    """Those of at most so many tokens."""
     rng.shuffle(asked)
-    for prompt, answer in asked:
-        sample = _sample(tokenizer, prompt, answer)
-        if len(sample.tokens) <= 512:
-            yield sample
+    samples = (_sample(tokenizer, prompt, answer) for prompt, answer in asked)
+    return (sample for sample in samples if len(sample.tokens) <= longest)
 
 
 def _chain(rng: random.Random) -> tuple[str, str]:

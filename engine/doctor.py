@@ -17,7 +17,6 @@ import psutil
 
 from .. import __version__
 from ..kernels import cpu, kept
-from ..kernels.plan import usable_cores
 from ..models.errors import PyllmError
 from . import host
 from .memory import free_memory
@@ -59,7 +58,7 @@ def examine() -> dict[str, Any]:
             "dot": cpu.DOT, "amx": cpu.AMX, "half": cpu.HALF, "caches": [vars(cache) for cache in host.caches()],
         },
         "cores": {
-            "threads": usable_cores(), "physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(),
+            "threads": host.usable_cores(), "physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(),
             "affinity": host.affinity(), "quota": host.cpu_quota(), "load": _load(), "clock": _clock(),
         },
         "memory": {"total": int(psutil.virtual_memory().total), "free": free, "limit": limit},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from contextlib import suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernels import cpu
+from . import cgroups
 
 # Instruction sets that make a difference to the kernels, by LLVM's names.
 TELLING = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avxvnni", "avx512vnni", "avx512bf16", "amx-int8",
@@ -70,30 +72,22 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: by affinity, by its share of time, and physical ones where the system tells."""
+    import psutil
+
+    cores = min(affinity(), psutil.cpu_count(logical=False) or affinity())
+    quota = cpu_quota()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """CPUs' worth of time that the control groups of this process allow; None where none has a limit."""
     quotas: list[float] = []
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                quotas += _quotas(root / "sys/fs/cgroup", path, ("cpu.max",))
-            elif "cpu" in controllers.split(","):
-                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-                for mount in (root / "sys/fs/cgroup/cpu", root / "sys/fs/cgroup/cpu,cpuacct"):
-                    quotas += _quotas(mount, path, names)
-    return min(quotas, default=None)
-
-
-def _quotas(mount: Path, path: str, names: tuple[str, ...]) -> list[float]:
-    """A group's limit binds those below it."""
-    found = []
-    group = mount / path.strip("/")
-    for folder in (group, *group.parents):
+    for folder, version in cgroups.folders("cpu", root):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         with suppress(OSError, ValueError):  # "max" is no number
             quota, period = " ".join((folder / name).read_text() for name in names).split()
             if int(quota) > 0:
-                found.append(int(quota) / int(period))
-        if folder == mount:
-            break
-    return found
+                quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..kernels.plan import Cost, usable_cores
+from ..kernels.plan import Cost
 from ..models import layer_map
 from ..models.config import Config
 from ..models.errors import NumberError
@@ -14,6 +14,7 @@ from ..models.loaded import Loaded
 from ..models.model import Model
 from ..models.template import ChatTemplate
 from ..models.tokenizer import Tokenizer
+from .host import usable_cores
 from .pages import PagePool
 from .progress import Progress, silent
 from .session import Session

@@ -12,6 +12,7 @@ from ..models.config import Config, kv_bytes_per_token
 from ..models.errors import FitError
 from ..models.gguf import GGUF
 from ..models.widen import held
+from . import cgroups
 from .units import size
 
 LOGITS = 20  # rows of them: those of a step, and the sampler's own
@@ -118,28 +119,15 @@ def free_memory(mapped: int = 0) -> tuple[int, str]:
 def cgroup_left(root: Path = Path("/")) -> int | None:
     """What the control groups of this process, versions 1 and 2, still allow; None where none has a limit."""
     left: list[int] = []
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:
-                left += _groups_left(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-                left += _groups_left(root / "sys/fs/cgroup/memory", path, *names)
-    return min(left, default=None)
-
-
-def _groups_left(mount: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
-    """A group's limit binds those below it. In a container the path may be the host's: then the mount is its group."""
-    left = []
-    group = mount / path.strip("/")
-    for folder in (group, *group.parents):
+    for folder, version in cgroups.folders("memory", root):
+        if version == 2:
+            limit, usage, reclaimable = "memory.max", "memory.current", "inactive_file"
+        else:
+            limit, usage, reclaimable = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
         with suppress(OSError, ValueError):  # "max" is no number, and the uppermost group has no such files
             free = int((folder / limit).read_text()) - int((folder / usage).read_text())
             left.append(free + _stat(folder / "memory.stat", reclaimable))
-        if folder == mount:
-            break
-    return left
+    return min(left, default=None)
 
 
 def _stat(path: Path, key: str) -> int:

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels.formats import Format
-from ..kernels.plan import usable_cores
 from ..models import gguf_copy, mixes, widen
 from ..models.errors import ModelError, PyllmError, UsageError
 from ..models.gguf import GGUF
 from ..models.gguf_copy import whole
 from ..models.header import TENSOR_TYPES, Tensor
+from .host import usable_cores
 from .progress import Bars, Progress, silent
 from .units import size
 

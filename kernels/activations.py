@@ -55,7 +55,7 @@ def hand_over(y, row, first, n, columns, q, meta, half):
     if meta != 0:
         quantize_row(y + 4 * at, n, q + at, meta + at // 2)
     if half != 0:
-        widen_row(y + 4 * at, n, half + first // 32 * amx.TILE, row, columns)
+        widen_row(y + 4 * at, n, half + first // 32 * amx.TILE, 0, row, columns)
 
 
 @inline

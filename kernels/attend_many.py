@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
+from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, leave, row_block, start, weigh
 from .cache import unpack_v
 from .jit import Kernel, inline, kernel
-from .memory import load_f32, load_rows, peek_i64, splat_floats, store_f32, store_rows
+from .memory import load_f32, load_rows, peek_i64, splat_floats, store_rows
 from .simd import fma
 from .tile_dot import MANY, many, tile_dot
 
@@ -37,17 +37,11 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
-        block_rows = max(1, BLOCK // a.group)
         scores = a.scratch + thread * a.scratch_bytes
-        values = scores + (block_rows * a.group + MANY) * 256
+        values = scores + (max(1, BLOCK // a.group) * a.group + MANY) * 256
         state = values + 64 * a.v_columns * 4
-        blocks = peek_i64(a.blocks)
         for item in range(begin, end):
-            rest, block = divmod(item, blocks)
-            at, head = divmod(rest, a.kv_heads)
-            span = a.spans + 40 * at
-            row, position = peek_i64(span) + block * block_rows, peek_i64(span + 16) + block * block_rows
-            rows, table = min(block_rows, peek_i64(span + 8) - block * block_rows), peek_i64(span + a.table)
+            head, row, rows, position, table = row_block(a, item)
             vectors = rows * a.group
             q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
             meta = a.meta + (head * a.max_rows + row) * a.group * a.meta_bytes
@@ -63,21 +57,12 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                         s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
                         store_rows(scores + i * 256 + 64 * t, 256, s)
                 for i in range(vectors if a.upto >= WEIGHTS else 0):
-                    seen = position + i // a.group + 1 - 64 * p
-                    if a.softcap != 0:
-                        cap_scores(scores + i * 256, a.softcap)
-                    if seen < 64 or seen > a.window:
-                        hide(scores + i * 256, seen - a.window, seen)
-                    soften(scores + i * 256, state + i * size, a.v_columns)
+                    weigh(a, scores + i * 256, position + i // a.group + 1 - 64 * p, state + i * size)
                 hidden, tokens = max(0, first - 64 * p), min(64, position + rows - 64 * p)
                 if a.upto >= SUMS:
                     unpack_v(v_type, v, tokens, a.v_columns, values)
                     for i in range(0, vectors, 8):
                         _add_values(scores + i * 256, values, hidden, tokens, a.v_columns, state + i * size, size)
-            for i in range(vectors):
-                in_block, g = divmod(i, a.group)
-                out = a.sums + (((row + in_block) * a.kv_heads + head) * a.group + g) * size
-                for j in range(0, a.v_columns + TAIL, 16):
-                    store_f32(out + 4 * j, load_f32(state + i * size + 4 * j))
+            leave(a, head, row, vectors, state)
 
     return attend_many

@@ -9,7 +9,7 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
-from .attention import ATTEND, SUMS, TAIL, WEIGHTS, cap_scores, hide, soften, start
+from .attention import ATTEND, SUMS, TAIL, WEIGHTS, start, weigh
 from .cache import block_bytes, load_v
 from .formats import FORMATS
 from .jit import Kernel, inline, kernel
@@ -110,11 +110,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                     s = tile_dot(k_type, group, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, 256, s)
                 for g in range(group if a.upto >= WEIGHTS else 0):
-                    if a.softcap != 0:
-                        cap_scores(scores + g * 256, a.softcap)
-                    if tokens - hidden < 64:
-                        hide(scores + g * 256, hidden, tokens)
-                    soften(scores + g * 256, sums + g * stride, a.v_columns)
+                    weigh(a, scores + g * 256, length - 64 * p, sums + g * stride)
                 follower = peek_i64(table + 8 * min(p + 1, last - 1))
                 k_next, v_next = k_pool + follower * a.k_page, v_pool + follower * a.v_page
                 if a.upto >= SUMS:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import cache
 
 from . import amx
-from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, block_rows, cap_scores, hide, soften, start
+from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, start, weigh
 from .cache import PAGE, unpack_v
 from .jit import Kernel, inline, kernel
 from .memory import load_f32, peek_i64, store_f32
 from .simd import splat
-from .widen import pair, rest, rounded, widen, widen_f16, widen_rest, widen_row
+from .widen import pair, rest, rounded, widen, widen_f16, widen_row
 
 HALVES = 2
 """As many bfloat16 numbers as a number may become; buffers have room for so many."""
@@ -72,34 +72,22 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
     @kernel(ATTEND, f"attend_wide_{k_type}_{v_type}")
     def attend_wide(a, begin, end, thread):
         amx.configure()
-        size, in_block = (a.v_columns + TAIL) * 4, max(1, BLOCK // a.group)
-        room = (in_block * a.group + 31) // 32 * 32
+        size, room = (a.v_columns + TAIL) * 4, (max(1, BLOCK // a.group) * a.group + 31) // 32 * 32
         q_size, p_size = a.k_columns // 32 * amx.TILE, 2 * amx.TILE  # bytes of a tile row
-        q_rest, k_rest, p_rest, v_rest = (
-            room // 16 * q_size,
-            4 * q_size,
-            room // 16 * p_size,
-            a.v_columns // 16 * p_size,
-        )
+        q_rest, k_rest = room // 16 * q_size, 4 * q_size
+        p_rest, v_rest = room // 16 * p_size, a.v_columns // 16 * p_size
         scores = a.scratch + thread * a.scratch_bytes
         state = scores + room * 256
         values = state + room * size
         qx = values + 256 * a.v_columns
         kx, px, vx = qx + 2 * q_rest, qx + 2 * (q_rest + k_rest), qx + 2 * (q_rest + k_rest + p_rest)
-        blocks = peek_i64(a.blocks)
         for item in range(begin, end):
-            before, block = divmod(item, blocks)
-            at, head = divmod(before, a.kv_heads)
-            span = a.spans + 40 * at
-            row, position = peek_i64(span) + block * in_block, peek_i64(span + 16) + block * in_block
-            rows, table = min(in_block, peek_i64(span + 8) - block * in_block), peek_i64(span + a.table)
+            head, row, rows, position, table = row_block(a, item)
             vectors = rows * a.group
             for i in range(vectors):
                 q = a.q + ((head * a.max_rows + row) * a.group + i) * a.q_bytes
                 start(state + i * size, a.v_columns)
-                widen_row(q, a.k_columns, qx, i, a.k_columns)
-                if k_parts == 2:
-                    widen_rest(q, a.k_columns, qx + q_rest, i, a.k_columns)
+                widen_row(q, a.k_columns, qx, qx + q_rest if k_parts == 2 else 0, i, a.k_columns)
             first = max(0, position + 1 - a.window)  # token that is seen
             for p in range(first // 64, (position + rows + 63) // 64 if rows > 0 else 0):
                 page = peek_i64(table + 8 * p)
@@ -116,15 +104,8 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
                         _add_products(k_parts, x, q_size, q_rest, w, q_size, k_rest, q_size)
                         amx.store_sums(scores + i * 256 + t * 64, 256)
                 for i in range(vectors if a.upto >= WEIGHTS else 0):
-                    seen = position + i // a.group + 1 - 64 * p
-                    if a.softcap != 0:
-                        cap_scores(scores + i * 256, a.softcap)
-                    if seen < 64 or seen > a.window:
-                        hide(scores + i * 256, seen - a.window, seen)
-                    soften(scores + i * 256, state + i * size, a.v_columns)
-                    widen_row(scores + i * 256, 64, px, i, 64)
-                    if v_parts == 2:
-                        widen_rest(scores + i * 256, 64, px + p_rest, i, 64)
+                    weigh(a, scores + i * 256, position + i // a.group + 1 - 64 * p, state + i * size)
+                    widen_row(scores + i * 256, 64, px, px + p_rest if v_parts == 2 else 0, i, 64)
                 if a.upto >= SUMS:
                     tokens = min(64, position + rows - 64 * p)
                     unpack_v(v_type, v, tokens, a.v_columns, values)
@@ -137,9 +118,6 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
                             x, w = px + i // 16 * p_size, vx + c // 16 * p_size
                             _add_products(v_parts, x, p_size, p_rest, w, p_size, v_rest, p_size)
                             amx.store_sums(sums, size)
-            for i in range(vectors):
-                out = a.sums + (((row + i // a.group) * a.kv_heads + head) * a.group + i % a.group) * size
-                for j in range(0, a.v_columns + TAIL, 16):
-                    store_f32(out + 4 * j, load_f32(state + i * size + 4 * j))
+            leave(a, head, row, vectors, state)
 
     return attend_wide

@@ -7,6 +7,8 @@ decoded once per block). Both leave unnormalized sums with their maxima, which `
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .activations import hand_over, soft_cap
@@ -40,9 +42,9 @@ ATTEND = record(
 """spans: SPAN records. table: TABLE or WINDOW_TABLE. splits, split_pages: addresses of the number of parts that the
 tokens are split in, and of the pages of a part, counted from the first that is seen. blocks: address of the number of
 row blocks (attend_many). window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
-scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: bytes of the next page that `attend_one`
-fetches with each block of 32 numbers of V: see `fetch_steps`. sums: [row][head][split] of v_columns + TAIL float32: the
-weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or SUMS."""
+scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: as `fetch_steps`. sums:
+[row][head][split] of v_columns + TAIL float32: the weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or
+SUMS."""
 
 SCORES, WEIGHTS, SUMS = 1, 2, 3
 """How far attention goes: Q K' only, its softmax too, or all of it. Less than all is for who asks what a part takes."""
@@ -59,7 +61,7 @@ def block_rows(group: int) -> int:
     return max(1, BLOCK // group)
 
 
-def fetch_steps(k_page: int, v_page: int, v_columns: int) -> dict[str, int]:
+def fetch_steps(k_page: int, v_page: int, v_columns: int) -> dict[str, Any]:
     """What of the next page is fetched at a time, so that all of it is when this page's sums are done."""
     times = PAGE * v_columns // 32
     return {"k_step": k_page // times, "v_step": v_page // times}
@@ -109,6 +111,38 @@ def hide(scores, first, end):
     for t in range(0, 64, 16):
         seen = first_lanes(end - t, load_f32(scores + 4 * t), splat(-np.inf))
         store_f32(scores + 4 * t, first_lanes(first - t, splat(-np.inf), seen))
+
+
+@inline
+def weigh(a, scores, seen, state):
+    """64 scores of a page to weights, of a row that sees `seen` tokens from the page's first on."""
+    if a.softcap != 0:
+        cap_scores(scores, a.softcap)
+    if seen < 64 or seen > a.window:
+        hide(scores, seen - a.window, seen)
+    soften(scores, state, a.v_columns)
+
+
+@inline
+def row_block(a, item):
+    """What an item of many rows is: KV head, first row, how many (none past the span's), position, page table."""
+    block_rows, blocks = max(1, BLOCK // a.group), peek_i64(a.blocks)
+    rest, block = divmod(item, blocks)
+    at, head = divmod(rest, a.kv_heads)
+    span, before = a.spans + 40 * at, block * block_rows
+    rows = max(0, min(block_rows, peek_i64(span + 8) - before))
+    return head, peek_i64(span) + before, rows, peek_i64(span + 16) + before, peek_i64(span + a.table)
+
+
+@inline
+def leave(a, head, row, vectors, state):
+    """The sums of a block's query vectors, in the one split that there is."""
+    size = (a.v_columns + TAIL) * 4
+    for i in range(vectors):
+        in_block, g = divmod(i, a.group)
+        out = a.sums + (((row + in_block) * a.kv_heads + head) * a.group + g) * size
+        for j in range(0, size, 64):
+            store_f32(out + j, load_f32(state + i * size + j))
 
 
 def scratch_bytes(group: int, v_columns: int) -> int:

@@ -8,7 +8,6 @@ needs none of its own: the thread that finished the last item before it does it 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -345,18 +344,3 @@ class Team:
 def now():
     """The counter that stamps are taken from."""
     return clock()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: the affinity mask, the cgroup's quota, and physical cores where they tell."""
-    import psutil
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = min(cores, psutil.cpu_count(logical=False) or cores)
-    try:
-        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()  # noqa: SIM115 (a line of the kernel's)
-        if quota != "max":
-            cores = min(cores, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, cores)

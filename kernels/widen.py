@@ -145,20 +145,15 @@ def widen_f16(tile, columns, out, rests):
 
 
 @inline
-def widen_row(x, n, out, row, columns):
-    """n float32 at x into row number `row` of the tiles of activations at `out`, which are `columns` wide."""
-    to = out + row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
+def widen_row(x, n, out, rests, row, columns):
+    """n float32 at x into row number `row` of the tiles of activations at `out`, which are `columns` wide; what
+    rounding takes to those at `rests`, if that is not 0."""
+    at = row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
     for i in range(0, n, 32):
-        store_bf16(to, rounded(load_f32(x + 4 * i)))
-        store_bf16(to + 32, rounded(load_f32(x + 4 * i + 64)))
-        to += amx.TILE
-
-
-@inline
-def widen_rest(x, n, out, row, columns):
-    """The same for what `widen_row` rounds away."""
-    to = out + row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
-    for i in range(0, n, 32):
-        store_bf16(to, rest(load_f32(x + 4 * i)))
-        store_bf16(to + 32, rest(load_f32(x + 4 * i + 64)))
-        to += amx.TILE
+        low, high = load_f32(x + 4 * i), load_f32(x + 4 * i + 64)
+        store_bf16(out + at, rounded(low))
+        store_bf16(out + at + 32, rounded(high))
+        if rests != 0:
+            store_bf16(rests + at, rest(low))
+            store_bf16(rests + at + 32, rest(high))
+        at += amx.TILE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .blocks import Decoder
 from .config import Config
 from .errors import ModelError
@@ -20,7 +22,7 @@ from .qwen3 import Qwen3
 from .qwen3moe import Qwen3MoE
 from .smollm3 import SmolLM3
 
-ARCHITECTURES: dict[str, type[Decoder]] = {
+ARCHITECTURES: dict[str, type[Decoder[Any]]] = {
     "llama": Llama,
     "qwen2": Qwen2,
     "qwen3": Qwen3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .config import Config
 from .hyper import Hyper
@@ -11,26 +11,6 @@ from .rope import RopeFactors
 if TYPE_CHECKING:
     from .recorder import Recorder
     from .weights import Weights
-
-
-class Decoder:
-    """An architecture: how it reads its hyperparameters, its weights and its forward pass."""
-
-    @staticmethod
-    def config(h: Hyper) -> Config:
-        """The hyperparameters of a file; raises ModelError."""
-        raise NotImplementedError
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        tied = not w.has("output.weight")
-        self.token_embd = w.embedding("token_embd.weight", c.n_vocab, c.n_embd)
-        self.output_norm = w.vector("output_norm.weight", c.n_embd)
-        self.output = w.matrix("token_embd.weight" if tied else "output.weight", c.n_vocab, c.n_embd)
-        self.rope_factors = RopeFactors(w, c)
-
-    def forward(self, r: Recorder) -> None:
-        """Record a step: its tokens in, the logits of the rows asked for out."""
-        raise NotImplementedError
 
 
 class Attention:
@@ -60,6 +40,22 @@ class FeedForward:
         self.ffn_down = w.matrix(f"blk.{i}.ffn_down.weight", c.n_embd, c.n_ff)
 
 
+class HeadNorms:
+    """Norms of the queries and of the keys, head by head."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", c.layers[i].head_dim_k)
+        self.attn_k_norm = w.vector(f"blk.{i}.attn_k_norm.weight", c.layers[i].head_dim_k)
+
+
+class PostNorms:
+    """Norms of what attention and the feed-forward add."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        self.post_attention_norm = w.vector(f"blk.{i}.post_attention_norm.weight", c.n_embd)
+        self.post_ffw_norm = w.vector(f"blk.{i}.post_ffw_norm.weight", c.n_embd)
+
+
 class PreNorm(Attention, FeedForward):
     """A layer whose two halves begin with a norm."""
 
@@ -68,3 +64,50 @@ class PreNorm(Attention, FeedForward):
         FeedForward.__init__(self, w, c, i)
         self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
         self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+
+
+Block = TypeVar("Block", bound=Attention)
+
+
+class Decoder(Generic[Block]):
+    """An architecture: how it reads its hyperparameters, its weights and its forward pass."""
+
+    block: type[Block]  # makes a layer of the weights
+
+    @staticmethod
+    def config(h: Hyper) -> Config:
+        """The hyperparameters of a file; raises ModelError."""
+        raise NotImplementedError
+
+    def __init__(self, w: Weights, c: Config) -> None:
+        tied = not w.has("output.weight")
+        self.token_embd = w.embedding("token_embd.weight", c.n_vocab, c.n_embd)
+        self.output_norm = w.vector("output_norm.weight", c.n_embd)
+        self.output = w.matrix("token_embd.weight" if tied else "output.weight", c.n_vocab, c.n_embd)
+        self.rope_factors = RopeFactors(w, c)
+        self.blk = [self.block(w, c, i) for i in range(c.n_layer)]
+
+    def forward(self, r: Recorder) -> None:
+        """Record a step: its tokens in, the logits of the rows asked for out."""
+        raise NotImplementedError
+
+
+class PlainDecoder(Decoder[PreNorm]):
+    """The forward pass that architectures have which differ in their hyperparameters or tensors only."""
+
+    block = PreNorm
+
+    def forward(self, r: Recorder) -> None:
+        x = r.embedding(self.token_embd)
+        for i, blk in r.layers(self.blk):
+            h = r.norm(x, blk.attn_norm)
+            q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
+            h = r.attention(i, q, k, v)
+            r.add_linear(x, h, blk.attn_output)
+
+            h = r.norm(x, blk.ffn_norm)
+            gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
+            r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
+
+        h = r.norm(x, self.output_norm, outs=True)
+        r.logits(h, self.output)

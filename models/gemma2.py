@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .blocks import Decoder, PreNorm
+from .blocks import Decoder, PostNorms, PreNorm
 from .config import Config
 from .hyper import Hyper
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(PreNorm):
+class Block(PreNorm, PostNorms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
-        super().__init__(w, c, i)
-        self.post_attention_norm = w.vector(f"blk.{i}.post_attention_norm.weight", c.n_embd)
-        self.post_ffw_norm = w.vector(f"blk.{i}.post_ffw_norm.weight", c.n_embd)
+        PreNorm.__init__(self, w, c, i)
+        PostNorms.__init__(self, w, c, i)
 
 
-class Gemma2(Decoder):
+class Gemma2(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
@@ -37,10 +38,6 @@ class Gemma2(Decoder):
         )
         final_softcap = h.number("final_logit_softcapping", 1e-3, 1e6, default=30.0)
         return h.config(layers, embedding_scale=h.n_embd**0.5, final_softcap=final_softcap)
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd, scale=r.config.embedding_scale)

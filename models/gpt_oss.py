@@ -25,15 +25,13 @@ class Block(Attention, Experts):
         self.post_attention_norm = w.vector(f"blk.{i}.post_attention_norm.weight", c.n_embd)
 
 
-class GptOss(Decoder):
+class GptOss(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         rope, windows = h.rope(neox=True), h.windows(2)
         return h.config(h.layers([rope] * h.n_layer, windows=windows), **h.experts())
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

@@ -10,10 +10,11 @@ from .hyper import Hyper
 
 if TYPE_CHECKING:
     from .recorder import Recorder
-    from .weights import Weights
 
 
-class Granite(Decoder):
+class Granite(Decoder[PreNorm]):
+    block = PreNorm
+
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
@@ -24,10 +25,6 @@ class Granite(Decoder):
             residual_scale=h.number("residual_scale", 0, 1e6, default=0.0) or 1.0,
             logit_scale=1 / h.number("logit_scale", 1e-6, 1e6),
         )
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [PreNorm(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd, scale=r.config.embedding_scale)

@@ -27,14 +27,12 @@ class Block(Attention, FeedForward, Experts):
         self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
 
 
-class Llama(Decoder):
+class Llama(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         return h.config(h.layers([h.rope(neox=False)] * h.n_layer), **h.experts(n_ff=h.n_ff))
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

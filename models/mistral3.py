@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .blocks import Decoder, PreNorm
+from .blocks import PlainDecoder
 from .config import Config
 from .hyper import Hyper
 
-if TYPE_CHECKING:
-    from .recorder import Recorder
-    from .weights import Weights
 
-
-class Mistral3(Decoder):
+class Mistral3(PlainDecoder):
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
@@ -21,22 +15,3 @@ class Mistral3(Decoder):
         temperature = h.number("attention.temperature_scale", 0, 1e3, default=0.0)
         layers = h.layers([rope] * h.n_layer)
         return h.config(layers, temperature_scale=temperature, temperature_length=rope.n_ctx_orig)
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [PreNorm(w, c, i) for i in range(c.n_layer)]
-
-    def forward(self, r: Recorder) -> None:
-        x = r.embedding(self.token_embd)
-        for i, blk in r.layers(self.blk):
-            h = r.norm(x, blk.attn_norm)
-            q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
-            h = r.attention(i, q, k, v)
-            r.add_linear(x, h, blk.attn_output)
-
-            h = r.norm(x, blk.ffn_norm)
-            gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
-            r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
-
-        h = r.norm(x, self.output_norm, outs=True)
-        r.logits(h, self.output)

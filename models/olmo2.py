@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .blocks import Attention, Decoder, FeedForward
+from .blocks import Attention, Decoder, FeedForward, PostNorms
 from .config import Config
 from .hyper import Hyper
 
@@ -14,30 +14,27 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(Attention, FeedForward):
+class Block(Attention, FeedForward, PostNorms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
         FeedForward.__init__(self, w, c, i)
+        PostNorms.__init__(self, w, c, i)
         a = c.layers[i]
         self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", a.n_head * a.head_dim_k)
         self.attn_k_norm = w.vector(f"blk.{i}.attn_k_norm.weight", a.n_head_kv * a.head_dim_k)
-        self.post_attention_norm = w.vector(f"blk.{i}.post_attention_norm.weight", c.n_embd)
-        self.post_ffw_norm = w.vector(f"blk.{i}.post_ffw_norm.weight", c.n_embd)
 
 
-class Olmo2(Decoder):
+class Olmo2(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
         windows, rope = h.windows(period=4), h.rope(neox=True)
         local = replace(rope, scaling="none", factor=1.0, magnitude=1.0)
         return h.config(h.layers([local if window else rope for window in windows], windows=windows))
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

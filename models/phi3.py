@@ -25,15 +25,13 @@ class Block(Attention):
         self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
 
 
-class Phi3(Decoder):
+class Phi3(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
         return h.config(h.layers([h.rope(neox=True)] * h.n_layer, windows=h.windows(period=0)))
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

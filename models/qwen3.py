@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .blocks import Decoder, PreNorm
+from .blocks import Decoder, HeadNorms, PreNorm
 from .config import Config
 from .hyper import Hyper
 
@@ -13,24 +13,21 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(PreNorm):
+class Block(PreNorm, HeadNorms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
-        super().__init__(w, c, i)
-        self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", c.layers[i].head_dim_k)
-        self.attn_k_norm = w.vector(f"blk.{i}.attn_k_norm.weight", c.layers[i].head_dim_k)
+        PreNorm.__init__(self, w, c, i)
+        HeadNorms.__init__(self, w, c, i)
 
 
-class Qwen3(Decoder):
+class Qwen3(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()
         return h.config(h.layers([h.rope(neox=True)] * h.n_layer))
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

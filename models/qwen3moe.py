@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .blocks import Attention, Decoder
+from .blocks import Attention, Decoder, HeadNorms
 from .config import Config
 from .experts import Experts
 from .hyper import Hyper
@@ -14,26 +14,23 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(Attention, Experts):
+class Block(Attention, HeadNorms, Experts):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
+        HeadNorms.__init__(self, w, c, i)
         Experts.__init__(self, w, c, i)
         self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
-        self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", c.layers[i].head_dim_k)
-        self.attn_k_norm = w.vector(f"blk.{i}.attn_k_norm.weight", c.layers[i].head_dim_k)
         self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
 
 
-class Qwen3MoE(Decoder):
+class Qwen3MoE(Decoder[Block]):
+    block = Block
+
     @staticmethod
     def config(h: Hyper) -> Config:
         return h.config(h.layers([h.rope(neox=True)] * h.n_layer), **h.experts())
-
-    def __init__(self, w: Weights, c: Config) -> None:
-        super().__init__(w, c)
-        self.blk = [Block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pyllm.engine import host
 
 
@@ -44,6 +46,12 @@ def test_cpu_quota_of_version_1(tmp_path: Path) -> None:
     assert host.cpu_quota(tmp_path) is None
     (group / "cpu.cfs_quota_us").write_text("150000\n")
     assert host.cpu_quota(tmp_path) == 1.5
+
+
+def test_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= host.usable_cores() <= host.affinity()
+    monkeypatch.setattr(host, "cpu_quota", lambda: 0.3)
+    assert host.usable_cores() == 1
 
 
 def test_nothing_is_told(tmp_path: Path) -> None:

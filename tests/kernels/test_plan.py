@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyllm.kernels.jit import kernel, record
 from pyllm.kernels.memory import peek_i64, poke_i64
-from pyllm.kernels.plan import Cost, Plan, Team, compile_kernels, now, usable_cores
+from pyllm.kernels.plan import Cost, Plan, Team, compile_kernels, now
 from pyllm.kernels.sync import fetch_add, give_way, load_acquire
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -212,7 +212,3 @@ def test_solo_operations_are_done_by_one_thread(threads: int) -> None:
 def test_operands_must_be_those_of_the_kernel() -> None:
     with pytest.raises(AssertionError, match="who"):
         Plan().add("count", count, items=1, counts=np.zeros(1, np.int64))
-
-
-def test_usable_cores() -> None:
-    assert usable_cores() >= 1

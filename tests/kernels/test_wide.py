@@ -22,7 +22,7 @@ ULP = 2.0**-8  # of a bfloat16, the last place beside the number
 @kernel(record(x="ptr", n="int", out="ptr"))
 def widen_rows(a, begin, end, thread):  # type: ignore[no-untyped-def]
     for item in range(begin, end):
-        widen_row(a.x + item * a.n * 4, a.n, a.out, item, a.n)
+        widen_row(a.x + item * a.n * 4, a.n, a.out, 0, item, a.n)
 
 
 def activations(x: np.ndarray) -> np.ndarray:
