@@ -67,14 +67,16 @@ def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
         for i, (profile, found) in enumerate(zip(profiles, points, strict=True)):
             how: dict[str, Any] = {"color": look.series[i], "marker": MARKERS[i], "zorder": 3}
             axes.scatter([], [], label=f"{'prefill' if profile.many else 'decode'} at {profile.case.n_depth}", **how)
-            near_by: dict[tuple[int, int], list[tuple[Operation, float]]] = {}
+            near_by: dict[int, list[tuple[Operation, float]]] = {}
             for op, x in found:
                 axes.scatter([x], [op.gmacs], s=14 + 170 * op.seconds / profile.whole, alpha=0.85, **how)
                 if op.seconds > TOLD * profile.whole:
-                    near_by.setdefault((round(4 * log10(x)), round(8 * log10(op.gmacs))), []).append((op, x))
-            for group in near_by.values():  # what lies close together is named together
-                last, x = min(group, key=lambda pair: pair[0].gmacs)
-                _say(axes, ", ".join(op.name for op, _ in group), (x, last.gmacs), (10, -3), va="top")
+                    near_by.setdefault(round(log10(x)), []).append((op, x))
+            for group in near_by.values():  # what lies close together is named together, the fastest first
+                group.sort(key=lambda pair: -pair[0].gmacs)
+                middle = (group[0][0].gmacs * group[-1][0].gmacs) ** 0.5
+                at = max(x for _, x in group), middle
+                _say(axes, "\n".join(op.name for op, _ in group), at, (11, 0), va="center")
 
     about = f"Roofline, {threads} threads" if threads > 1 else "Roofline, 1 thread"
     return Plot("roofline", about, "multiply-adds per byte of weights, K and V", "GMAC/s", paint, 4.6)
