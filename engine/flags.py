@@ -59,6 +59,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         engine, "-c --ctx-size", "N", whole(0), None, f"tokens in the context (0: the model's; default: {DEFAULT_CTX})"
     )
     _value(engine, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
+    strict = "keep each thread on a CPU of its own, of those that the process may use (taskset says which)"
+    engine.add_argument("--cpu-strict", action="store_true", help=strict)
     _value(engine, "-ctk --cache-type-k", "TYPE", cache_type, None, f"format of the K {types}")
     _value(engine, "-ctv --cache-type-v", "TYPE", cache_type, None, f"format of the V {types}")
     add_layers(engine, "k")

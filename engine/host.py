@@ -50,16 +50,16 @@ def caches(cpu: Path = CPUS / "cpu0") -> list[Cache]:
         with suppress(OSError, ValueError):
             text = {name: (folder / name).read_text().strip() for name in ("level", "type", "size")}
             nbytes = int(text["size"].removesuffix("K")) << 10
-            found.append(Cache(int(text["level"]), text["type"], nbytes, _cores(folder / "shared_cpu_list")))
+            found.append(Cache(int(text["level"]), text["type"], nbytes, len(_listed(folder / "shared_cpu_list")) or 1))
     return sorted(found, key=lambda cache: (cache.level, cache.kind))
 
 
-def _cores(path: Path) -> int:
-    """Of a list such as 0-3,8-11; 1 where nothing is said."""
+def _listed(path: Path) -> set[int]:
+    """CPUs of a list such as 0-3,8-11; none where nothing is said."""
     with suppress(OSError, ValueError):
         ranges = [part.split("-") for part in path.read_text().strip().split(",")]
-        return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges)
-    return 1
+        return {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
+    return set()
 
 
 def last_level_cache(cpu: Path = CPUS / "cpu0") -> int:
@@ -70,6 +70,19 @@ def last_level_cache(cpu: Path = CPUS / "cpu0") -> int:
 def affinity() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpus(root: Path = CPUS) -> list[int]:
+    """CPUs that this process may run on: first one of each physical core."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    taken: list[set[int]] = []  # cores, by their CPUs
+    twins: list[int] = []
+    for number in allowed:
+        if any(number in core for core in taken):
+            twins.append(number)
+        else:
+            taken.append(_listed(root / f"cpu{number}/topology/thread_siblings_list") or {number})
+    return [number for number in allowed if number not in twins] + twins
 
 
 def usable_cores() -> int:

@@ -7,14 +7,14 @@ from pathlib import Path
 from ..kernels.plan import Cost
 from ..models import layer_map
 from ..models.config import Config
-from ..models.errors import NumberError
+from ..models.errors import NumberError, UsageError
 from ..models.gguf import GGUF
 from ..models.header import DOWNLOAD
 from ..models.loaded import Loaded
 from ..models.model import Model
 from ..models.template import ChatTemplate
 from ..models.tokenizer import Tokenizer
-from .host import usable_cores
+from . import host
 from .pages import PagePool
 from .progress import Progress, silent
 from .session import Session
@@ -64,7 +64,7 @@ class LLM:
         g = path if isinstance(path, GGUF) else GGUF.open(path)
         loaded = Loaded(g, Config.from_gguf(g))
         types = layer_map.pairs(cache_type_k, cache_type_v, loaded.config.n_layer)
-        threads = n_threads or usable_cores()
+        threads = n_threads or host.usable_cores()
         tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)
         model = Model(
             loaded,
@@ -106,6 +106,17 @@ class LLM:
             progress=progress,
         )
         return LLM(model, self.tokenizer, self.template, n_ctx or self.n_ctx, self.path, self._loaded)
+
+    def pin(self) -> None:
+        """Keep each thread on a CPU of its own; raises UsageError where there are too few, or the system forbids it."""
+        cpus = host.cpus()
+        if len(cpus) < self.n_threads:
+            problem = f"{self.n_threads} threads, but this process may use {len(cpus)} CPUs; lower -t"
+            raise UsageError(f"--cpu-strict: {problem if cpus else 'this system does not pin threads'}")
+        try:
+            self.model.team.pin(cpus[: self.n_threads])
+        except OSError as error:
+            raise UsageError(f"--cpu-strict: the system refuses to pin threads ({error.strerror})") from None
 
     def session(self) -> Session:
         """A new, empty sequence."""

@@ -92,6 +92,8 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
             tokenizer=tokenizer,
             progress=progress,
         )
+        if args.cpu_strict:
+            llm.pin()
     llm.checked = args.check
     return llm, tokens, perf_counter() - begin
 

@@ -8,8 +8,9 @@ needs none of its own: the thread that finished the last item before it does it 
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -286,6 +287,19 @@ class Team:
         ]
         self._started = False
 
+    def pin(self, cpus: Sequence[int]) -> None:
+        """Keep each thread on a CPU of its own, the caller on the first; raises OSError where that may not be."""
+        self._start()
+        threads = [threading.get_native_id(), *(worker.native_id or 0 for worker in self._workers)]
+        for thread, cpu in zip(threads, cpus, strict=True):
+            os.sched_setaffinity(thread, {cpu})
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            for worker in self._workers:
+                worker.start()
+
     def _work(self, thread: int) -> None:
         seen = 0
         while True:
@@ -309,10 +323,7 @@ class Team:
         see `rest`.
         """
         table = plan.table
-        if not self._started:
-            self._started = True
-            for worker in self._workers:
-                worker.start()
+        self._start()
         # A worker may still walk the run before, where nothing is left to do: its memory and counters must stay.
         _all_left(self._address, self._runs * len(self._workers))
         self._plan, self._stamps = plan, stamps

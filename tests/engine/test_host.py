@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_cpu_quota_of_version_1(tmp_path: Path) -> None:
     assert host.cpu_quota(tmp_path) is None
     (group / "cpu.cfs_quota_us").write_text("150000\n")
     assert host.cpu_quota(tmp_path) == 1.5
+
+
+def test_cpus_of_their_own_cores_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5}, raising=False)
+    assert host.cpus(tmp_path) == [0, 1, 2, 3, 5]
+    for cpu, twins in ((0, "0-1"), (2, "2,3"), (5, "4-5")):
+        (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(twins + "\n")
+    assert host.cpus(tmp_path) == [0, 2, 5, 1, 3]
 
 
 def test_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -207,6 +208,22 @@ def test_solo_operations_are_done_by_one_thread(threads: int) -> None:
     team.close()
     assert set(counts) == {40}
     assert all(len(set(who)) == 1 and 0 <= who[0] < threads for who in found)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no threads")
+def test_threads_are_pinned() -> None:
+    before, counts = os.sched_getaffinity(0), np.zeros(64, np.int64)
+    cpus = sorted(before)[:2]
+    team, plan = Team(len(cpus)), Plan()
+    plan.add("count", count, items=64, counts=counts, who=np.zeros(64, np.int64))
+    try:
+        team.pin(cpus)
+        where = [os.sched_getaffinity(t) for t in (0, *(worker.native_id or 0 for worker in team._workers))]
+        team.run(plan)
+    finally:
+        team.close()
+        os.sched_setaffinity(0, before)
+    assert where == [{cpu} for cpu in cpus] and (counts == 1).all()
 
 
 def test_operands_must_be_those_of_the_kernel() -> None:
