@@ -45,7 +45,8 @@ class Model:
         self._net = loaded.net
         c = self.config
         self.kv = KVCache(c, -(-n_ctx // PAGE), types, rotate, n_batch=n_batch, sequences=sequences)
-        self._step = Step(n_batch, threads, experts=c.expert_count, experts_used=c.expert_used_count)
+        kv_heads = min(layer.n_head_kv for layer in c.layers)
+        self._step = Step(n_batch, threads, kv_heads, experts=c.expert_count, experts_used=c.expert_used_count)
         self._buffers = Buffers(self.config, n_batch, max_outs, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
         self.decode_plan = self._record(positions, many=False)

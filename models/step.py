@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,13 @@ I64Array = npt.NDArray[np.int64]
 
 MAX_SPLITS = 64
 """Parts that the tokens of a decode step are split in, at most."""
-SPLIT_PAGES = 4
-"""Pages of a part, at least."""
+
+
+def split(pages: int, threads: int, kv_heads: int) -> int:
+    """Parts for the tokens of a decode step. The first page of each has to be waited for, as nobody fetched it before;
+    the last part to end leaves others idle for half a part. Together this is least at a square root."""
+    best = round(math.sqrt(pages * threads / (2 * kv_heads)))
+    return min(max(best, -(-threads // kv_heads)), pages, MAX_SPLITS) if threads > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,10 @@ class Span:
 class Step:
     """The numbers of a step: int64 each, in arrays whose addresses stay."""
 
-    def __init__(self, max_rows: int, threads: int, *, experts: int = 0, experts_used: int = 0) -> None:
+    def __init__(self, max_rows: int, threads: int, kv_heads: int, *, experts: int = 0, experts_used: int = 0) -> None:
+        """kv_heads: of a layer, the fewest."""
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
+        self._kv_heads = kv_heads
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
         self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
@@ -82,8 +90,8 @@ class Step:
         self.wide_chunks[0], self.wide_out_chunks[0] = -(-row // linear.WIDE_CHUNK), -(-len(outs) // linear.WIDE_CHUNK)
         self.out_rows[: len(outs)] = outs
         decode = row == 1  # several rows, also of as many sequences, are for attend_many: no splits
-        per_split = max(SPLIT_PAGES, -(-pages // MAX_SPLITS)) if decode and self.threads > 1 else pages
-        self.splits[0] = -(-pages // per_split) if decode else 1
+        per_split = -(-pages // split(pages, self.threads, self._kv_heads)) if decode else pages
+        self.splits[0] = -(-pages // per_split)
         self.split_pages[0] = per_split
         self.span_splits[0] = len(spans) * self.splits[0]
         self.blocks[0] = -(-longest // attention.block_rows(group))
