@@ -72,10 +72,9 @@ def _adder(name: str, n: int) -> Callable[..., Any]:
 
 
 @inline
-def fetch(page, nbytes):
-    """What `add_page` does for K beside its sums."""
+def fetch(tile, nbytes):
     for i in range(0, nbytes, 64):
-        prefetch(page + i)
+        prefetch(tile + i)
 
 
 @cache
@@ -105,17 +104,17 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
             for p in range(page, last):
                 k = k_pool + peek_i64(table + 8 * p) * a.k_page
                 v = v_pool + peek_i64(table + 8 * p) * a.v_page
+                follower = peek_i64(table + 8 * min(p + 1, last - 1))
+                k_next, v_next = k_pool + follower * a.k_page, v_pool + follower * a.v_page
                 hidden, tokens = max(0, first - 64 * p), min(64, length - 64 * p)
                 for t in range(hidden // 16, (tokens + 15) // 16):
+                    if a.upto < SUMS:  # there are no sums to fetch it with
+                        fetch(k_next + t * a.k_tile, a.k_tile)
                     s = tile_dot(k_type, group, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, 256, s)
                 for g in range(group if a.upto >= WEIGHTS else 0):
                     weigh(a, scores + g * 256, length - 64 * p, sums + g * stride)
-                follower = peek_i64(table + 8 * min(p + 1, last - 1))
-                k_next, v_next = k_pool + follower * a.k_page, v_pool + follower * a.v_page
                 if a.upto >= SUMS:
                     add_page(v_type, group, a, v, hidden, tokens, scores, sums, stride, k_next, v_next)
-                else:
-                    fetch(k_next, a.k_page)
 
     return attend_one
