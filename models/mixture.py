@@ -103,7 +103,7 @@ class Mixture:
             common |= {"spans": self.spans, "scratch": self.scratch, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
-            grain = self._grain(items)
+            grain = r.grain(items, self.used * _tiles(s) * s.matrix.tile_bytes)
             common |= {"chosen": self.chosen}
         r.plan.add(s.role, kernel, items=items, times=times, grain=grain, barrier=barrier,
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
@@ -146,7 +146,7 @@ class Mixture:
             experts.sum_one(s.matrix.format.name),
             items=_tiles(s),
             times=self.r.step.rows,
-            grain=self._grain(_tiles(s)),
+            grain=self.r.grain(_tiles(s), self.used * _tiles(s) * s.matrix.tile_bytes),
             cost=self._cost(s),
             output=(x.x, self.r.step.rows),
             y=x.x, chosen=self.chosen, shares=self.shares, used=self.used, x_stride=common["x"].strides[0],
@@ -160,9 +160,6 @@ class Mixture:
             "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if _ints(s) else x.x,
             "meta": x.meta,
         }  # fmt: skip
-
-    def _grain(self, items: int) -> int:
-        return max(1, min(16, items // (8 * self.r.step.threads)))
 
     def _cost(self, s: Stack) -> CostOf:
         """Weights: of as many experts as so many rows choose on average, if they choose evenly."""

@@ -26,6 +26,8 @@ from .weights import Embedding, Matrix
 F32Array = npt.NDArray[np.float32]
 Block = TypeVar("Block")
 
+PIECE = 512 << 10
+"""Bytes of weights that a thread takes at once at most: another that lost its core holds up the others for so long."""
 FEW = 16
 """Rows for which it does not pay to turn weights for the matrix unit."""
 
@@ -199,12 +201,20 @@ class Recorder:
             kernel,
             items=items,
             times=times,
-            grain=max(1, min(16, items // (8 * step.threads))),
+            grain=self.grain(items, m.nbytes),
             barrier=barrier,
             cost=cost,
             output=(y.x, rows),
             **operands,
         )
+
+    def grain(self, items: int, nbytes: int) -> int:
+        """Tiles that a thread takes at once. Of a single row's, which wait for memory, as many as leave no thread idle:
+        a piece begins where nobody fetched ahead, and what is fetched behind its end is for another core."""
+        threads = self.step.threads
+        if self.many:
+            return max(1, min(16, items // (8 * threads)))
+        return -(-items // (threads * -(-nbytes // (threads * PIECE))))
 
     def attention(self, i: int, q: Rows, k: Rows, v: Rows, **extras: F32Array | None) -> Rows:
         """That of layer i: RoPE of q and k, k and v into the cache, and attention over what the layer sees of it.
