@@ -90,12 +90,12 @@ def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progre
     """Measure what is not known yet, until the time is over."""
     begin, config = monotonic(), bench.caches.config
     while todo := [cell for cell in cells(options, config, study.results) if cell.key not in study.results]:
-        for group in groups(bench, once(todo)):
-            if monotonic() - begin > budget:
-                return
-            study.add(measure(bench, group))
-            known = len(study.results)
-            progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
+        if monotonic() - begin > budget:
+            return
+        group = next(iter(groups(bench, once(todo))))  # then anew: what follows from it may tell more than the rest
+        study.add(measure(bench, group))
+        known = len(study.results)
+        progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
 
 
 def once(todo: list[Cell]) -> list[Cell]:

@@ -45,6 +45,13 @@ def test_whole_and_resumed_are_the_same_file(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
+    steps, order, real = [0], list[str](), study.measure
+
+    def watched(bench: Any, cells: Any) -> Any:
+        order.extend(cell.key for cell in cells)
+        return real(bench, cells)
+
+    monkeypatch.setattr(study, "measure", watched)
     code, out, err = call(capsys, *flags, "-o", str(whole), "--report", str(tmp_path / "report"))
     assert code == 0, err
     for part in (
@@ -60,7 +67,8 @@ def test_whole_and_resumed_are_the_same_file(
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<svg") >= 5 and (tmp_path / "report" / "heat.png").stat().st_size > 1000
 
-    steps, real = [0], study.measure
+    by_layer = next(i for i, key in enumerate(order) if key.startswith("score") and ":" in key)
+    assert by_layer < next(i for i, key in enumerate(order) if "questions" in key), "what tells more comes first"
 
     def interrupted(*args: Any) -> Any:
         steps[0] += 1
