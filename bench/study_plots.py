@@ -79,8 +79,14 @@ def _lengths(axes: Axes, look: Look, report: Report, task: str) -> None:
         found = [(n, r["kld_mean"]) for n in lengths if (r := report.of("score", task, n, k, v))]
         if found:
             axes.plot(*zip(*found, strict=True), f"{MARKERS[i]}-", color=look.series[i], label=f"{k}/{v}")
-    axes.set_xscale("log", base=2)
+    _doubling(axes)
     axes.set_yscale("log")
+
+
+def _doubling(axes: Axes) -> None:
+    """Numbers of tokens, each step twice as many, written out."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
 
 
 def _distances(axes: Axes, look: Look, report: Report) -> None:
@@ -91,7 +97,7 @@ def _distances(axes: Axes, look: Look, report: Report) -> None:
                 points = [(max(DISTANCES[n], 1), np.mean(c)) for n, c in enumerate(columns) if None not in c]
                 axes.plot(*zip(*points, strict=True), f"{MARKERS[i]}{'-' if j == 0 else ':'}", color=look.series[i],
                           label=f"{t}, {rotate}")  # fmt: skip
-    axes.set_xscale("log", base=2)
+    _doubling(axes)
     axes.set_yscale("log")
 
 
