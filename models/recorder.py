@@ -28,6 +28,8 @@ Block = TypeVar("Block")
 
 PIECE = 512 << 10
 """Bytes of weights that a thread takes at once at most: another that lost its core holds up the others for so long."""
+ROWS = 16
+"""Rows of activations that a thread takes at once at most."""
 FEW = 16
 """Rows for which it does not pay to turn weights for the matrix unit."""
 
@@ -41,6 +43,12 @@ class Recorder:
         self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
         self.positions, self.plan = positions, Plan()
         self._mixture: Mixture | None = None
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of activations that a thread takes at once: neighbours in memory are fetched together, and share lines
+        of the cache's tiles, so they should not be those of two threads; but each thread should have some."""
+        return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.many else 1
 
     def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
         """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
@@ -71,6 +79,7 @@ class Recorder:
             activations.rms_norm,
             items=1,
             times=count,
+            grain=self.rows_at_once,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
             output=(to.x, count),
@@ -92,6 +101,7 @@ class Recorder:
             activations.add_norm,
             items=1,
             times=self.step.rows,
+            grain=self.rows_at_once,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * to.n * 12),
             output=(to.x, self.step.rows),
@@ -111,6 +121,7 @@ class Recorder:
             activations.hand_over_rows,
             items=1,
             times=self.step.rows,
+            grain=self.rows_at_once,
             solo=not self.many,
             cost=lambda rows, context: Cost(activations=rows * x.n * 5),
             x=x.x,
@@ -245,7 +256,7 @@ class Recorder:
             activations.gate(activation),
             items=to.n // piece,
             times=self.step.rows,
-            grain=2,
+            grain=to.n // piece * self.rows_at_once if self.many else 2,
             cost=lambda rows, context: Cost(activations=rows * to.n * 13),
             output=(to.x, self.step.rows),
             gate=gate.x, up=up.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece,
