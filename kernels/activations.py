@@ -39,12 +39,11 @@ def quantize_row(x, n, q, meta):
         store_low_bytes(q + 32 * b, ints_lo)
         store_low_bytes(q + 32 * b + 16, ints_hi)
         sum_lo, sum_hi = sum_lanes_i32(ints_lo), sum_lanes_i32(ints_hi)
-        total = sum_lo + sum_hi
         d = top / np.float32(127)
         poke_f32(meta + 16 * b, d)
-        poke_f32(meta + 16 * b + 4, d * np.float32(-total))
-        poke_i32(meta + 16 * b + 8, -total)
-        poke_i32(meta + 16 * b + 12, (-sum_lo & 0xFFFF) | -sum_hi << 16)
+        poke_f32(meta + 16 * b + 4, d * np.float32(-(sum_lo + sum_hi)))
+        poke_i32(meta + 16 * b + 8, -sum_lo)
+        poke_i32(meta + 16 * b + 12, -sum_hi)
 
 
 @inline

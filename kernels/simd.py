@@ -269,11 +269,6 @@ low_bytes_i32 = unary(lambda b, v: b.and_(v, constant(v.type, 255)))
 high_bytes_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 8)))
 
 
-# The two halves of 32-bit integers, with their sign.
-low_half = unary(lambda b, v: b.ashr(b.shl(v, constant(v.type, 16)), constant(v.type, 16)))
-high_half = unary(lambda b, v: b.ashr(v, constant(v.type, 16)))
-
-
 @intrinsic(prefer_literal=True)
 def zeros_f32(typingctx: Any, rows: Any) -> Any:
     """A group of `rows` vectors f32x16 of zeros."""

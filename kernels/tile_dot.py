@@ -18,7 +18,7 @@ from .dot import STORED_BIAS, dot_words
 from .formats import FORMATS, Format
 from .memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
 from .scales import integers_at, load_minimum, load_scale
-from .simd import fma, high_half, low_half, splat, to_f32, zeros_f32, zeros_i32
+from .simd import fma, splat, to_f32, zeros_f32, zeros_i32
 from .words import load_words
 
 
@@ -31,13 +31,12 @@ MANY = 16
 """The most that `many` gives: rows of activations are followed by room for so many more."""
 
 META = 16
-"""Bytes per block of activations: f32 d (the scale), f32 d * -sum, i32 -sum, and -sum of each half as i16; sum of the
-int8."""
+"""Bytes per block of activations: f32 d (the scale), f32 d * -sum, and i32 -sum of each half; sums of the int8."""
 AHEAD = 4096
 """Bytes ahead of which a single row fetches weights, across tiles and pages where the hardware starts anew each time:
 reads 20 % more per second than without (bench/LOG.md)."""
 
-META_D, META_DSUM, META_SUM, META_HALVES = 0, 4, 8, 12
+META_D, META_DSUM, META_FIRST, META_SECOND = 0, 4, 8, 12
 
 
 def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
@@ -103,8 +102,8 @@ def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
             words, d = load_words(name, w), splat_floats(meta + META_D, meta_stride, n)
-            sums = splat_words(meta + META_HALVES, meta_stride, n)
-            first, second = low_half(sums), high_half(sums)
+            first = splat_words(meta + META_FIRST, meta_stride, n)
+            second = splat_words(meta + META_SECOND, meta_stride, n)
             s = dot_words(first * zero, words, 0, 4, x, x_stride)
             total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b), total)
             s = dot_words(second * zero, words, 4, 4, x, x_stride)
