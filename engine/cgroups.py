@@ -18,7 +18,8 @@ def folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int
             if not controllers:
                 mounts, version = [root / "sys/fs/cgroup"], 2
             elif controller in controllers.split(","):
-                mounts, version = [root / "sys/fs/cgroup" / name for name in {controller: 0, controllers: 0}], 1
+                names = dict.fromkeys((controller, controllers))  # "cpu", and "cpu,cpuacct"
+                mounts, version = [root / "sys/fs/cgroup" / name for name in names], 1
             else:
                 continue
             for mount in mounts:

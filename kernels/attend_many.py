@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, leave, row_block, start, weigh
+from .attention import ATTEND, SUMS, TAIL, WEIGHTS, leave, row_block, rows_of_block, start, weigh
 from .cache import unpack_v
 from .jit import Kernel, inline, kernel
 from .memory import load_f32, load_rows, peek_i64, splat_floats, store_rows
@@ -38,7 +38,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
         scores = a.scratch + thread * a.scratch_bytes
-        values = scores + (max(1, BLOCK // a.group) * a.group + MANY) * 256
+        values = scores + (rows_of_block(a) * a.group + MANY) * 256
         state = values + 64 * a.v_columns * 4
         for item in range(begin, end):
             head, row, rows, position, table = row_block(a, item)

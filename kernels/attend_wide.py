@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from . import amx
-from .attention import ATTEND, BLOCK, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, start, weigh
+from .attention import ATTEND, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, rows_of_block, start, weigh
 from .cache import PAGE, unpack_v
 from .jit import Kernel, inline, kernel
 from .memory import load_f32, peek_i64, store_f32
@@ -72,7 +72,7 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
     @kernel(ATTEND, f"attend_wide_{k_type}_{v_type}")
     def attend_wide(a, begin, end, thread):
         amx.configure()
-        size, room = (a.v_columns + TAIL) * 4, (max(1, BLOCK // a.group) * a.group + 31) // 32 * 32
+        size, room = (a.v_columns + TAIL) * 4, (rows_of_block(a) * a.group + 31) // 32 * 32
         q_size, p_size = a.k_columns // 32 * amx.TILE, 2 * amx.TILE  # bytes of a tile row
         q_rest, k_rest = room // 16 * q_size, 4 * q_size
         p_rest, v_rest = room // 16 * p_size, a.v_columns // 16 * p_size

@@ -1,8 +1,9 @@
 """Attention over the paged cache: softmax(Q K') V with an online softmax, a page of 64 tokens at a time.
 
-Two kernels share the steps that are here: that of attend_one.py for single query rows (decode; tokens split between
-threads, one read of K and V for all query heads of a group) and that of attend_many.py for prefill (blocks of rows; V
-decoded once per block). Both leave unnormalized sums with their maxima, which `combine` puts together.
+Three kernels share the steps that are here: that of attend_one.py for single query rows (decode; tokens split between
+threads, one read of K and V for all query heads of a group) and, for prefill, those of attend_many.py and
+attend_wide.py (blocks of rows; V decoded once per block). All leave unnormalized sums with their maxima, which
+`combine` puts together.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ATTEND = record(
 )  # fmt: skip
 """spans: SPAN records. table: TABLE or WINDOW_TABLE. splits, split_pages: addresses of the number of parts that the
 tokens are split in, and of the pages of a part, counted from the first that is seen. blocks: address of the number of
-row blocks (attend_many). window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
+row blocks in prefill. window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
 scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: as `fetch_steps`. sums:
 [row][head][split] of v_columns + TAIL float32: the weighted sum of V, and what TAIL tells. upto: SCORES, WEIGHTS or
 SUMS."""
@@ -124,13 +125,18 @@ def weigh(a, scores, seen, state):
 
 
 @inline
+def rows_of_block(a):
+    """`block_rows`, in a kernel."""
+    return max(1, BLOCK // a.group)
+
+
+@inline
 def row_block(a, item):
     """What an item of many rows is: KV head, first row, how many (none past the span's), position, page table."""
-    block_rows, blocks = max(1, BLOCK // a.group), peek_i64(a.blocks)
-    rest, block = divmod(item, blocks)
+    rest, block = divmod(item, peek_i64(a.blocks))
     at, head = divmod(rest, a.kv_heads)
-    span, before = a.spans + 40 * at, block * block_rows
-    rows = max(0, min(block_rows, peek_i64(span + 8) - before))
+    span, before = a.spans + 40 * at, block * rows_of_block(a)
+    rows = max(0, min(rows_of_block(a), peek_i64(span + 8) - before))
     return head, peek_i64(span) + before, rows, peek_i64(span + 16) + before, peek_i64(span + a.table)
 
 

@@ -40,6 +40,14 @@ class FeedForward:
         self.ffn_down = w.matrix(f"blk.{i}.ffn_down.weight", c.n_embd, c.n_ff)
 
 
+class Norms:
+    """What attention and the feed-forward begin with."""
+
+    def __init__(self, w: Weights, c: Config, i: int) -> None:
+        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
+        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+
+
 class HeadNorms:
     """Norms of the queries and of the keys, head by head."""
 
@@ -56,14 +64,13 @@ class PostNorms:
         self.post_ffw_norm = w.vector(f"blk.{i}.post_ffw_norm.weight", c.n_embd)
 
 
-class PreNorm(Attention, FeedForward):
+class PreNorm(Attention, FeedForward, Norms):
     """A layer whose two halves begin with a norm."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
         FeedForward.__init__(self, w, c, i)
-        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
-        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+        Norms.__init__(self, w, c, i)
 
 
 Block = TypeVar("Block", bound=Attention)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .blocks import Attention, Decoder, FeedForward
+from .blocks import Attention, Decoder, FeedForward, Norms
 from .config import Config
 from .experts import Experts
 from .hyper import Hyper
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(Attention, FeedForward, Experts):
+class Block(Attention, FeedForward, Experts, Norms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
         (Experts if c.expert_count else FeedForward).__init__(self, w, c, i)
-        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
-        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+        Norms.__init__(self, w, c, i)
 
 
 class Llama(Decoder[Block]):

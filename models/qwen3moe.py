@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .blocks import Attention, Decoder, HeadNorms
+from .blocks import Attention, Decoder, HeadNorms, Norms
 from .config import Config
 from .experts import Experts
 from .hyper import Hyper
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 
-class Block(Attention, HeadNorms, Experts):
+class Block(Attention, HeadNorms, Experts, Norms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
         HeadNorms.__init__(self, w, c, i)
         Experts.__init__(self, w, c, i)
-        self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
-        self.ffn_norm = w.vector(f"blk.{i}.ffn_norm.weight", c.n_embd)
+        Norms.__init__(self, w, c, i)
 
 
 class Qwen3MoE(Decoder[Block]):
