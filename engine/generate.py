@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
-from .progress import Progress, silent
+from .machine.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from ..models.tokenizer import Tokenizer
+    from ..models.text.tokenizer import Tokenizer
     from .sampler import Sampler
     from .session import Session
 
@@ -69,7 +69,7 @@ def generate(
     What session and prompt have in common at the start is not computed again. Between any two tokens the session is
     whole, so that the caller may stop listening there, or ask for it through `interrupted`.
     """
-    from ..models.tokenizer import StreamDecoder
+    from ..models.text.tokenizer import StreamDecoder
 
     times = Timings() if timings is None else timings
     decoder = StreamDecoder(tokenizer)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..kernels.plan import Cost
-from ..models import layer_map
-from ..models.config import Config
+from ..models.arch.registry import load_weights, read_config
+from ..models.cache import layer_map
 from ..models.errors import NumberError, UsageError
-from ..models.gguf import GGUF
-from ..models.header import DOWNLOAD
-from ..models.loaded import Loaded
-from ..models.model import Model
-from ..models.template import ChatTemplate
-from ..models.tokenizer import Tokenizer
-from . import host
-from .pages import PagePool
-from .progress import Progress, silent
+from ..models.file.gguf import GGUF
+from ..models.file.header import DOWNLOAD
+from ..models.forward.loaded import Loaded
+from ..models.forward.model import Model
+from ..models.text.template import ChatTemplate
+from ..models.text.tokenizer import Tokenizer
+from .machine import host
+from .machine.progress import Progress, silent
+from .page_table import PagePool
 from .session import Session
 
 
@@ -62,7 +62,7 @@ class LLM:
         each with sliding windows of its own. tokenizer: of this file, if it is read already.
         """
         g = path if isinstance(path, GGUF) else GGUF.open(path)
-        loaded = Loaded(g, Config.from_gguf(g))
+        loaded = load_weights(g, read_config(g))
         types = layer_map.pairs(cache_type_k, cache_type_v, loaded.config.n_layer)
         threads = n_threads or host.usable_cores()
         tokenizer, template = tokenizer or Tokenizer.from_gguf(g), ChatTemplate.from_gguf(g)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.sample import Scratch, draw, narrow
+from ..kernels.ops.sample import Scratch, draw, narrow
 from ..models.errors import NumberError, UsageError
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.cache import PAGE
+from ..kernels.pages import PAGE
 from ..models.errors import UsageError
-from ..models.model import Model
-from ..models.step import Span
-from .pages import PagePool, PageTable
+from ..models.forward.model import Model
+from ..models.forward.step import Span
+from .page_table import PagePool, PageTable
 
 F32Array = npt.NDArray[np.float32]
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .buffers import LINE, aligned
-from .jit import Kernel, inline, jit
-from .memory import peek_i32, peek_i64, poke_i64
-from .sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
+from .lang.buffers import LINE, aligned
+from .lang.jit import Kernel, inline, jit
+from .lang.memory import peek_i32, peek_i64, poke_i64
+from .lang.sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
 
 Array = npt.NDArray[Any]
 

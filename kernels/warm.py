@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from . import plan
-from .sample import Scratch, draw, narrow
+from .ops.sample import Scratch, draw, narrow
 
 
 def compile_functions() -> None:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..kernels.formats import CACHE_TYPES, FORMATS, Format
-from . import layer_map
-from .errors import UsageError
-from .gguf import GGUF
-
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
@@ -64,13 +59,6 @@ class Config:
     expert_used_count: int = 0
     expert_feed_forward_length: int = 0
 
-    @classmethod
-    def from_gguf(cls, g: GGUF) -> Config:
-        """Reads and checks the metadata of a supported architecture; raises ModelError."""
-        from .architectures import read_config  # they make Configs, so they import this module
-
-        return read_config(g)
-
     @property
     def window(self) -> int:
         """Tokens of the widest sliding window; 0: there is none."""
@@ -93,41 +81,3 @@ class Config:
     @property
     def head_dim_v(self) -> int:
         return max(layer.head_dim_v for layer in self.layers)
-
-
-def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
-    """The format named `cache_type`, if the cache of the `side` "k" or "v" can be kept in it; raises UsageError."""
-    flag = f"--cache-type-{side} {cache_type}"
-    if cache_type not in CACHE_TYPES:
-        raise UsageError(f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}")
-    fmt = FORMATS[cache_type]
-    for head_dim in sorted({_head_dim(layer, side) for layer in config.layers}):
-        if head_dim % fmt.size:
-            able = ", ".join(t for t in CACHE_TYPES if head_dim % FORMATS[t].size == 0)
-            problem = f"this model's heads have {head_dim} values, not a multiple of {cache_type}'s block of {fmt.size}"
-            raise UsageError(f"{flag}: {problem}; use one of {able}")
-    return fmt
-
-
-def side_bytes_per_token(config: Config, side: str, types: str, *, windows: bool | None = None) -> int:
-    """Bytes that the K (side "k") or V (side "v") of one token take in all layers together; raises UsageError.
-
-    types: a type, or a map of types by layer. windows: only of layers with a sliding window, or only of those without.
-    """
-    formats = [check_cache_type(config, side, name) for name in layer_map.types(side, types, config.n_layer)]
-    each = zip(config.layers, formats, strict=True)
-    return sum(
-        layer.n_head_kv * fmt.row_bytes(_head_dim(layer, side))
-        for layer, fmt in each
-        if windows is None or windows == (layer.window > 0)
-    )
-
-
-def kv_bytes_per_token(config: Config, k_types: str, v_types: str, *, windows: bool | None = None) -> int:
-    """Bytes that one token takes in the KV cache, in all layers together; raises UsageError. windows: as above."""
-    k = side_bytes_per_token(config, "k", k_types, windows=windows)
-    return k + side_bytes_per_token(config, "v", v_types, windows=windows)
-
-
-def _head_dim(layer: Layer, side: str) -> int:
-    return layer.head_dim_k if side == "k" else layer.head_dim_v

@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import ROPE_SCALINGS, Config, Layer, Rope
 from .errors import ModelError
-from .gguf import CONVERT, GGUF
+from .file.gguf import CONVERT, GGUF
 
 # Beyond every model that exists, and small enough that no product of a few of them leaves an int64.
 MAX_LAYERS = 1024

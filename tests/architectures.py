@@ -157,4 +157,4 @@ def write(folder: Path, name: str, kind: str) -> Path:
 
 
 def recording(name: str, kind: str) -> Path:
-    return Path(__file__).parent / "models" / "logits" / f"{name}-{kind}.npz"
+    return Path(__file__).parent / "models" / "arch" / "logits" / f"{name}-{kind}.npz"

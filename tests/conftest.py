@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyllm.engine import sources
+from pyllm.engine.store import sources
 from pyllm.models.errors import PyllmError
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pyllm.bench.cases import Case
+from pyllm.bench.speed.cases import Case
 
 # What --help says that matters, in llama.cpp, in ik_llama.cpp and in neither.
 LLAMA = "  -d, --n-depth <n>  (default: 0)\n  -fa, --flash-attn <on|off|auto>  (default: auto)\n"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pyllm.kernels.plan import Cost
-from pyllm.models.config import Config
-from pyllm.models.gguf import GGUF
-from pyllm.models.tokenizer import Tokenizer
+from pyllm.models.arch.registry import read_config
+from pyllm.models.file.gguf import GGUF
+from pyllm.models.text.tokenizer import Tokenizer
 
 REPLY = "hello the world 😀"
 
@@ -87,7 +87,7 @@ class FakeLLM:
     loaded: dict[str, Any]  # what `load` was called with
 
     def __init__(self, file: GGUF, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
-        self.config, self.tokenizer = Config.from_gguf(file), Tokenizer.from_gguf(file)
+        self.config, self.tokenizer = read_config(file), Tokenizer.from_gguf(file)
         self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
         self.path, self.n_ctx, self.n_threads = file.path, n_ctx, n_threads or 1
         self.read_at = lambda depth: Cost(weights=1_000_000, k=200 * depth, v=100 * depth)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyllm.bench import roofs
-from pyllm.kernels import peak
+from pyllm.bench.machine import roofs
+from pyllm.kernels.roofs import peak
 
 GIVEN = roofs.Roofs(
     machine="", cpu="a CPU", measured="2026-01-01", last_level_cache=1 << 20, spread=0.02,

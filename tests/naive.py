@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyllm.kernels.formats import FORMATS
-from pyllm.models.config import Config
-from pyllm.models.gguf import GGUF
+from pyllm.kernels.formats.table import FORMATS
+from pyllm.models.arch.registry import read_config
+from pyllm.models.file.gguf import GGUF
 
 Array = npt.NDArray[Any]
 
@@ -147,7 +147,7 @@ def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | Non
 
     rotation: values in the blocks that K and V are rotated in before they are rounded, and back after.
     """
-    c = Config.from_gguf(g)
+    c = read_config(g)
     f = {n: FORMATS[t.type].decode(t.data).reshape(t.shape).astype(np.float64) for n, t in g.tensors.items()}
     rope_ = c.layers[0].rope
     assert rope_ is not None

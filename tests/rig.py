@@ -9,12 +9,12 @@ import naive
 import numpy as np
 import numpy.typing as npt
 
-from pyllm.kernels import cache as pages
-from pyllm.kernels import tiles
-from pyllm.kernels.buffers import aligned
-from pyllm.kernels.encode import SCRATCH
-from pyllm.kernels.formats import Format
-from pyllm.kernels.jit import Kernel, kernel, record
+from pyllm.kernels import pages
+from pyllm.kernels.formats import tiles
+from pyllm.kernels.formats.encode import SCRATCH
+from pyllm.kernels.formats.table import Format
+from pyllm.kernels.lang.buffers import aligned
+from pyllm.kernels.lang.jit import Kernel, kernel, record
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +56,7 @@ def packed(raw: Array, fmt: Format, columns: int) -> Array:
 def store(fmt: str) -> Kernel:
     """A kernel whose items are tokens: x into K and V pages at `places`, and the V block read back to `out`."""
     store_k, store_v, load_v = pages.store_k, pages.store_v, pages.load_v
-    from pyllm.kernels.memory import peek_i64, store_f32
+    from pyllm.kernels.lang.memory import peek_i64, store_f32
 
     @kernel(record(x="ptr", n="int", places="ptr", k="ptr", k_page="int", v="ptr", v_page="int", numbers="int",
                    row="int", scratch="ptr", out="ptr"), f"store_{fmt}")  # fmt: skip

@@ -1,71 +1,168 @@
-"""The architecture, checked: imports point down, only `kernels` needs Numba, importing is quick, the map is true."""
+"""The house, checked: imports point down between floors and rooms, only `kernels` needs Numba, the README is true.
+
+Also: importing is quick, argparse and print are for commands, names of files are unique, and no room grows too large.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from pyllm.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
-BELOW: dict[str, set[str]] = {
-    "kernels": set(),
-    "models": {"kernels"},
-    "engine": {"kernels", "models"},
-    "bench": {"kernels", "models", "engine"},
+FLOORS = ("kernels", "models", "engine", "bench")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "kernels": ("lang", "plan", "formats", "pages", "ops", "attention", "roofs", "warm"),
+    "models": ("errors", "file", "config", "hyper", "text", "cache", "forward", "arch", "describe"),
+    "engine": ("machine", "store", "advice", "page_table", "sampler", "session", "llm", "generate", "chat", "commands"),
+    "bench": ("report", "machine", "speed", "quality", "bus", "study", "commands"),
 }
+"""The rooms of each floor, from the lowest to the highest: a folder, or a module that stands on the floor itself."""
 
-
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of each import in a file, wherever it stands; relative ones with the root package's name."""
-    package = ["pyllm", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            # `from . import jit` names a module only in what it imports.
-            yield from ((node.lineno, module if node.module else f"{module}.{alias.name}") for alias in node.names)
+FOLDER_FILES, FILE_LINES = 16, 400
 
 
 def sources(floor: str) -> list[Path]:
     return sorted((ROOT / floor).rglob("*.py"))
 
 
-@pytest.mark.parametrize("floor", BELOW)
-def test_imports_point_down(floor: str) -> None:
-    for path in sources(floor):
-        for line, module in imports(path):
-            first, _, rest = module.partition(".")
-            target = rest.partition(".")[0]
-            if first == "pyllm" and target in BELOW:
-                assert target in BELOW[floor] | {floor}, f"{path.relative_to(ROOT)}:{line} imports {module}"
+EVERY = [path for floor in FLOORS for path in sources(floor)]
 
 
-@pytest.mark.parametrize("floor", BELOW)
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def for_types_only(path: Path) -> set[ast.AST]:
+    """What stands under `if TYPE_CHECKING`."""
+    blocks = (
+        node for node in tree(path).body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    return {inner for block in blocks for inner in ast.walk(block)}
+
+
+def imports(path: Path, without: Collection[ast.AST] = ()) -> Iterator[tuple[int, str]]:
+    """(line, module) of each import in a file, wherever it stands, also under TYPE_CHECKING, and of each string that
+    names a file of ours; relative ones with the root package's name."""
+    package = ["pyllm", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(tree(path)):
+        if node in without:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.lstrip(".")
+            dots = len(node.value) - len(name)
+            parts = [*(package[: len(package) - dots + 1] if dots else []), *name.split(".")]
+            if parts[0] == "pyllm" and len(parts) > 2 and ROOT.joinpath(*parts[1:]).with_suffix(".py").is_file():
+                yield node.lineno, ".".join(parts)
+
+
+def place(module: str) -> tuple[str, str] | None:
+    """(floor, room) of a module of ours by its full name; the room is "" for a floor as a whole."""
+    first, *parts = module.split(".")
+    if first != "pyllm" or not parts or parts[0] not in FLOORS:
+        return None
+    return parts[0], parts[1] if len(parts) > 1 and parts[1] in ROOMS[parts[0]] else ""
+
+
+def own_place(path: Path) -> tuple[str, str]:
+    floor, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return floor, "" if rest == ["__init__"] else rest[0]
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_every_module_stands_in_a_room(floor: str) -> None:
+    there = {own_place(path)[1] for path in sources(floor)} - {""}
+    assert there == set(ROOMS[floor])
+
+
+@pytest.mark.parametrize("path", EVERY, ids=named)
+def test_imports_point_down(path: Path) -> None:
+    """From floor to floor and, on a floor, from room to room: so no rooms import each other in a circle."""
+    floor, room = own_place(path)
+    for line, module in imports(path):
+        if (found := place(module)) is None:
+            continue
+        where = f"{named(path)}:{line} imports {module}"
+        assert FLOORS.index(found[0]) <= FLOORS.index(floor), where
+        if found[0] == floor and found[1] and room:
+            assert ROOMS[floor].index(found[1]) <= ROOMS[floor].index(room), where
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Inside of a room a type may be named by what it is made of: only there, and only under TYPE_CHECKING."""
+    modules = {".".join(["pyllm", *path.relative_to(ROOT).with_suffix("").parts]): path for path in EVERY}
+
+    def known(module: str) -> str | None:
+        while module and module not in modules:
+            module = module.rpartition(".")[0]
+        return module or None
+
+    below = {name: {found for _, m in imports(path, for_types_only(path)) if (found := known(m)) and found != name}
+             for name, path in modules.items()}  # fmt: skip
+    while free := [name for name, found in below.items() if not found & below.keys()]:
+        for name in free:
+            del below[name]
+    assert not below, f"in a circle, or above one: {', '.join(sorted(below))}"
+
+
+@pytest.mark.parametrize(
+    ("where", "never"),
+    [
+        ("models/arch", r"pyllm\.engine"),
+        ("models/forward", r"pyllm\.models\.arch"),
+        ("engine/server", r"pyllm\.(kernels|models)\.(?!errors)"),
+        ("", "|".join(re.escape(command.module) + r"\b" for command in COMMANDS.values())),
+    ],
+)
+def test_never(where: str, never: str) -> None:
+    """What a room must not know. A command is imported by nothing: the table in __main__.py names it."""
+    for path in EVERY:
+        for line, module in imports(path) if named(path).startswith(where) else ():
+            assert not re.match(never, module), f"{named(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("floor", FLOORS)
 def test_imports_of_our_own_are_relative(floor: str) -> None:
     for path in sources(floor):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
             for name in names:
-                where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-                assert name.partition(".")[0] not in {"pyllm", *BELOW}, f"{where} imports {name}: one name per file"
+                where = f"{named(path)}:{getattr(node, 'lineno', 0)}"
+                assert name.partition(".")[0] not in {"pyllm", *FLOORS}, f"{where} imports {name}: one name per file"
 
 
-@pytest.mark.parametrize("floor", [floor for floor in BELOW if floor != "kernels"])
+@pytest.mark.parametrize("floor", [floor for floor in FLOORS if floor != "kernels"])
 def test_only_kernels_imports_numba(floor: str) -> None:
     for path in sources(floor):
         for line, module in imports(path):
-            assert module.partition(".")[0] not in {"numba", "llvmlite"}, f"{path.relative_to(ROOT)}:{line}"
+            assert module.partition(".")[0] not in {"numba", "llvmlite"}, f"{named(path)}:{line}"
 
 
-@pytest.mark.parametrize("code", ["import pyllm", "import pyllm.kernels, pyllm.models, pyllm.engine, pyllm.bench"])
+PROGRAMS = ["import pyllm", "import pyllm.__main__", *(f"import pyllm.{floor}" for floor in FLOORS)]
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
 def test_packages_are_light(code: str) -> None:
     """pytest imports the root package once more under the folder's name, and `pyllm --help` must not wait for Numba."""
     program = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}; print('numpy' in sys.modules)"
@@ -73,25 +170,44 @@ def test_packages_are_light(code: str) -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize("floor", BELOW)
-def test_modules_say_what_they_are(floor: str) -> None:
-    for path in sources(floor):
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.relative_to(ROOT)}: no docstring"
+def test_modules_say_what_they_are() -> None:
+    for path in EVERY:
+        assert ast.get_docstring(tree(path)), f"{named(path)}: no docstring"
 
 
-@pytest.mark.parametrize("floor", BELOW)
-def test_the_readmes_tree_is_true(floor: str) -> None:
-    _, _, tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The tree\n")
-    listed = {line.split()[0] for line in tree.partition("\n## ")[0].splitlines() if line.startswith("  ")}
-    there = {path.relative_to(ROOT / floor).as_posix() for path in sources(floor)} - {"__init__.py"}
-    assert there <= listed, f"README.md's tree lacks {floor}/: {', '.join(sorted(there - listed))}"
+def test_file_names_are_unique() -> None:
+    """So that a name that is searched for is found, and is the only one."""
+    seen: dict[str, Path] = {}
+    for path in EVERY:
+        if path.name != "__init__.py":
+            assert path.name not in seen, f"{named(path)} and {named(seen[path.name])} have one name"
+            seen[path.name] = path
 
 
-def test_the_readmes_tree_names_nothing_else() -> None:
-    _, _, tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The tree\n")
-    folder = ""
-    for line in tree.partition("\n## ")[0].splitlines():
-        if line.startswith("  "):
-            assert (ROOT / folder / line.split()[0]).exists(), f"README.md's tree has {folder}{line.split()[0]}"
-        elif "/ " in line:
-            folder = line.split()[0]
+def test_rooms_are_small() -> None:
+    for folder in {path.parent for path in [*EVERY, *(ROOT / "tests").rglob("*.py")]}:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= FOLDER_FILES, f"{named(folder)} holds {len(files)} files"
+        for path in files:
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= FILE_LINES, f"{named(path)} has {lines} lines"
+
+
+def readme_tree() -> list[str]:
+    """The files and folders that the README's tree names, by their paths: two spaces of indent are a folder deeper."""
+    _, _, text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The tree\n")
+    found, above = [], list[str]()
+    for line in text.partition("\n## ")[0].partition("```\n")[2].partition("```")[0].splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = [*above[:depth], name.rstrip("/")]
+        found.append("/".join(above))
+    return found
+
+
+def test_the_readmes_tree_is_true() -> None:
+    listed = readme_tree()
+    missing = {named(path) for path in EVERY if path.name != "__init__.py"} - set(listed)
+    assert not missing, f"README.md's tree lacks {', '.join(sorted(missing))}"
+    for name in listed:
+        assert (ROOT / name).exists(), f"README.md's tree has {name}"

@@ -10,7 +10,7 @@ import gguf
 import layouts
 import numpy as np
 
-from pyllm.kernels.formats import FORMATS
+from pyllm.kernels.formats.table import FORMATS
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("h e", "l l", "he ll", "hell o", "Ġ w", "o r", "Ġw or", "Ġwor l", "Ġworl d", "Ġ t", "Ġt he", "i n", "e r")

@@ -10,7 +10,7 @@ import tiny
 from fake_llm import REPLY, FakeLLM, FakeParams, FakeSampler, FakeSession
 
 from pyllm.engine.generate import Timings, common_prefix, generate
-from pyllm.models.gguf import GGUF
+from pyllm.models.file.gguf import GGUF
 
 
 @pytest.fixture

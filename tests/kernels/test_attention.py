@@ -11,12 +11,15 @@ import rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels import attention, cache, cpu, tiles
-from pyllm.kernels.attend_many import attend_many
-from pyllm.kernels.attend_one import attend_one
-from pyllm.kernels.attend_wide import attend_wide
-from pyllm.kernels.attend_wide import scratch_bytes as wide_scratch_bytes
-from pyllm.kernels.formats import CACHE_TYPES, FORMATS
+from pyllm.kernels import pages
+from pyllm.kernels.attention import softmax
+from pyllm.kernels.attention.decode import attend_one
+from pyllm.kernels.attention.prefill import attend_many
+from pyllm.kernels.attention.prefill_amx import attend_wide
+from pyllm.kernels.attention.prefill_amx import scratch_bytes as wide_scratch_bytes
+from pyllm.kernels.formats import tiles
+from pyllm.kernels.formats.table import CACHE_TYPES, FORMATS
+from pyllm.kernels.lang import cpu
 
 # Each is a kernel to compile. K and V do not know of each other's type: each type stands once beside itself (for one
 # row) and once beside the next.
@@ -44,7 +47,7 @@ def attend(
     softcap: float = 0.0,
     sinks: np.ndarray | None = None,
     seed: int = 0,
-    upto: int = attention.SUMS,
+    upto: int = softmax.SUMS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
@@ -53,16 +56,16 @@ def attend(
     """
     rng = np.random.default_rng(seed)
     kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
-    n, m = cache.columns(head_dim), cache.columns(v_dim)
+    n, m = pages.columns(head_dim), pages.columns(v_dim)
     rows, heads, max_rows = sum(r for r, _ in spans), kv_heads * group, sum(r for r, _ in spans) + 3
     n_pages = sum(-(-length // 64) for _, length in spans) + 1
     order = rng.permutation(n_pages)
 
-    k_pool = np.full((kv_heads, n_pages, cache.k_page_bytes(kf, head_dim)), 255, np.uint8)
-    v_pool = np.full((kv_heads, n_pages, cache.v_page_bytes(vf, v_dim)), 255, np.uint8)
+    k_pool = np.full((kv_heads, n_pages, pages.k_page_bytes(kf, head_dim)), 255, np.uint8)
+    v_pool = np.full((kv_heads, n_pages, pages.v_page_bytes(vf, v_dim)), 255, np.uint8)
     q = rng.standard_normal((rows, heads, head_dim), dtype=np.float32) * np.float32(2 * head_dim**-0.5)
     out = rig.zeros(kv_heads, max_rows, group, n)
-    records, tables, expected = np.zeros((len(spans), attention.SPAN), np.int64), [], []
+    records, tables, expected = np.zeros((len(spans), softmax.SPAN), np.int64), [], []
     row = 0
     for i, (count, length) in enumerate(spans):
         table = order[: -(-length // 64)].copy()
@@ -94,28 +97,28 @@ def attend(
         numbers, meta = rig.activations(out)
     room[: out.size // n], metas[: out.size // n] = numbers.reshape(-1, n), meta.reshape(-1, n // 32, 4)
 
-    pages = max(-(-length // 64) for _, length in spans)
-    blocks = -(-max(r for r, _ in spans) // attention.block_rows(group))
-    scratch = max(attention.scratch_bytes(group, m), wide_scratch_bytes(group, n, m))
-    step = np.array([splits, -(-pages // splits), blocks])
-    sums = rig.zeros(rows, heads, splits, m + attention.TAIL)
+    most = max(-(-length // 64) for _, length in spans)
+    blocks = -(-max(r for r, _ in spans) // softmax.block_rows(group))
+    scratch = max(softmax.scratch_bytes(group, m), wide_scratch_bytes(group, n, m))
+    step = np.array([splits, -(-most // splits), blocks])
+    sums = rig.zeros(rows, heads, splits, m + softmax.TAIL)
     rig.run(
         attend_one(k_type, v_type, group) if not many else (attend_wide if wide else attend_many)(k_type, v_type),
         len(spans) * kv_heads * (blocks if many else splits),
-        spans=records, table=attention.WINDOW_TABLE, window=window or attention.ALL, softcap=softcap,
+        spans=records, table=softmax.WINDOW_TABLE, window=window or softmax.ALL, softcap=softcap,
         splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
         q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
-        k_tile=tiles.tile_bytes(kf, n), v_scales=cache.v_scale_bytes(vf, v_dim), v_row=cache.v_row_bytes(vf, v_dim),
-        **attention.fetch_steps(k_pool.strides[1], v_pool.strides[1], m),
+        k_tile=tiles.tile_bytes(kf, n), v_scales=pages.v_scale_bytes(vf, v_dim), v_row=pages.v_row_bytes(vf, v_dim),
+        **softmax.fetch_steps(k_pool.strides[1], v_pool.strides[1], m),
         kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
         scratch=rig.zeros(scratch, dtype=np.uint8), scratch_bytes=scratch, upto=upto,
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
-    rig.run(attention.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
+    rig.run(softmax.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
             v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8, half=0)  # fmt: skip
-    for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= attention.WEIGHTS else (q8, meta8), strict=True):
+    for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= softmax.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)
     return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)
 
@@ -231,9 +234,9 @@ def test_a_part_of_it(splits: int) -> None:
     """Where attention stops before V, its sums stay empty, with the softmax's weights or without any."""
     for pair in (("f32", "f32"), ("q8_0", "q4_0")):
         run = {"group": 3, "head_dim": 64, "spans": [(1, 300), (1, 7)], "splits": splits}
-        assert not attend(*pair, upto=attention.WEIGHTS, **run)[0].any()
+        assert not attend(*pair, upto=softmax.WEIGHTS, **run)[0].any()
         with np.errstate(all="ignore"):
-            assert np.isnan(attend(*pair, upto=attention.SCORES, **run)[0]).all(), "0 of weight 0"
+            assert np.isnan(attend(*pair, upto=softmax.SCORES, **run)[0]).all(), "0 of weight 0"
 
 
 def test_scores_far_apart() -> None:

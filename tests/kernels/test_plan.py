@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels.jit import kernel, record
-from pyllm.kernels.memory import peek_i64, poke_i64
+from pyllm.kernels.lang.jit import kernel, record
+from pyllm.kernels.lang.memory import peek_i64, poke_i64
+from pyllm.kernels.lang.sync import fetch_add, give_way, load_acquire
 from pyllm.kernels.plan import Cost, Plan, Team, compile_kernels, now
-from pyllm.kernels.sync import fetch_add, give_way, load_acquire
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3, 4])
 

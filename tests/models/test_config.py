@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from pyllm.kernels.formats import CACHE_TYPES
-from pyllm.models.config import Config, Layer, Rope, check_cache_type, kv_bytes_per_token, side_bytes_per_token
+from pyllm.kernels.formats.table import CACHE_TYPES
+from pyllm.models.arch.registry import read_config
+from pyllm.models.cache.sizes import check_cache_type, kv_bytes_per_token, side_bytes_per_token
+from pyllm.models.config import Config, Layer, Rope
 from pyllm.models.errors import ModelError, UsageError
-from pyllm.models.gguf import GGUF
+from pyllm.models.file.gguf import GGUF
 
 A = "llama.attention."
 
@@ -23,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def config(path: Path, **kwargs: Any) -> Config:
-    return Config.from_gguf(GGUF.open(tiny.write(path, **{"n_layer": 1, "n_embd": 64, "n_head": 2, **kwargs})))
+    return read_config(GGUF.open(tiny.write(path, **{"n_layer": 1, "n_embd": 64, "n_head": 2, **kwargs})))
 
 
 def rope(c: Config) -> Rope:

@@ -1,0 +1,106 @@
+"""`pyllm advise`: the cache's types to use here, by the model's study and this machine's roofs, or by a quick run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from ...engine.advice.choose import Advice, advise
+from ...engine.advice.study_file import StudyFile, default_path, results_of
+from ...engine.chat.interrupt import impatient
+from ...engine.machine.fit import free_memory, needs
+from ...engine.machine.host import usable_cores
+from ...engine.machine.progress import Bars
+from ...engine.machine.units import size
+from ...engine.store import sources
+from ...models.arch.registry import read_config
+from ...models.config import Config
+from ...models.errors import FitError
+from ...models.file.gguf import GGUF
+from ...models.text.tokenizer import Tokenizer
+from ..machine import roofs
+from ..quality import text_windows
+from ..quality.caches import Caches
+from ..report.tables import markdown
+from ..study.cells import Options
+from ..study.filling import all_types, fill, headed
+from ..study.measure import Bench
+from ..study.texts import collect
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the advice, or JSON."""
+    with Bars() as progress:
+        gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
+        config = read_config(gguf)
+        n_ctx = args.context or config.n_ctx_train
+        text_windows.check_context(n_ctx, config)
+        path = Path(args.study) if args.study else default_path(gguf)
+        results = results_of(gguf, path)
+        known = bool(results)
+        if not results:
+            with impatient():
+                results = quick(gguf, config, args, path, progress)
+    memory, limit = (args.memory, f"--memory {size(args.memory)}") if args.memory else free_memory(gguf.nbytes)
+
+    def taken(k: str, v: str) -> int:
+        return needs(gguf, config, n_ctx * args.sessions, k, v, args.sessions).total
+
+    found = advise(results, config, args.task, lambda k, v: taken(k, v) <= memory)
+    if found is None:
+        cure = "a shorter --context, fewer --sessions or a smaller model takes less"
+        raise FitError(f"{gguf.path}: no studied cache fits {limit} with {args.sessions} x {n_ctx} tokens; {cure}")
+    weights = sum(tensor.data.nbytes for tensor in gguf.tensors.values())
+    speed = tokens_per_second(weights, found.chosen.nbytes * n_ctx // 2, args.threads or usable_cores())
+    if args.json:
+        print(json.dumps({**asdict(found), "n_ctx": n_ctx, "sessions": args.sessions, "studied_before": known,
+                          "memory": taken(found.chosen.k, found.chosen.v), "tokens_per_second": speed}))  # fmt: skip
+        return 0
+    show(found, n_ctx, args.sessions, taken(found.chosen.k, found.chosen.v), speed, args.task)
+    return 0
+
+
+def quick(
+    gguf: GGUF, config: Config, args: argparse.Namespace, path: Path, progress: Bars
+) -> dict[str, dict[str, object]]:
+    """The first cells of a study, within --budget; kept, so that `pyllm study kv` goes on from here."""
+    print("pyllm: no study of this model: its first cells are measured now", file=sys.stderr)
+    asked = collect(None, None)
+    options = Options(tuple(all_types(config)), (min(512, config.n_ctx_train),), ("auto",))
+    study = StudyFile.open(path, headed(gguf, config, asked, 0))
+    caches = Caches(gguf, config, Tokenizer.from_gguf(gguf), options.contexts[0], args.threads, progress)
+    fill(Bench(caches, asked, 0), options, study, args.budget, progress)
+    return study.results
+
+
+def tokens_per_second(weights: int, cache: int, threads: int) -> float | None:
+    """At most, by the bandwidth measured on this machine; None where `pyllm profile` has not measured it."""
+    here = roofs.kept(sources.cache_folder())
+    return here.bandwidth(threads, weights + cache) / (weights + cache) if here else None
+
+
+def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | None, task: str) -> None:
+    best = advice.chosen
+    maps = ":" in best.k or ":" in best.v
+    flags = f"--cache-type-k-layers {best.k} --cache-type-v-layers {best.v}" if maps else f"-ctk {best.k} -ctv {best.v}"
+    rotate = "" if best.rotate == "auto" else f" --cache-rotate {best.rotate}"
+    print(f"{flags}{rotate} -c {n_ctx}\n")
+    fast = f"{speed:.0f} at most, with half the context used" if speed else "unknown: run pyllm profile once"
+    rows = [
+        ["memory", f"{size(memory)} for {sessions} x {n_ctx} tokens, {best.nbytes / 1024:.1f} KiB a token"],
+        ["KLD from f32", f"{best.loss:.4f} ({best.worst}); f16, the noise: {advice.noise:.4f}"],
+        ["tokens/s", fast],
+    ]
+    sys.stdout.write(markdown(["", ""], rows, left=2) + "\n")
+    allowed = f"{advice.allowed:g} nats above the noise, which {task} may cost"
+    if not advice.enough:
+        print(f"No studied cache that fits stays within {allowed}: this one loses least.")
+        print("A shorter context leaves more bits for each token.")
+        return
+    print(f"This is the smallest studied cache that stays within {allowed}.")
+    if smaller := [c for c in advice.others if c.nbytes < best.nbytes]:
+        nearest = max(smaller, key=lambda c: (c.nbytes, -c.loss))
+        print(f"The next smaller one, {nearest}, loses {nearest.loss:.4f} ({nearest.worst}).")

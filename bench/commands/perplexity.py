@@ -1,0 +1,156 @@
+"""`pyllm perplexity`: a text scored through the caches that the flags name, and printed; computes no statistics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...engine.chat.interrupt import impatient
+from ...engine.machine import host
+from ...engine.machine.progress import Bars
+from ...engine.store import sources
+from ...models.arch.registry import read_config
+from ...models.cache import rotation
+from ...models.config import Config
+from ...models.file.gguf import GGUF
+from ...models.text.tokenizer import Tokenizer
+from ..machine import noise
+from ..quality import divergence, text_windows
+from ..quality.caches import EXACT, Cache, Caches
+from ..quality.divergence import Apart
+from ..quality.scoring import apart, surprises
+from ..report.tables import markdown
+from ..speed import cases
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores and prints; after Ctrl-C, what was scored until then."""
+    text = text_windows.read(args.file)
+    with Bars() as progress:
+        gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
+        config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
+        pairs = chosen(args, config)
+        text_windows.check_context(args.ctx_size, config)
+        windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
+        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
+        results = [Result(pair) for pair in pairs]
+        try:
+            with impatient():
+                score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
+        finally:
+            progress.close()
+            show(args, config, [result for result in results if result.windows])
+    return 0
+
+
+def chosen(args: argparse.Namespace, config: Config) -> list[Cache]:
+    """Each pair of the types that the flags list; raises UsageError."""
+    sides = []
+    for side in "kv":
+        given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
+        sides.append(cases.cache_types(side, given, layers))
+    found = [Cache(k, v, args.cache_rotate) for k, v in dict.fromkeys(product(*sides))]
+    rotation.check(config, args.cache_rotate)
+    for cache in found:
+        cache.bytes_per_token(config)  # refuses what the heads cannot hold
+    return found
+
+
+@dataclass
+class Result:
+    """A cache, and what came of it until now: a part for each window."""
+
+    cache: Cache
+    nll: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    apart: list[Apart] = field(default_factory=list)
+
+    @property
+    def windows(self) -> int:
+        return len(self.nll)
+
+    def add(self, part: Apart) -> None:
+        self.nll.append(part.nll)
+        self.apart.append(part)
+
+    def statistics(self) -> dict[str, Any]:
+        if self.apart:
+            return divergence.statistics(Apart.joined(self.apart))
+        return divergence.perplexity(np.concatenate(self.nll))
+
+    def __str__(self) -> str:
+        said = f"{self.cache} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
+        return said + (f" KLD {np.concatenate([a.kld for a in self.apart]).mean():.4f}" if self.apart else "")
+
+
+def score(
+    caches: Caches, results: Sequence[Result], windows: Sequence[Sequence[int]], *, kl: bool, decode: bool,
+    progress: Bars,
+) -> None:  # fmt: skip
+    """Fill the results, window by window; caches that fit in memory together share a pass of the reference."""
+    exact = [EXACT] if kl else []
+    groups = caches.groups([result.cache for result in results], exact)
+    total, done = len(windows) * len(results), 0
+    waiting = iter(results)
+    for group in groups:
+        members = [next(waiting) for _ in group]
+        with caches.open([*exact, *group]) as engines:
+            sessions = [engine.session() for engine in engines]
+            for window in windows:
+                begin = len(window) // 2
+                if kl:
+                    for member, part in zip(members, apart(sessions[0], sessions[1:], window, begin, decode=decode),
+                                            strict=True):  # fmt: skip
+                        member.add(part)
+                else:
+                    for member, session in zip(members, sessions, strict=True):
+                        member.nll.append(surprises(session, window, begin, decode=decode))
+                done += len(members)
+                progress("windows", done, total, str(members[-1]))
+
+
+def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) -> None:
+    if not results:
+        return
+    found = [(result, result.statistics()) for result in results]
+    if args.json:
+        rows = [
+            {"type_k": r.cache.k, "type_v": r.cache.v, "bytes_per_token": r.cache.bytes_per_token(config),
+             "windows": r.windows, **statistics}
+            for r, statistics in found
+        ]  # fmt: skip
+        about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
+                 "cache_rotate": args.cache_rotate,
+                 "build": noise.build(), "cpu": host.cpu_info()}  # fmt: skip
+        print(json.dumps({**about, "results": rows}))
+        return
+    titles, lines = ["K", "V", "per token", "PPL"], []
+    if args.kl:
+        titles += ["ln ratio to f32", "KLD", "median", "99 %", "max", "Δp", "RMS Δp", "same top"]
+    for r, s in found:
+        line = [
+            r.cache.k,
+            r.cache.v,
+            f"{r.cache.bytes_per_token(config) / 1024:.1f} KiB",
+            f"{s['ppl']:.4f} ± {s['ppl_error']:.4f}",
+        ]
+        if args.kl:
+            line += [
+                f"{s['ln_ppl_ratio']:+.5f} ± {s['ln_ppl_ratio_error']:.5f}",
+                f"{s['kld_mean']:.5f} ± {s['kld_error']:.5f}",
+                f"{s['kld_percentiles']['50']:.5f}", f"{s['kld_percentiles']['99']:.4f}", f"{s['kld_max']:.3f}",
+                f"{s['delta_p_mean']:+.3%} ± {s['delta_p_error']:.3%}", f"{s['delta_p_rms']:.2%}",
+                f"{s['same_top']:.2%} ± {s['same_top_error']:.2%}",
+            ]  # fmt: skip
+        lines.append(line)
+    sys.stdout.write(markdown(titles, lines, left=2))
+    tokens = sum(map(len, results[0].nll))
+    how = "token by token" if args.decode else "in batches"
+    print(f"\n{config.name}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}")

@@ -1,0 +1,54 @@
+"""What `bench` and `profile` share: the files that their flags name, and the line that says what is being measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...engine.machine.progress import Progress
+from ...engine.store import sources
+from ...kernels.formats.table import WEIGHT_TYPES
+from ..speed import cases, synthetic
+
+
+def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
+    """The files that MODEL, -m and --synthetic name; without them the default model."""
+    types = cases.names("--synthetic-type", args.synthetic_type or ["q4_0"], WEIGHT_TYPES)
+    made = cases.names("--synthetic", args.synthetic or [], tuple(synthetic.SHAPES))
+    named: list[str | None] = [*([args.model] if args.model else []), *(args.models or [])]
+    for name in named or ([] if made else [None]):
+        yield sources.resolve(name, offline=args.offline, progress=progress)
+    for name in made:
+        for weight_type in types:
+            yield synthetic.make(sources.cache_folder(), name, weight_type, progress)
+
+
+class StatusLine:
+    """What is being measured, on stderr: one line that changes on a terminal, a line for each repetition elsewhere.
+
+    It draws only when it is called, between measurements.
+    """
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = ""
+
+    def __call__(self, repetition: int, repetitions: int, text: str) -> None:
+        stage = f"repetition {repetition + 1} of {repetitions}" if repetition >= 0 else text
+        if self._terminal:
+            line = f"{stage}: {text}" if repetition >= 0 else text
+            sys.stderr.write(f"\r\x1b[2Kpyllm: {line}")
+        elif stage != self._last:
+            sys.stderr.write(f"pyllm: {stage} ...\n")
+        sys.stderr.flush()
+        self._last = stage
+
+    def clear(self) -> None:
+        if self._terminal:
+            sys.stderr.write("\r\x1b[2K")
+
+    def warn(self, text: str) -> None:
+        self.clear()
+        print(f"pyllm: {text}", file=sys.stderr, flush=True)

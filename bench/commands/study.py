@@ -1,0 +1,82 @@
+"""`pyllm study kv`: measures cell after cell as long as the budget lasts, keeps each, and shows what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ...engine.advice.study_file import StudyFile, default_path
+from ...engine.chat.interrupt import impatient
+from ...engine.machine.progress import Bars
+from ...engine.store import sources
+from ...kernels.formats.table import CACHE_TYPES
+from ...models.arch.registry import read_config
+from ...models.cache import rotation
+from ...models.cache.sizes import kv_bytes_per_token
+from ...models.config import Config
+from ...models.file.gguf import GGUF
+from ...models.text.tokenizer import Tokenizer
+from ..quality import text_windows
+from ..quality.caches import Caches
+from ..report import plot
+from ..speed import cases
+from ..study import findings, study_page
+from ..study.cells import Options, Results
+from ..study.filling import all_types, fill, headed, in_order
+from ..study.measure import Bench
+from ..study.texts import collect
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; after Ctrl-C, what is known until then."""
+    with Bars() as progress:
+        gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
+        config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
+        options = chosen(args, config)
+        asked = collect(args.file, args.data)
+        heading = headed(gguf, config, asked, args.seed)
+        study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
+        if study.set_aside:
+            print(f"pyllm: {study.path} was damaged and is kept as {study.set_aside}", file=sys.stderr)
+        bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
+        try:
+            with impatient():
+                fill(bench, options, study, args.budget, progress)
+        finally:
+            progress.close()
+            if study.results:
+                show(args, study, config, options)
+    return 0
+
+
+def chosen(args: argparse.Namespace, config: Config) -> Options:
+    """What the flags ask for, by default all quantized types and f16; raises UsageError."""
+    named = cases.names("--types", args.types, CACHE_TYPES) if args.types else all_types(config)
+    for name in named:
+        kv_bytes_per_token(config, name, name)  # refuses what the heads cannot hold
+    types = in_order(["f16", *named])
+    contexts = cases.numbers("-c", args.ctx_size or ["512"], 64)
+    for n_ctx in contexts:
+        text_windows.check_context(n_ctx, config)
+    modes = tuple(cases.names("--cache-rotate", args.cache_rotate or ["auto,none"], tuple(rotation.MODES)))
+    for mode in modes:
+        rotation.check(config, mode)
+    return Options(tuple(t for t in types if t != "f32"), tuple(contexts), modes)
+
+
+def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Options) -> None:
+    results: Results = study.results
+    if args.json:
+        print(json.dumps({"heading": study.heading, "results": results}, sort_keys=True))
+        return
+    report = findings.Report(study.heading, results, config, options)
+    for title, columns, rows in report.tables():
+        sys.stdout.write(f"{title}\n\n{findings.as_text(columns, rows)}\n")
+    print(f"study: {study.path} ({len(results)} cells)", file=sys.stderr)
+    if args.report:
+        folder = Path(args.report)
+        study_page.write(report, folder)
+        more = "" if plot.available() else " (plots need matplotlib: pip install 'pyllm[plot]')"
+        print(f"report: {folder / study_page.PAGE}{more}", file=sys.stderr)

@@ -1,0 +1,130 @@
+"""What rounding K and V does to one layer's attention: plain NumPy over its queries, keys and values.
+
+Each side is looked at alone, with the exact values of the layers before: errors do not add up from layer to layer here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ...kernels.formats.table import FORMATS
+from ...models.config import Layer
+from ...models.forward.probe import Attended
+
+F32Array = npt.NDArray[np.float32]
+F64Array = npt.NDArray[np.float64]
+
+TOP = 16
+"""The most attended tokens whose overlap is counted."""
+FAR = 256
+"""Tokens back from which a token is far."""
+DISTANCES = (0, 16, 64, 256, 1024, 4096, 1 << 30)
+"""Edges of the distances that errors are told apart by."""
+
+
+def rounded(x: F32Array, cache_type: str, rotation: int) -> F32Array:
+    """What the cache gives back of K or V (tokens, heads, dim), rotated in blocks of `rotation` while it is stored."""
+    fmt = FORMATS[cache_type]
+    return rotated(fmt.decode(fmt.encode(rotated(x, rotation))), rotation)
+
+
+def rotated(x: F32Array, size: int) -> F32Array:
+    """Each block of `size` values by the Walsh-Hadamard transform, its own inverse; 0: as it is."""
+    if not size:
+        return x
+    y = x.reshape(*x.shape[:-1], -1, size)
+    step = 1
+    while step < size:
+        pairs = y.reshape(*y.shape[:-1], -1, 2, step)
+        low, high = pairs[..., 0, :], pairs[..., 1, :]
+        y = np.stack([low + high, low - high], axis=-2).reshape(y.shape)
+        step *= 2
+    return (y * np.float32(size**-0.5)).reshape(x.shape)
+
+
+def errors(
+    exact: Attended, k_hat: F32Array, v_hat: F32Array, layer: Layer, rows: npt.NDArray[np.int64]
+) -> dict[str, float | list[float | None]]:
+    """For the queries of `rows`, row i at position i. Means over rows and heads."""
+    distance = rows[:, None] - np.arange(len(exact.k))
+    seen = (distance >= 0) & ((distance < layer.window) if layer.window else True)
+    q = exact.q[rows]
+    scores, scores_hat = (_scores(q, k, layer) for k in (exact.k, k_hat))
+    p, p_hat = _softmax(scores, seen), _softmax(scores_hat, seen)
+    off = np.where(seen, scores_hat - scores, 0)
+    off -= off.sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)  # softmax does not see what all share
+    off = np.where(seen, off, 0)
+    count = seen.sum() * layer.n_head
+    out = _output(p, exact.v)
+    far = seen & (distance >= FAR)
+    top = min(TOP, int(seen.sum(axis=-1).min()))
+    return {
+        "logit_rms": float(np.sqrt((off**2).sum() / count)),
+        "weights_kld": float(_divergence(p, p_hat).mean()),
+        "far_weight": float((p * far).sum(axis=-1).mean()),
+        "far_lost": float(((p - p_hat) * far).sum(axis=-1).mean()),
+        "top_overlap": _overlap(p, p_hat, top),
+        "output_k": _relative(_output(p_hat, exact.v) - out, out),
+        "output_v": _relative(_output(p, v_hat) - out, out),
+        "logit_rms_by_distance": [
+            float(np.sqrt((off**2 * near).sum() / (near.sum() * layer.n_head))) if near.any() else None
+            for near in (seen & (distance >= a) & (distance < b) for a, b in pairwise(DISTANCES))
+        ],
+    }
+
+
+def _scores(q: F32Array, k: F32Array, layer: Layer) -> F64Array:
+    """(heads, rows, tokens)"""
+    k = np.repeat(k, layer.n_head // layer.n_head_kv, axis=1)
+    found: F64Array = np.einsum("rhd,thd->hrt", q.astype(np.float64), k.astype(np.float64), optimize=True)
+    if layer.softcap:
+        found = layer.softcap * np.tanh(found / layer.softcap)
+    return found
+
+
+def _softmax(scores: F64Array, seen: npt.NDArray[np.bool_]) -> F64Array:
+    hidden = np.where(seen, scores, -np.inf)
+    e = np.exp(hidden - hidden.max(axis=-1, keepdims=True))
+    found: F64Array = e / e.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _divergence(p: F64Array, p_hat: F64Array) -> F64Array:
+    tiny = np.finfo(np.float64).tiny
+    found: F64Array = (p * (np.log(p + tiny) - np.log(p_hat + tiny))).sum(axis=-1)
+    return found
+
+
+def _overlap(p: F64Array, p_hat: F64Array, top: int) -> float:
+    """The share of the most attended tokens that stay among them."""
+    both = np.zeros(p.shape, np.int8)
+    for weights in (p, p_hat):
+        at = np.argpartition(weights, -top, axis=-1)[..., -top:]
+        np.put_along_axis(both, at, np.take_along_axis(both, at, -1) + np.int8(1), -1)
+    return float((both == 2).sum(axis=-1).mean() / top)
+
+
+def _output(p: F64Array, v: F32Array) -> F64Array:
+    v = np.repeat(v, p.shape[0] // v.shape[1], axis=1)
+    found: F64Array = np.einsum("hrt,thd->rhd", p, v.astype(np.float64), optimize=True)
+    return found
+
+
+def _relative(error: F64Array, whole: F64Array) -> float:
+    return float(np.sqrt((error**2).sum() / (whole**2).sum()))
+
+
+def shape(x: F32Array) -> Mapping[str, float]:
+    """How K or V (tokens, heads, dim) of a layer lies: norms per head, and channels that stand out."""
+    channels = np.sqrt((x.astype(np.float64) ** 2).mean(axis=0))  # (heads, dim)
+    spectral = [float(np.linalg.norm(x[:, h].astype(np.float64), 2)) for h in range(x.shape[1])]
+    return {
+        "frobenius": float(np.sqrt((x.astype(np.float64) ** 2).sum() / x.shape[1])),
+        "spectral": float(np.mean(spectral)),
+        "outlier": float((channels.max(axis=-1) / np.median(channels, axis=-1)).max()),
+        "outliers": float((channels > 4 * np.median(channels, axis=-1, keepdims=True)).sum()),
+    }

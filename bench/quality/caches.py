@@ -1,0 +1,136 @@
+"""Several KV caches over one set of weights, as many at once as fit in memory; scores nothing."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ...engine.llm import LLM
+from ...engine.machine.fit import PROGRAM, free_memory, needs
+from ...engine.machine.host import usable_cores
+from ...engine.machine.progress import Progress, silent
+from ...engine.machine.units import size
+from ...models.arch.registry import load_weights
+from ...models.cache import layer_map
+from ...models.cache.sizes import kv_bytes_per_token
+from ...models.config import Config
+from ...models.errors import FitError
+from ...models.file.gguf import GGUF
+from ...models.forward.loaded import Loaded
+from ...models.forward.model import Model
+from ...models.forward.probe import Attended
+from ...models.forward.upcast import held
+from ...models.text.tokenizer import Tokenizer
+
+ROWS = 64
+"""Rows whose logits a step leaves."""
+AT_ONCE = 8
+"""Caches that share a pass of the reference, at most."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a KV cache is kept in: for K and for V a type, or a map of types by layer; and which sides are rotated."""
+
+    k: str
+    v: str
+    rotate: str = "auto"
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.v}"
+
+    def bytes_per_token(self, config: Config) -> int:
+        return kv_bytes_per_token(config, self.k, self.v)
+
+
+EXACT = Cache("f32", "f32")
+"""What the others are compared with."""
+
+
+class Caches:
+    """Made over a file; holds its weights from the first cache on."""
+
+    def __init__(
+        self, gguf: GGUF, config: Config, tokenizer: Tokenizer, n_ctx: int, threads: int | None = None,
+        progress: Progress = silent,
+    ) -> None:  # fmt: skip
+        """n_ctx: positions of each cache that is opened; it may be set anew."""
+        self.gguf, self.config, self.tokenizer, self.n_ctx = gguf, config, tokenizer, n_ctx
+        self._threads, self._progress = threads or usable_cores(), progress
+        self._loaded: Loaded | None = None
+
+    def groups(self, caches: Sequence[Cache], beside: Sequence[Cache] = ()) -> list[list[Cache]]:
+        """The caches, cut where they would not fit in memory at once; `beside` are there with each. Raises FitError."""
+        free, limit = free_memory(mapped=self.gguf.nbytes)
+        left = free - PROGRAM - self._weights - sum(map(self._taken, beside))
+        found: list[list[Cache]] = []
+        room = 0
+        for cache in caches:
+            taken = self._taken(cache)
+            if taken > left:
+                raise FitError(self._complaint([*beside, cache], limit, free))
+            if taken > room or len(found[-1]) == AT_ONCE:
+                found.append([])
+                room = left
+            found[-1].append(cache)
+            room -= taken
+        return found
+
+    @property
+    def _weights(self) -> int:
+        return held(self.gguf.tensors) if self._loaded is None else 0
+
+    def _taken(self, cache: Cache, n_ctx: int | None = None) -> int:
+        """Bytes of a cache and of the buffers that go with it."""
+        need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache.k, cache.v)
+        return need.kv + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
+
+    def _complaint(self, together: Sequence[Cache], limit: str, free: int) -> str:
+        def total(n_ctx: int) -> int:
+            return PROGRAM + self._weights + sum(self._taken(cache, n_ctx) for cache in together)
+
+        fitting = next((n for n in range(self.n_ctx // 64 * 64, 0, -64) if total(n) <= free), 0)
+        cure = f"-c {fitting} would fit" if fitting else "no context fits: free memory or take a smaller model"
+        names = " beside ".join(map(str, dict.fromkeys(reversed(together))))
+        need = f"caches of {self.n_ctx} tokens ({names}) need {size(total(self.n_ctx))} with the weights"
+        return f"{self.gguf.path}: {need}, but {limit} leaves {size(max(free, 0))}; {cure}"
+
+    @contextmanager
+    def open(self, caches: Sequence[Cache]) -> Iterator[list[LLM]]:
+        """An engine for each cache, over the same weights."""
+        engines = [self._open(cache) for cache in caches]
+        try:
+            yield engines
+        finally:
+            for engine in engines:
+                engine.close()
+            gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
+
+    def attended(self, tokens: Sequence[int]) -> Iterator[Attended]:
+        """Q, K and V of each layer when these tokens go through the layers together, over an exact cache."""
+        self.n_ctx = len(tokens)
+        engine = self._open(EXACT, n_batch=len(tokens))
+        try:
+            session = engine.session()  # its pages are read again
+            session.prefill(tokens)
+            yield from engine.model.attended()
+            session.close()
+        finally:
+            engine.close()
+
+    def _open(self, cache: Cache, n_batch: int = 512) -> LLM:
+        if self._loaded is None:
+            self._loaded = load_weights(self.gguf, self.config)
+        model = Model(
+            self._loaded,
+            n_ctx=self.n_ctx,
+            types=layer_map.pairs(cache.k, cache.v, self.config.n_layer),
+            threads=self._threads,
+            n_batch=n_batch,
+            max_outs=ROWS,
+            rotate=cache.rotate,
+            progress=self._progress,
+        )
+        return LLM(model, self.tokenizer, None, self.n_ctx, self.gguf.path, self._loaded)

@@ -1,0 +1,60 @@
+"""A text through several caches side by side: the same tokens into each session, and what their logits say of them.
+
+No logits are kept: the reference's are compared piece by piece, so memory does not grow with the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...engine.session import Session
+from .divergence import Apart, log_softmax, surprise
+
+F32Array = npt.NDArray[np.float32]
+
+
+def logprobs(session: Session, tokens: Sequence[int], *, decode: bool) -> Iterator[F32Array]:
+    """Log-probabilities after each token, in pieces of several rows; or one token at a time, through decode."""
+    if decode:
+        for token in tokens:
+            yield log_softmax(session.decode(token)[None])
+    else:
+        for _, logits in session.score(tokens):
+            yield log_softmax(logits)
+
+
+def surprises(session: Session, tokens: Sequence[int], begin: int, *, decode: bool = False) -> npt.NDArray[np.float64]:
+    """-log p of the tokens behind number `begin`, each after all before it."""
+    _fill(session, tokens[:begin])
+    found, at = [], begin + 1
+    for rows in logprobs(session, tokens[begin:-1], decode=decode):
+        found.append(surprise(rows, np.array(tokens[at : at + len(rows)])))
+        at += len(rows)
+    return np.concatenate(found)
+
+
+def apart(
+    reference: Session, sessions: Sequence[Session], tokens: Sequence[int], begin: int, *, decode: bool = False
+) -> list[Apart]:
+    """How far each session is from the reference at the tokens behind number `begin`."""
+    for session in (reference, *sessions):
+        _fill(session, tokens[:begin])
+    scored = tokens[begin:-1]
+    others = [logprobs(session, scored, decode=decode) for session in sessions]
+    parts: list[list[Apart]] = [[] for _ in sessions]
+    at = begin + 1
+    for expected in logprobs(reference, scored, decode=decode):
+        targets = np.array(tokens[at : at + len(expected)])
+        for found, other in zip(parts, others, strict=True):
+            found.append(Apart.of(expected, next(other), targets))
+        at += len(expected)
+    return [Apart.joined(found) for found in parts]
+
+
+def _fill(session: Session, tokens: Sequence[int]) -> None:
+    session.rewind(0)
+    if tokens:
+        session.prefill(tokens)

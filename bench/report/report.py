@@ -1,0 +1,111 @@
+"""The parts of a report, which look alike on the terminal and on a page: text, tables, plots; knows no figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...models.errors import PyllmError
+from . import plot
+from .page import Page
+from .plot import LOOKS, Plot
+
+WIDTH = 132  # of what is printed where there is no terminal
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; the first column is to the left, the others to the right."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    only: str = ""  # "page" or "terminal": where it stands, if not in both
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[tuple[Plot, str]] = ()  # with what is said below it
+    chart: Sequence[str] = ()  # lines for the terminal, where there are no plots
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    about: str  # the machine, the model, the time
+    warnings: Sequence[str] = ()
+    sections: Sequence[Section] = field(default_factory=list)
+
+    def page(self) -> Page:
+        """Without plots where there is no matplotlib, and with a line that says so."""
+        page = Page(self.title, self.about)
+        for warning in self.warnings:
+            page.warning(warning)
+        plots = plot.available()
+        if not plots:
+            page.warning("There are no plots in this report: pip install 'pyllm[plot]'")
+        for section in self.sections:
+            page.section(section.title, *section.text)
+            for picture, caption in section.plots if plots else ():
+                page.figure(picture.svg(), caption)
+            for table in section.tables:
+                if table.only != "terminal":
+                    page.table(table.caption, table.columns, table.rows)
+        return page
+
+    def print(self) -> None:
+        """To stdout."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+        console.print(Text(self.title, style="bold"), Text(self.about), sep="\n")
+        for section in self.sections:
+            if not section.text and all(table.only == "page" for table in section.tables):
+                continue
+            console.print(Text(f"\n{section.title}", style="bold"))
+            for paragraph in section.text:
+                console.print(Text(paragraph))
+            for line in section.chart:
+                console.print(Text(line, no_wrap=True))
+            for table in section.tables:
+                if table.only == "page":
+                    continue
+                grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+                grid.title, grid.title_justify = table.caption and Text(f"\n{table.caption}"), "left"
+                for i, name in enumerate(table.columns):
+                    grid.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+                for row in table.rows:
+                    grid.add_row(*(Text(cell) for cell in row))
+                console.print(grid)
+        for warning in self.warnings:
+            console.print(Text(f"\nnote: {warning}"))
+
+    def save_plots(self, folder: Path, suffix: str) -> list[Path]:
+        """All plots, light and dark, as files; raises PyllmError."""
+        written = []
+        for section in self.sections:
+            for picture, _ in section.plots:
+                for name, look in LOOKS.items():
+                    path = folder / f"{picture.name}-{name}.{suffix}"
+                    picture.save(path, look)
+                    written.append(path)
+        return written
+
+
+def check_folder(path: Path) -> None:
+    """Raises PyllmError, before anything is measured, where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".pyllm"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise PyllmError(f"{path}: cannot be written: {error.strerror or error}") from None

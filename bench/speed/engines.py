@@ -1,0 +1,166 @@
+"""Engines for the cases: loaded when they are due, and as many at once as fit in memory; measures nothing."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from ...engine.llm import LLM
+from ...engine.machine.fit import PROGRAM, free_memory, needs
+from ...engine.machine.progress import Progress
+from ...engine.machine.units import size
+from ...engine.session import Session
+from ...kernels.pages import PAGE
+from ...models.arch.registry import read_config
+from ...models.config import Config
+from ...models.errors import FitError
+from ...models.file.gguf import GGUF
+from ...models.forward.loaded import COMPILING
+from ..machine.bandwidth import buffer_bytes
+from .cases import Case, Setup
+
+REPEATED = 8 * PAGE  # tokens that are computed where a cache is filled with copies
+
+
+Fill = Callable[[Session, Sequence[int], Progress], None]
+"""Has tokens in an empty session's cache."""
+
+
+def prefilled(session: Session, tokens: Sequence[int], progress: Progress) -> None:
+    """As a prompt: all of it is computed."""
+    stage = f"filling the cache to {len(tokens)}"
+    session.prefill(tokens, lambda done, total: progress(stage, done, total))
+
+
+def repeated(session: Session, tokens: Sequence[int], progress: Progress) -> None:
+    """A batch of them, whose pages are then copied on and on: quick, and as good for timing a step."""
+    session.prefill(tokens[:REPEATED])
+    if len(tokens) > REPEATED:
+        session.repeat(len(tokens))
+
+
+@dataclass
+class Engine:
+    """A loaded model, with a session for each depth that its cases ask for."""
+
+    llm: LLM
+    compile_s: float
+    fill: Fill = prefilled
+    sessions: dict[int, Session] = field(default_factory=dict)
+
+    def at(self, depth: int, progress: Progress) -> Session:
+        """A session with `depth` tokens in the cache, filled once and rewound to there ever after."""
+        if depth not in self.sessions:
+            session = self.sessions[depth] = self.llm.session()
+            if depth:
+                self.fill(session, random_tokens(self.llm.config.n_vocab, depth), progress)
+        self.sessions[depth].rewind(depth)
+        return self.sessions[depth]
+
+
+class Models:
+    """The files, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, tuple[GGUF, Config]] = {}
+
+    def __getitem__(self, path: Path) -> tuple[GGUF, Config]:
+        if path not in self._opened:
+            gguf = GGUF.open(path)
+            self._opened[path] = gguf, read_config(gguf)
+        return self._opened[path]
+
+
+def random_tokens(n_vocab: int, n: int) -> list[int]:
+    """The same ones each time. What a token is makes no difference to the time it takes."""
+    tokens: list[int] = np.random.default_rng(n).integers(0, n_vocab, n).tolist()
+    return tokens
+
+
+def positions(setup: Setup, cases: Sequence[Case]) -> tuple[int, int]:
+    """Tokens that the cache must hold, and sessions: one for each depth, as long as the longest case at it."""
+    longest: dict[int, int] = {}
+    for case in cases:
+        if case.setup == setup:
+            longest[case.n_depth] = max(longest.get(case.n_depth, 0), case.n_ctx)
+    return sum(-(-n // PAGE) * PAGE for n in longest.values()), len(longest)
+
+
+def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
+    """The cases, cut where the engines of all of them would not fit in memory together; raises FitError."""
+    free, limit = free_memory()
+    room = free - PROGRAM - buffer_bytes()
+    found: list[list[Case]] = []
+    left = 0
+    for setup in dict.fromkeys(case.setup for case in cases):
+        gguf, config = models[setup.model]
+        n_ctx, sequences = positions(setup, cases)
+        need = needs(gguf, config, n_ctx, setup.type_k, setup.type_v, sequences)
+        taken = need.total - PROGRAM
+        if taken > room:
+            problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
+            problem += f"{setup.type_k}/{setup.type_v}), but {limit} leaves {size(max(room, 0))}"
+            raise FitError(f"{setup.model}: {problem}; a smaller depth (-d) or a smaller model takes less")
+        shared = need.weights if found and any(case.setup.model == setup.model for case in found[-1]) else 0
+        if not found or taken - shared > left:
+            found.append([])
+            left, shared = room, 0
+        left -= taken - shared
+        found[-1] += [case for case in cases if case.setup == setup]
+    return found
+
+
+class Engines:
+    """The engines of one group of cases."""
+
+    def __init__(self, models: Models, cases: Sequence[Case], fill: Fill = prefilled) -> None:
+        self._models, self._cases, self._fill = models, cases, fill
+        self._loaded: dict[Setup, Engine] = {}
+
+    def of(self, setup: Setup, progress: Progress) -> Engine:
+        """The engine, loaded if it is not there yet."""
+        if setup not in self._loaded:
+            watch = CompileWatch(progress)
+            first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
+            load = first.beside if first else partial(LLM.load, self._models[setup.model][0])
+            n_ctx, sequences = positions(setup, self._cases)
+            llm = load(
+                n_ctx=n_ctx,
+                sequences=sequences,
+                cache_type_k=setup.type_k,
+                cache_type_v=setup.type_v,
+                cache_rotate=setup.cache_rotate,
+                n_threads=setup.n_threads,
+                n_batch=setup.n_rows,
+                progress=watch,
+            )
+            self._loaded[setup] = Engine(llm, watch.seconds, self._fill)
+        return self._loaded[setup]
+
+    def close(self) -> None:
+        """End all threads and give the memory back."""
+        for engine in self._loaded.values():
+            engine.llm.close()
+        self._loaded.clear()
+        gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
+
+
+class CompileWatch:
+    """A Progress that passes everything on and takes the time of the stage in which kernels are compiled or loaded."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds = 0.0
+        self._progress = progress
+        self._begin: float | None = None
+
+    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None:
+        if stage == COMPILING:
+            self._begin = perf_counter() if self._begin is None else self._begin
+            self.seconds = perf_counter() - self._begin
+        self._progress(stage, done, total, next)

@@ -1,0 +1,130 @@
+"""Records as text: a Markdown table for people; CSV, JSON, JSON lines and SQL as llama-bench writes them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...engine.machine.units import size
+from .cases import label
+from .record import FIELDS, Record
+
+TABLE = "llama_bench"  # of SQL, by llama-bench's name, so that results of both can lie in it
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """A line of names, then a line for each record, its values quoted as in llama-bench."""
+    out = io.StringIO()
+    out.write(",".join(FIELDS) + "\n")
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerows([_plain(record[name]) for name in FIELDS] for record in records)
+    return out.getvalue()
+
+
+def as_json(records: Sequence[Record]) -> str:
+    return json.dumps(records, indent=2) + "\n"
+
+
+def as_jsonl(records: Sequence[Record]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def as_sql(records: Sequence[Record]) -> str:
+    """A table and its rows, for SQLite. A table made by llama-bench lacks pyllm's own columns: add them there."""
+    kinds = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
+    columns = ",\n".join(f"  {name} {kinds[kind]}" for name, kind in FIELDS.items())
+    lines = [f"CREATE TABLE IF NOT EXISTS {TABLE} (\n{columns}\n);\n"]
+    for record in records:
+        values = ", ".join(_literal(record[name]) for name in FIELDS)
+        lines.append(f"INSERT INTO {TABLE} ({', '.join(FIELDS)}) VALUES ({values});")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return "'" + str(_plain(value)).replace("'", "''") + "'"
+
+
+def as_markdown(records: Sequence[Record]) -> str:
+    """llama-bench's table with a few columns more; settings that nobody changed are left out."""
+    columns = [column for column in COLUMNS if column.shown(records)]
+    cells = [[column.title for column in columns]]
+    cells += [[column.text(record) for column in columns] for record in records]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = [
+        "| " + " | ".join(c.aligned(text, w) for c, text, w in zip(columns, row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "| " + " | ".join("-" * w if c.left else "-" * (w - 1) + ":" for c, w in zip(columns, widths, strict=True))
+    return "\n".join([rows[0], rule + " |", *rows[1:]]) + "\n"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the Markdown table."""
+
+    title: str
+    text: Callable[[Record], str]
+    left: bool = False
+    usual: tuple[str, object] | None = None  # a field and its value; where all records have it, there is no column
+
+    def shown(self, records: Sequence[Record]) -> bool:
+        return self.usual is None or any(record[self.usual[0]] != self.usual[1] for record in records)
+
+    def aligned(self, text: str, width: int) -> str:
+        return text.ljust(width) if self.left else text.rjust(width)
+
+
+def _spread(prefix: str) -> Callable[[Record], str]:
+    def text(record: Record) -> str:
+        low, high = record[f"{prefix}min_ts"], record[f"{prefix}max_ts"]
+        return "" if low is None else f"{low:.2f} – {high:.2f}"
+
+    return text
+
+
+def _number(name: str, form: str) -> Callable[[Record], str]:
+    return lambda record: "" if record[name] is None else form.format(record[name])
+
+
+def _size(name: str) -> Callable[[Record], str]:
+    return lambda record: size(record[name])
+
+
+_NO_PEER = ("peer", None)
+COLUMNS = (
+    Column("model", _number("model_type", "{}"), left=True),
+    Column("size", _size("model_size")),
+    Column("params", lambda record: f"{record['model_n_params'] / 1e6:.2f} M"),
+    Column("backend", _number("backends", "{}"), left=True),
+    Column("threads", _number("n_threads", "{}")),
+    Column("n_batch", _number("n_batch", "{}"), usual=("n_batch", 2048)),
+    Column("n_ubatch", _number("n_ubatch", "{}"), usual=("n_ubatch", 512)),
+    Column("type_k", _number("type_k", "{}"), usual=("type_k", "f16")),
+    Column("type_v", _number("type_v", "{}"), usual=("type_v", "f16")),
+    Column("rotate", _number("cache_rotate", "{}"), usual=("cache_rotate", "auto")),
+    Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"])),
+    Column("t/s", _number("median_ts", "{:.2f}")),
+    Column("min – max", _spread("")),
+    Column("peer t/s", _number("peer_median_ts", "{:.2f}"), usual=_NO_PEER),
+    Column("min – max", _spread("peer_"), usual=_NO_PEER),
+    Column("ratio", _number("ratio", "{:.2f}"), usual=_NO_PEER),
+    Column("weights/token", _size("bytes_weights")),
+    Column("K/token", _size("bytes_k")),
+    Column("V/token", _size("bytes_v")),
+    Column("GB/s", _number("gbps", "{:.1f}")),
+    Column("bus", _number("mbu", "{:.0%}")),
+)
+
+FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "md": as_markdown, "csv": as_csv, "json": as_json, "jsonl": as_jsonl, "sql": as_sql,
+}  # fmt: skip

@@ -1,0 +1,105 @@
+"""One run of the benchmark: load, warm up, take the ceiling, measure, take the ceiling again; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from ...engine.machine.progress import Bars, silent
+from ..machine.bandwidth import ceiling
+from ..machine.noise import Others
+from . import record
+from .cases import Case
+from .engines import Engines, Models, groups
+from .peer import Peer
+from .throughput import Ours, Results, Runner, Traffic, measure
+
+US = "pyllm"
+
+Status = Callable[[int, int, str], None]
+"""(repetition from 0 on, repetitions, what happens next)"""
+
+
+@dataclass
+class Suite:
+    """Cases and what came of them. `records` is good at any time, also when a run was broken off."""
+
+    cases: Sequence[Case]
+    repetitions: int
+    peer: Peer | None = None
+    warm_up: bool = True
+    status: Status = lambda repetition, repetitions, text: None
+    warn: Callable[[str], None] = lambda text: None
+
+    ceilings: dict[int, list[float]] = field(default_factory=dict, init=False)  # threads -> bytes per second, in order
+    others: float = field(default=0.0, init=False)  # share of the machine that other programs took
+    _results: Results = field(default_factory=dict, init=False)
+    _models: Models = field(default_factory=Models, init=False)
+    _traffic: dict[Case, Traffic] = field(default_factory=dict, init=False)
+    _compile_s: dict[Case, float] = field(default_factory=dict, init=False)
+    _rss_peak: dict[Case, int] = field(default_factory=dict, init=False)
+
+    def run(self) -> None:
+        """Measure everything."""
+        together = groups(self.cases, self._models)
+        if len(together) > 1:
+            self.warn(f"the engines do not fit in memory all at once: cases are interleaved in {len(together)} groups")
+        for group in together:
+            self._group(group)
+
+    def _group(self, cases: Sequence[Case]) -> None:
+        engines = Engines(self._models, cases)
+        ours = Ours(engines, silent)
+        self._rss_peak |= dict.fromkeys(cases, 0)
+        try:
+            self._prepare(engines, cases)
+            if self.warm_up:
+                measure(cases, {US: ours}, 1, {}, status=self._warming)
+            self._take_ceilings(engines, cases)
+            others = Others()
+            runners: dict[str, Runner] = {US: ours, **({self.peer.name: self.peer} if self.peer else {})}
+            measure(cases, runners, self.repetitions, self._results, status=self.status, warn=self.warn)
+            self.others = max(self.others, others.share())
+            self._take_ceilings(engines, cases)
+        finally:
+            self._rss_peak |= ours.rss_peak
+            engines.close()
+
+    def _warming(self, repetition: int, repetitions: int, text: str) -> None:
+        self.status(-1, self.repetitions, "warming up")
+
+    def _prepare(self, engines: Engines, cases: Sequence[Case]) -> None:
+        """All that may draw bars: they have a thread, which must not run beside a measurement."""
+        with Bars() as progress:
+            for case in cases:
+                engine = engines.of(case.setup, progress)
+                engine.at(case.n_depth, progress)
+                self._traffic[case], self._compile_s[case] = Traffic.of(engine.llm, case), engine.compile_s
+
+    def _take_ceilings(self, engines: Engines, cases: Sequence[Case]) -> None:
+        """By an engine's own threads, one engine for each number of them."""
+        for threads, setup in {case.n_threads: case.setup for case in cases}.items():
+            self.status(-1, self.repetitions, f"read bandwidth -t {threads}")
+            self.ceilings.setdefault(threads, []).append(ceiling(engines.of(setup, silent).llm.model.team))
+
+    def records(self) -> list[record.Record]:
+        """In the order of the cases."""
+        system, found = record.system(), []
+        for case in self.cases:
+            ours = self._results.get((case, US))
+            if ours is None:
+                continue
+            common = {"compile_s": self._compile_s[case], "rss_peak": self._rss_peak[case]}
+            measured = record.case(case, ours, self._traffic[case], max(self.ceilings[case.n_threads]))
+            parts = [system, record.model(self._models[case.model][0]), common, measured]
+            if self.peer:
+                theirs = self._results.get((case, self.peer.name))
+                parts.append(record.peer(self.peer.name, self.peer.rotates(case), ours, theirs))
+            found.append(record.complete(*parts))
+        return found
+
+
+def spread(ceilings: Sequence[float]) -> float:
+    """How far apart measurements of the same ceiling lie, as a share of it."""
+    return (max(ceilings) - min(ceilings)) / median(ceilings)

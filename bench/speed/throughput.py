@@ -1,0 +1,142 @@
+"""How long cases take, repetitions interleaved over all cases and runners; and what they read, by the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
+from time import perf_counter_ns
+from typing import Protocol
+
+import psutil
+
+from ...engine.llm import LLM
+from ...engine.machine.progress import Progress
+from ...engine.session import Session
+from .cases import Case
+from .engines import Engines, random_tokens
+
+
+class Unable(Exception):
+    """A runner cannot run a case; the message says why."""
+
+
+class Runner(Protocol):
+    """Runs cases: pyllm itself, or the program that it is compared with."""
+
+    def sample(self, case: Case) -> int:
+        """Nanoseconds that the case took; raises Unable."""
+
+
+@dataclass
+class Samples:
+    """What one runner took for one case, in the order in which it was measured."""
+
+    n_tokens: int
+    ns: list[int] = field(default_factory=list)
+
+    @property
+    def ts(self) -> list[float]:
+        """Tokens per second."""
+        return [1e9 * self.n_tokens / ns for ns in self.ns]
+
+    @property
+    def median_ns(self) -> int:
+        return round(median(self.ns))
+
+    @property
+    def median_ts(self) -> float:
+        return 1e9 * self.n_tokens / median(self.ns)
+
+
+def average(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, which llama-bench prints; a single value has none."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+Results = dict[tuple[Case, str], Samples]
+"""By case and name of the runner."""
+
+
+def turns(cases: Sequence[Case], runners: Sequence[str], repetitions: int) -> Iterator[tuple[int, Case, str]]:
+    """Who runs what when: (repetition, case, runner). Every case once before any of them again, and the runners take
+    turns, the other one first every other time, so that a machine that drifts favours none."""
+    for repetition in range(repetitions):
+        for case in cases:
+            for runner in runners if repetition % 2 == 0 else reversed(runners):
+                yield repetition, case, runner
+
+
+def measure(
+    cases: Sequence[Case],
+    runners: dict[str, Runner],
+    repetitions: int,
+    results: Results,
+    *,
+    status: Callable[[int, int, str], None] = lambda repetition, repetitions, text: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run everything and add to `results`, good at any time. Who cannot run a case is not asked for it again."""
+    unable: set[tuple[Case, str]] = set()
+    for repetition, case, runner in turns(cases, list(runners), repetitions):
+        if (case, runner) in unable:
+            continue
+        status(repetition, repetitions, f"{case}, {runner}")
+        try:
+            ns = runners[runner].sample(case)
+        except Unable as reason:
+            unable.add((case, runner))
+            warn(f"{runner} cannot run {case}: {reason}")
+        else:
+            results.setdefault((case, runner), Samples(case.n_tokens)).ns.append(ns)
+
+
+class Ours:
+    """pyllm as a Runner."""
+
+    def __init__(self, engines: Engines, progress: Progress) -> None:
+        self._engines, self._progress = engines, progress
+        self.rss_peak: dict[Case, int] = {}  # bytes of the whole process, with all engines that it had loaded
+
+    def sample(self, case: Case) -> int:
+        """The session is rewound to the case's depth first. Neither that nor loading is counted."""
+        engine = self._engines.of(case.setup, self._progress)
+        tokens = random_tokens(engine.llm.config.n_vocab, case.n_tokens)
+        ns = timed(engine.at(case.n_depth, self._progress), tokens[: case.n_prompt], tokens[case.n_prompt :])
+        self.rss_peak[case] = max(self.rss_peak.get(case, 0), int(psutil.Process().memory_info().rss))
+        return ns
+
+
+def timed(session: Session, prompt: Sequence[int], generated: Sequence[int]) -> int:
+    """Nanoseconds to take in a prompt at once and then tokens one by one, without sampling."""
+    begin = perf_counter_ns()
+    if prompt:
+        session.prefill(prompt)
+    for token in generated:
+        session.decode(token)
+    return perf_counter_ns() - begin
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a case reads, in all its steps together."""
+
+    weights: float = 0
+    k: float = 0
+    v: float = 0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.k + self.v
+
+    @classmethod
+    def of(cls, llm: LLM, case: Case) -> Traffic:
+        """By the plan. In decode the bytes grow evenly with the context, so its first and last step tell them all."""
+        end = case.n_depth + case.n_prompt
+        steps = []
+        for start in range(case.n_depth, end, case.setup.n_rows):
+            rows = min(case.setup.n_rows, end - start)
+            steps.append((1.0, llm.model.cost(rows, start + rows)))
+        if case.n_gen:
+            steps += [(case.n_gen / 2, llm.model.cost(1, context)) for context in (end + 1, case.n_ctx)]
+        return cls(*(sum(times * getattr(cost, kind) for times, cost in steps) for kind in ("weights", "k", "v")))

@@ -1,0 +1,1 @@
+"""What K costs and what V costs, cell after cell."""

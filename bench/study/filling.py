@@ -1,0 +1,62 @@
+"""A study, cell after cell, as long as the budget lasts; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ...engine.advice.study_file import StudyFile, identity
+from ...engine.machine.progress import Bars
+from ...kernels.formats.table import CACHE_TYPES, FORMATS
+from ...models.cache.sizes import kv_bytes_per_token
+from ...models.config import Config
+from ...models.errors import UsageError
+from ...models.file.gguf import GGUF
+from ..study.cells import Cell, Options, cells
+from ..study.measure import Bench, groups, measure
+from ..study.texts import Sources
+
+
+def all_types(config: Config) -> list[str]:
+    """f16 and the quantized types that the model's heads can hold."""
+    found = ["f16"]
+    for name in CACHE_TYPES:
+        with suppress(UsageError):
+            kv_bytes_per_token(config, name, name)
+            found += [name] if FORMATS[name].size > 1 else []
+    return in_order(found)
+
+
+def in_order(types: Sequence[str]) -> list[str]:
+    """From many bits to few, each once."""
+    return sorted(dict.fromkeys(types), key=lambda t: (-FORMATS[t].bits_per_value, t))
+
+
+def headed(gguf: GGUF, config: Config, asked: Sources, seed: int) -> dict[str, Any]:
+    """What the results depend on, beside the cells."""
+    texts = {"texts": asked.digest, "prose": Path(asked.named).name}
+    return {**identity(gguf), "model": config.name, "seed": seed, **texts}
+
+
+def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:
+    """Measure what is not known yet, until the time is over."""
+    begin, config = monotonic(), bench.caches.config
+    while todo := [cell for cell in cells(options, config, study.results) if cell.key not in study.results]:
+        if monotonic() - begin > budget:
+            return
+        group = next(iter(groups(bench, once(todo))))  # then anew: what follows from it may tell more than the rest
+        study.add(measure(bench, group))
+        known = len(study.results)
+        progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
+
+
+def once(todo: list[Cell]) -> list[Cell]:
+    """Two rules may ask for the same cell."""
+    return list({cell.key: cell for cell in todo}.values())
+
+
+def said(cell: Cell) -> str:
+    return f"{cell.measure} {cell.task} {cell.context}"

@@ -1,0 +1,175 @@
+"""A study's cells, measured: each measure is a function of the model, the texts and the cell; keeps no results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...engine.session import Session
+from ...kernels.formats.table import FORMATS
+from ...models.cache import layer_map, rotation
+from ..quality import divergence
+from ..quality.attention_errors import errors, rounded, shape
+from ..quality.caches import EXACT, Caches
+from ..quality.divergence import Apart
+from ..quality.scoring import apart
+from .cells import Cell
+from .tasks import TASKS, Sample, samples
+from .texts import Sources
+
+GENERATED = 96
+"""Tokens of a free generation."""
+QUERIES = 48
+"""Rows whose attention is looked at, in the second half of the context."""
+NGRAM = 4
+
+
+@dataclass
+class Bench:
+    """What all cells share."""
+
+    caches: Caches
+    sources: Sources
+    seed: int
+
+    def samples(self, cell: Cell) -> list[Sample]:
+        return samples(TASKS[cell.task], self.sources, self.caches.tokenizer, cell.context, self.seed, cell.samples)
+
+
+def groups(bench: Bench, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells in their order, cut so that those of a group can be measured together. Raises FitError."""
+    run: list[Cell] = []
+    for cell in cells:
+        alike = run and (run[0].measure, run[0].task, run[0].context) == (cell.measure, cell.task, cell.context)
+        if run and not alike:
+            yield from _fitting(bench, run)
+            run = []
+        run.append(cell)
+    if run:
+        yield from _fitting(bench, run)
+
+
+def _fitting(bench: Bench, cells: list[Cell]) -> Iterator[list[Cell]]:
+    if cells[0].measure not in BESIDE:
+        yield cells
+        return
+    bench.caches.n_ctx = cells[0].context
+    waiting = iter(cells)
+    for group in bench.caches.groups([cell.cache for cell in cells], [EXACT]):
+        yield [next(waiting) for _ in group]
+
+
+def measure(bench: Bench, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """Results by key, of cells of one group."""
+    bench.caches.n_ctx = max(cells[0].context, 64)
+    if cells[0].measure in BESIDE:
+        with bench.caches.open([EXACT, *(cell.cache for cell in cells)]) as engines:
+            exact, *others = [engine.session() for engine in engines]
+            found = BESIDE[cells[0].measure](bench, cells[0], exact, others)
+        return {cell.key: result for cell, result in zip(cells, found, strict=True)}
+    return {cell.key: result for cell, result in zip(cells, ALONE[cells[0].measure](bench, cells), strict=True)}
+
+
+# Side by side with the exact cache ---------------------------------------------------------------------------------
+
+
+def _score(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) -> list[dict[str, Any]]:
+    asked = bench.samples(cell)
+    if not asked:
+        return [{"samples": 0} for _ in others]
+    parts: list[list[Apart]] = [[] for _ in others]
+    for sample in asked:
+        for found, part in zip(parts, apart(exact, others, sample.tokens, len(sample.prompt) - 1), strict=True):
+            found.append(part)
+    return [_summary(found) for found in parts]
+
+
+def _summary(parts: Sequence[Apart]) -> dict[str, Any]:
+    """By sample. What divergence.statistics says, the answers that are right in every token, and where loss arises."""
+    whole = divergence.statistics(Apart.joined(parts))
+    keys = ("ppl", "ppl_reference", "nll", "ln_ppl_ratio", "ln_ppl_ratio_error", "kld_mean", "kld_error", "kld_max",
+            "delta_p_mean", "delta_p_rms", "same_top", "same_top_error")  # fmt: skip
+    length = min(len(part.kld) for part in parts)
+    course = np.mean(
+        [[piece.mean() for piece in np.array_split(part.kld[:length], min(8, length))] for part in parts], axis=0
+    )
+    return {
+        **{key: whole[key] for key in keys},
+        "kld_median": whole["kld_percentiles"]["50"],
+        "kld_99": whole["kld_percentiles"]["99"],
+        "samples": len(parts),
+        "tokens": sum(len(part.kld) for part in parts),
+        "hits": float(np.mean([part.right.all() for part in parts])),
+        "hits_reference": float(np.mean([part.right_reference.all() for part in parts])),
+        "kld_course": [float(x) for x in course],
+    }
+
+
+def _generate(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) -> list[dict[str, Any]]:
+    eog = bench.caches.tokenizer.eog
+    found: list[list[dict[str, float]]] = [[] for _ in others]
+    for sample in bench.samples(cell):
+        prompt = sample.prompt[: max(1, cell.context - GENERATED)]
+        reference = _greedy(exact, prompt, eog)
+        for results, session in zip(found, others, strict=True):
+            text = _greedy(session, prompt, eog)
+            differ = (i for i, (a, b) in enumerate(zip(text, reference, strict=False)) if a != b)
+            same = next(differ, min(len(text), len(reference)))
+            results.append({"first_difference": same, "repeated": repeated(text), "length": len(text),
+                            "repeated_reference": repeated(reference), "length_reference": len(reference)})  # fmt: skip
+    return [{key: float(np.mean([r[key] for r in results])) for key in results[0]} for results in found]
+
+
+def _greedy(session: Session, prompt: Sequence[int], eog: frozenset[int]) -> list[int]:
+    session.rewind(0)
+    logits, found = session.prefill(prompt), list[int]()
+    while len(found) < GENERATED and (token := int(logits.argmax())) not in eog:
+        found.append(token)
+        logits = session.decode(token)
+    return found
+
+
+def repeated(tokens: Sequence[int]) -> float:
+    """The share of n-grams that were there before."""
+    grams = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+# From exact queries, keys and values --------------------------------------------------------------------------------
+
+
+def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """For each error a list, with an entry a layer."""
+    config = bench.caches.config
+    types = [layer_map.pairs(cell.cache.k, cell.cache.v, config.n_layer) for cell in cells]
+    found: list[dict[str, Any]] = [{} for _ in cells]
+    for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):
+        layer, n = config.layers[i], len(exact.k)
+        rows = np.linspace(n // 2, n - 1, min(QUERIES, n // 2)).astype(np.int64)
+        for cell, pairs, result in zip(cells, types, found, strict=True):
+            sizes = rotation.sizes(cell.cache.rotate, layer, *(FORMATS[name] for name in pairs[i]))
+            k_hat, v_hat = rounded(exact.k, pairs[i][0], sizes[0]), rounded(exact.v, pairs[i][1], sizes[1])
+            for key, value in errors(exact, k_hat, v_hat, layer, rows).items():
+                result.setdefault(key, []).append(value)
+    return found
+
+
+def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """For each figure a list, with an entry a layer; weights_k and weights_v are empty where K has no matrix."""
+    found: dict[str, list[float]] = {"weights_k": [], "weights_v": []}
+    tensors = bench.caches.gguf.tensors
+    for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):
+        for side, x in (("k", exact.k), ("v", exact.v)):
+            for key, value in shape(x).items():
+                found.setdefault(f"{key}_{side}", []).append(value)
+            if (tensor := tensors.get(f"blk.{i}.attn_{side}.weight")) is not None:
+                weights = FORMATS[tensor.type].decode(tensor.data).astype(np.float64)
+                found[f"weights_{side}"].append(float(np.linalg.norm(weights)))
+    return [found for _ in cells]
+
+
+BESIDE = {"score": _score, "layer": _score, "generate": _generate}
+ALONE = {"attention": _attention, "norms": _norms}

@@ -1,0 +1,106 @@
+"""A study's pictures: the heat map, loss against bytes, against length and distance, layers; computes no statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from ..quality.attention_errors import DISTANCES
+from ..quality.caches import Cache
+from ..report.plot import MARKERS, Axes, Look, Plot
+from .cells import sensitivity, usual
+from .findings import Report
+from .stats import frontier
+from .tasks import TASKS
+
+
+def plots(report: Report) -> Iterator[Plot]:
+    """Those for which there are results."""
+    first, main = report.options.contexts[0], report.options.rotate[0]
+    types, pairs = ("f32", *report.options.types), report.options.pairs()
+    loss = {(k, v, r): found["kld_mean"] for k in types for v in types for r in report.options.rotate
+            if (found := report.of("score", "prose", first, k, v, r))}  # fmt: skip
+    if loss:
+        title = f"KLD from f32, {first} tokens of prose, rotation {main}"
+        yield Plot("heat", title, "V", "K", partial(_heat, types=types, loss=loss, rotate=main))
+        yield Plot("frontier", "Loss against size", "KiB per token", "KLD from f32",
+                   partial(_frontier, report=report, loss=loss))  # fmt: skip
+    for task in TASKS:
+        if any(report.of("score", task, c, *pair) for c in report.options.contexts[1:] for pair in pairs):
+            title = f"Loss against length: {task}"
+            paint = partial(_lengths, report=report, task=task)
+            yield Plot(f"length-{task}", title, "tokens of context", "KLD from f32", paint)
+    if any(report.of("attention", "prose", usual(report.config), t, t) for t in report.options.types):
+        title = "Error of attention's logits by distance"
+        yield Plot("distance", title, "tokens back, at least", "RMS error", partial(_distances, report=report))
+    if sensitivity(report.options, report.config, report.results):
+        title = "Loss of q4_0 in a single layer"
+        yield Plot("layers", title, "layer", "KLD from f32", partial(_layers, report=report))
+
+
+def _heat(axes: Axes, look: Look, types: tuple[str, ...], loss: dict[tuple[str, str, str], float], rotate: str) -> None:
+    grid = np.array([[loss.get((k, v, rotate), np.nan) for v in types] for k in types])
+    shades = np.log10(np.maximum(grid, 1e-4))
+    axes.imshow(shades, cmap="cividis", aspect="auto")
+    axes.set_xticks(range(len(types)), types, rotation=45)
+    axes.set_yticks(range(len(types)), types)
+    axes.grid(False)
+    middle = (np.nanmin(shades) + np.nanmax(shades)) / 2
+    for i, j in np.argwhere(np.isfinite(grid)):
+        ink = "#ffffff" if shades[i, j] <= middle else "#000000"
+        axes.text(j, i, f"{grid[i, j]:.4f}", ha="center", va="center", fontsize=7, color=ink)
+
+
+def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str, str], float]) -> None:
+    for number, rotate in enumerate(report.options.rotate):
+        points = sorted(
+            (Cache(k, v).bytes_per_token(report.config) / 1024, value, f"{k}/{v}")
+            for (k, v, r), value in loss.items() if r == rotate and "f32" not in (k, v)
+        )  # fmt: skip
+        if not points:
+            continue
+        axes.plot(*zip(*[p[:2] for p in points], strict=True), MARKERS[number], color=look.series[number], alpha=0.5,
+                  label=f"rotation {rotate}")  # fmt: skip
+        best = frontier(points)
+        axes.plot(*zip(*[p[:2] for p in best], strict=True), color=look.series[number])
+        for x, y, name in best if number == 0 else []:
+            axes.annotate(name, (x, y), fontsize=7, xytext=(3, 4), textcoords="offset points", color=look.ink)
+    axes.set_yscale("log")
+
+
+def _lengths(axes: Axes, look: Look, report: Report, task: str) -> None:
+    lengths = sorted(dict.fromkeys((*report.options.contexts, usual(report.config))))
+    for i, (k, v) in enumerate(report.options.pairs()[:8]):
+        found = [(n, r["kld_mean"]) for n in lengths if (r := report.of("score", task, n, k, v))]
+        if found:
+            axes.plot(*zip(*found, strict=True), f"{MARKERS[i]}-", color=look.series[i], label=f"{k}/{v}")
+    _doubling(axes)
+    axes.set_yscale("log")
+
+
+def _doubling(axes: Axes) -> None:
+    """Numbers of tokens, each step twice as many, written out."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+
+
+def _distances(axes: Axes, look: Look, report: Report) -> None:
+    for i, t in enumerate(report.options.types[:8]):
+        for j, rotate in enumerate(report.options.rotate[:2]):
+            if found := report.of("attention", "prose", usual(report.config), t, t, rotate):
+                columns = list(zip(*found["logit_rms_by_distance"], strict=True))
+                points = [(max(DISTANCES[n], 1), np.mean(c)) for n, c in enumerate(columns) if None not in c]
+                axes.plot(*zip(*points, strict=True), f"{MARKERS[i]}{'-' if j == 0 else ':'}", color=look.series[i],
+                          label=f"{t}, {rotate}")  # fmt: skip
+    _doubling(axes)
+    axes.set_yscale("log")
+
+
+def _layers(axes: Axes, look: Look, report: Report) -> None:
+    losses = sensitivity(report.options, report.config, report.results) or {}
+    for i, side in enumerate("kv"):
+        values = [losses[side, n] for n in range(report.config.n_layer)]
+        axes.plot(values, f"{MARKERS[i]}-", color=look.series[i], label=side.upper())
+    axes.set_yscale("log")

@@ -1,0 +1,29 @@
+"""A study as one page with its pictures; computes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..report import plot
+from ..report.page import Page
+from . import plots
+from .findings import Report
+
+PAGE = "report.html"
+
+
+def write(report: Report, folder: Path) -> None:
+    """The page, and each plot as SVG and PNG."""
+    page = Page(f"What K and V cost: {report.heading['model']}", f"{report.heading['file']}, {report.heading['prose']}")
+    pictures = list(plots.plots(report)) if plot.available() else []
+    if pictures:
+        page.section("Pictures")
+    for picture in pictures:
+        page.figure(picture.svg())
+        for suffix in (".svg", ".png"):
+            picture.save(folder / f"{picture.name}{suffix}")
+    page.section("Tables", "KLD: divergence from the same model with an f32 cache, in nats. Small models fail many "
+                 "tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
+    for title, columns, rows in report.tables():
+        page.table(title, columns, rows)
+    page.write(folder / PAGE)

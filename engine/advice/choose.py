@@ -1,0 +1,78 @@
+"""Which types to keep the cache in: the smallest whose measured loss does not count, for a use; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...models.cache.sizes import kv_bytes_per_token
+from ...models.config import Config
+
+Results = Mapping[str, Mapping[str, Any]]
+"""By the keys of a study's cells: measure, task, context, K/V, rotation."""
+
+TASKS: dict[str, tuple[tuple[str, ...], float]] = {
+    "chat": (("prose", "questions"), 0.01),
+    "qa": (("prose", "questions", "sums", "passkey"), 0.005),
+    "code": (("prose", "sums", "copy"), 0.005),
+    "long": (("prose", "passkey", "dictionary", "copy"), 0.003),
+}
+"""Uses: the studied tasks that are like them, and the divergence above the noise (nats) that each may cost."""
+
+SAFE = ("q8_0", "q8_0")
+"""What is lost in the noise on every model that was measured; for those that were not."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Types of K and V (maps of them by layer, too), and what the study says of them."""
+
+    k: str
+    v: str
+    rotate: str
+    nbytes: int  # per token
+    loss: float  # the largest mean divergence of the use's tasks
+    worst: str  # in which of them, and at which length
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.v}"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """`chosen`, and the choices that were not, by their size."""
+
+    chosen: Choice
+    noise: float  # the divergence of f16, which every path of the arithmetic has
+    allowed: float  # above it
+    enough: bool  # whether the choice's loss is allowed; if not, it is the least that fits
+    others: list[Choice]
+
+
+def advise(
+    results: Results, config: Config, task: str, fits: Callable[[str, str], bool] = lambda k, v: True
+) -> Advice | None:
+    """From a study's results; fits: whether there is room for types of K and V. None where nothing studied fits."""
+    tasks, allowed = TASKS[task]
+    studied = sorted(choices(results, config, tasks), key=lambda choice: (choice.nbytes, choice.loss))
+    fitting = [choice for choice in studied if fits(choice.k, choice.v)]
+    if not fitting:
+        return None
+    noise = next((c.loss for c in studied if (c.k, c.v) == ("f16", "f16")), 0.0)
+    good = [choice for choice in fitting if choice.loss <= noise + allowed]
+    chosen = good[0] if good else min(fitting, key=lambda choice: choice.loss)
+    return Advice(chosen, noise, allowed, bool(good), [choice for choice in studied if choice is not chosen])
+
+
+def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterator[Choice]:
+    """Each studied cache, with its loss where that is largest."""
+    worst: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for key, result in results.items():
+        measure, task, context, pair, rotate = key.split(" ")
+        if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair:
+            k, _, v = pair.partition("/")
+            found = (float(result["kld_mean"]), f"{task} at {context} tokens")
+            worst[k, v, rotate] = max(found, worst.get((k, v, rotate), found))
+    for (k, v, rotate), (loss, where) in worst.items():
+        yield Choice(k, v, rotate, kv_bytes_per_token(config, k, v), loss, where)

@@ -1,0 +1,1 @@
+"""A conversation at the terminal: the prompt, the answer as it comes, and its statistics."""

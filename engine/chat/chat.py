@@ -1,0 +1,196 @@
+"""A chat at the terminal: lines in, answers out, a few commands; knows no model but through the token loop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from ...models.errors import PyllmError
+from ..generate import Timings, generate
+from ..machine.progress import Bars
+from . import statistics
+from .interrupt import impatient
+from .prompt import check_length, system
+from .stream import stream
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+    from ..sampler import Sampler
+
+COMMAND = re.compile(r"/[a-z]+(?=\s|$)")  # "/etc/passwd says" is no command
+# What gpt-oss says after it has thought: later turns are to be without its thoughts. Other templates leave them out.
+FINAL = "<|channel|>final<|message|>"
+GREETING = "/help lists the commands, Alt-Enter starts a new line, /bye or Ctrl-D ends the chat."
+
+
+def chat(llm: LLM, args: argparse.Namespace, load_seconds: float, new_sampler: Callable[[], Sampler]) -> int:
+    """Talks until the user leaves; the exit code."""
+    from .terminal import line_reader
+
+    conversation = Chat(llm, args, load_seconds, new_sampler)
+    conversation.note(
+        f"{llm.config.name}, K {args.cache_type_k}, V {args.cache_type_v}, {llm.n_ctx} tokens. {GREETING}"
+    )
+    return conversation.loop(line_reader())
+
+
+class Chat:
+    """A conversation and the session that holds its tokens."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        args: argparse.Namespace,
+        load_seconds: float,
+        new_sampler: Callable[[], Sampler],
+        out: TextIO | None = None,
+    ) -> None:
+        self._llm, self._args, self._load, self._new_sampler = llm, args, load_seconds, new_sampler
+        self._out = sys.stdout if out is None else out
+        self._timings: Timings | None = None  # of the last answer
+        self._session = llm.session()
+        self.commands: dict[str, tuple[str, Callable[[str], None]]] = {
+            "/help": ("this list", self._help),
+            "/clear": ("forget the conversation", self._clear),
+            "/stats": ("speed and memory of the last answer", self._stats),
+            "/save": ("FILE: keep the conversation (as JSON where FILE ends in .json)", self._save),
+            "/bye": ("leave", lambda _: None),
+        }
+        self._clear("")
+
+    def loop(self, read_line: Callable[[], str]) -> int:
+        """Reads and answers. Ctrl-C ends an answer; one more before anything else is said ends the chat."""
+        warned = False
+        while True:
+            try:
+                line = read_line().strip()
+            except EOFError:
+                return 0
+            except KeyboardInterrupt:
+                if warned:
+                    raise
+                warned = True
+                self.note("Ctrl-C again, or /bye, ends the chat.")
+                continue
+            if not line:
+                continue
+            warned = False
+            command = COMMAND.match(line)
+            if command is None:
+                warned = self.ask(line)
+            elif command[0] == "/bye":
+                return 0
+            else:
+                self._command(command[0], line[command.end() :].strip())
+
+    def ask(self, text: str) -> bool:
+        """Answers one message; whether Ctrl-C ended the answer."""
+        self.messages.append({"role": "user", "content": text})
+        timings = Timings(load=self._load)
+        try:
+            assert self._llm.template is not None
+            tokens = self._llm.template.encode(self.messages, self._llm.tokenizer)
+            check_length(tokens, self._llm.n_ctx, self._llm.config)
+            with _ctrl_c() as pressed, Bars() as progress:
+
+                def prefilling(stage: str, done: int, total: int, next: str = "") -> None:
+                    if pressed():
+                        raise _Interrupted  # the cache holds what was read so far, and is whole
+                    progress(stage, done, total, next)
+
+                pieces = generate(
+                    self._session, tokens, self._sampler, self._llm.tokenizer,
+                    n_predict=self._args.predict, timings=timings, progress=prefilling, interrupted=pressed,
+                )  # fmt: skip
+                answer, stop = stream(pieces, self._out, progress)
+        except PyllmError as error:
+            self.messages.pop()
+            self.note(f"{error}; /clear starts anew")
+            return False
+        except _Interrupted:
+            self.messages.pop()
+            self.note("Interrupted before the answer; the message is forgotten.")
+            return True
+        self.messages.append({"role": "assistant", "content": answer.rpartition(FINAL)[2].strip()})
+        self._timings = timings
+        if stop == "context":
+            self.note(f"The context of {self._llm.n_ctx} tokens is full: /clear starts anew, a larger -c holds more.")
+        self.note(f"{timings.generated_n} tokens, {timings.decode_rate:.1f} tokens/s")
+        return stop == "interrupt"
+
+    def note(self, text: str) -> None:
+        """Says something that is not the model's: on stderr, dim on a terminal."""
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            Console(stderr=True, highlight=False).print(text, style="dim", markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr)
+
+    def _command(self, name: str, rest: str) -> None:
+        if name not in self.commands:
+            self.note(f"{name}: no such command; /help lists them")
+            return
+        self.commands[name][1](rest)
+
+    def _help(self, _: str) -> None:
+        self.note("\n".join(f"{name:<8}{what}" for name, (what, _) in self.commands.items()))
+
+    def _clear(self, _: str) -> None:
+        self.messages = system(self._args)
+        self._sampler = self._new_sampler()
+        self._timings = None
+
+    def _stats(self, _: str) -> None:
+        if self._timings is None:
+            self.note("Nothing was answered yet.")
+            return
+        statistics.show(statistics.rows(self._llm, self._timings, self._args.cache_type_k, self._args.cache_type_v))
+
+    def _save(self, name: str) -> None:
+        if not name:
+            self.note("/save FILE: name the file to write")
+            return
+        if name.endswith(".json"):
+            text = json.dumps(self.messages, ensure_ascii=False, indent=2)
+        else:
+            text = "\n\n".join(f"## {message['role']}\n\n{message['content']}" for message in self.messages)
+        path = Path(name).expanduser()
+        try:
+            with path.open("x", encoding="utf-8") as file:  # never over a file that is there
+                file.write(text + "\n")
+        except (OSError, ValueError) as error:
+            self.note(f"{path}: not saved: {getattr(error, 'strerror', None) or error}")
+        else:
+            self.note(f"Saved {len(self.messages)} messages in {path}.")
+
+
+class _Interrupted(Exception):
+    """Ctrl-C while the prompt was read."""
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C does not break into a step of the model, it is asked for between two; a second one does, and ends all."""
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        with impatient(presses=2):
+            yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,162 @@
+"""What is in a model file, printed for people or as JSON; the facts come from `models/describe.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..machine.units import size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 120  # of what is printed where there is no terminal
+
+
+def present(facts: dict[str, Any], args: Namespace) -> int:
+    """Prints a description, with the origin of the file where `facts` has one."""
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(_summary(facts))
+    tables = [_weights(facts)] if facts["tensors"] else []
+    tables += _caches(facts["cache"]) if facts["cache"] else []
+    tables += [_tensors(facts)] if args.tensors else []
+    for table in tables:
+        console.print()
+        console.print(table)
+    if facts["problem"]:
+        console.print(f"\npyllm does not run this model: {_plain(facts['problem'])}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _summary(facts: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in _rows(facts):
+        grid.add_row(Text(name, style="bold"), Text(_plain(value), overflow="fold"))
+    return grid
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The summary: (what, how much)."""
+    file, config = facts["file"], facts["config"]
+    parts = f" in {len(file['paths'])} parts" if len(file["paths"]) > 1 else ""
+    rows = [
+        ("file", f"{Path(file['paths'][0]).name}, {size(file['bytes'])}{parts}, GGUF version {file['gguf_version']}"),
+        ("name", facts["name"] or "none"),
+        ("architecture", facts["architecture"] or "none"),
+    ]
+    rows[1:1] = [(what, value or "not known") for what, value in facts.get("origin", {}).items()]
+    if facts["bits_per_weight"]:
+        active = f" ({facts['active_parameters']:,} for a token)" if config and config["expert_count"] else ""
+        rows.append(("parameters", f"{facts['parameters']:,}{active}, {facts['bits_per_weight']:.2f} bits each"))
+    if config:
+        rows += [
+            ("layers", f"{config['n_layer']}, {config['n_embd']} wide, {_feed_forward(config)}"),
+            *(("attention", each) for each in _attention(config["layers"])),
+            ("context", f"{config['n_ctx_train']:,} tokens"),
+        ]
+    return [*rows, ("tokenizer", _tokenizer(facts["tokenizer"])), ("chat template", _template(facts))]
+
+
+def _feed_forward(config: dict[str, Any]) -> str:
+    if not config["expert_count"]:
+        return f"feed-forward {config['n_ff']}"
+    experts = f"{config['expert_used_count']} of {config['expert_count']} experts"
+    return f"{experts} with feed-forward {config['expert_feed_forward_length']}"
+
+
+def _attention(layers: list[dict[str, Any]]) -> list[str]:
+    """A line for each kind of layer."""
+    kinds = list({json.dumps(layer): layer for layer in layers}.values())
+    return [f"{layers.count(kind)} of {len(layers)} layers: {_heads(kind)}" for kind in kinds]
+
+
+def _heads(layer: dict[str, Any]) -> str:
+    k, v, rope = layer["head_dim_k"], layer["head_dim_v"], layer["rope"]
+    values = f"{k} values" if k == v else f"{k} (K) and {v} (V) values"
+    said = [f"{layer['n_head']} query heads, {layer['n_head_kv']} K/V heads, of {values}"]
+    said += [f"window of {layer['window']:,} tokens"] if layer["window"] else []
+    said += [f"RoPE of {rope['dim']} at base {rope['base']:g}"] if rope else ["no RoPE"]
+    if rope and rope["scaling"] != "none":
+        said += [f"{rope['scaling']} scaling by {rope['factor']:g}"]
+    return ", ".join(said)
+
+
+def _tokenizer(said: dict[str, Any]) -> str:
+    if said["model"] is None:
+        return "none"
+    kind = said["model"] if said["pre"] in (None, "default") else f"{said['model']} ({said['pre']})"
+    counts = [f"{said['tokens'] or 0:,} tokens", *([f"{said['merges']:,} merges"] if said["merges"] else [])]
+    special = [f"{role} {said[role]['text']}" for role in ("bos", "eos", "eot") if said[role]]
+    return ", ".join([kind, *counts, *special])
+
+
+def _template(facts: dict[str, Any]) -> str:
+    n = facts["chat_template"]["characters"]
+    return f"{n:,} characters" if n else "none"
+
+
+def _weights(facts: dict[str, Any]) -> Table:
+    """Where the bytes of the weights are, by tensor type."""
+    table = _table("weights", "type", "tensors", "parameters", "size", "of all bytes")
+    for row in facts["quantization"]:
+        share = row["bytes"] / facts["weights_bytes"]
+        table.add_row(row["type"], f"{row['tensors']:,}", f"{row['parameters']:,}", size(row["bytes"]), f"{share:.1%}")
+    return table
+
+
+def _caches(cache: dict[str, Any]) -> list[Table]:
+    """A table of the layers that keep all tokens, and one of those that keep a window, where there are such."""
+    windows = cache["windows"]
+    if not windows:
+        return [_cache("KV cache, bytes per token", cache)]
+    kept = f"KV cache, bytes per token in {windows['layers']} layers, which keep some {windows['window']:,} tokens"
+    full = f"KV cache, bytes per token in {cache['layers']} layers, which keep all tokens"
+    return [_cache(full, cache), _cache(kept, windows)]
+
+
+def _cache(title: str, cache: dict[str, Any]) -> Table:
+    """Bytes that a token takes for every pair of types, K down and V across."""
+    table = _table(title, "K \\ V", *cache["v"])
+    for k_type in cache["k"]:
+        pairs = [cache["pairs"][f"{k_type}/{v_type}"] for v_type in cache["v"]]
+        table.add_row(k_type, *("-" if n is None else f"{n:,}" for n in pairs))
+    return table
+
+
+def _tensors(facts: dict[str, Any]) -> Table:
+    from rich.text import Text
+
+    table = _table("tensors", "name", "shape", "type", "bytes")
+    for row in facts["tensors"]:
+        shape = " x ".join(map(str, row["shape"]))
+        table.add_row(Text(_plain(row["name"]), overflow="fold"), shape, row["type"], f"{row['bytes']:,}")
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """An empty table whose first column is text and whose others are numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(Text(first))
+    for name in others:
+        table.add_column(Text(name), justify="right")
+    return table
+
+
+def _plain(text: str) -> str:
+    """A text of the file without what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,14 @@
+"""`pyllm inspect`: what is in a model file."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ...models.describe import describe
+from ...models.file.gguf import GGUF
+from .facts import present
+
+
+def run(args: Namespace) -> int:
+    """Describes the file `args.model` on stdout; `args.json` and `args.tensors` say how. Raises ModelError."""
+    return present(describe(GGUF.open(args.model)), args)

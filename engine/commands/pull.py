@@ -1,0 +1,16 @@
+"""`pyllm pull`: models come here, and their paths are printed."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ..machine.progress import Bars
+from ..store import sources
+
+
+def run(args: Namespace) -> int:
+    for name in args.models:
+        with Bars() as progress:
+            path = sources.resolve(name, offline=False, fresh=True, progress=progress)
+        print(path, flush=True)
+    return 0

@@ -1,0 +1,198 @@
+"""`pyllm run`: a model is loaded, a prompt answered, or a chat begun; knows flags and streams, no arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from ...models.arch.registry import read_config
+from ...models.cache import rotation
+from ...models.cache.layer_map import together
+from ...models.errors import UsageError
+from ..chat import statistics
+from ..chat.interrupt import impatient
+from ..chat.prompt import check_chat, check_length, check_template, encode, read_prompt
+from ..chat.stream import stream
+from ..generate import Timings, generate
+from ..machine.progress import Bars
+from ..store import sources
+from .flags import DEFAULT_CTX
+
+if TYPE_CHECKING:
+    from ...models.config import Config
+    from ...models.file.gguf import GGUF
+    from ..llm import LLM
+    from ..sampler import Sampler
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers the prompt that the flags or stdin give, or chats where there is none and a terminal to type at."""
+    prompt = read_prompt(args)
+    if prompt is None:
+        check_chat(args)
+    with Bars() as progress:
+        path = sources.resolve(args.model, offline=args.offline, progress=progress)
+        llm, tokens, load_seconds = load(path, args, prompt, progress)
+    if prompt is None:
+        from ..chat.chat import chat
+
+        return chat(llm, args, load_seconds, partial(make_sampler, llm, args))
+    return answer(llm, args, tokens, load_seconds)
+
+
+def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bars) -> tuple[LLM, list[int], float]:
+    """The model in memory, the prompt's tokens, and how long it took.
+
+    What the file, the flags and the prompt rule out is said before Numba is imported and memory taken.
+    """
+    begin = perf_counter()
+    from ...models.file.gguf import GGUF
+    from ...models.text.template import ChatTemplate
+    from ...models.text.tokenizer import Tokenizer
+    from ..machine.fit import check_fit
+
+    gguf = GGUF.open(path)
+    config = read_config(gguf)
+    n_ctx = context_size(args.ctx_size, config)
+    if args.cache_type == "auto":
+        choose(gguf, config, args)
+    args.cache_type_k = together(args.cache_type_k, args.cache_type_k_layers)
+    args.cache_type_v = together(args.cache_type_v, args.cache_type_v_layers)
+    rotation.check(config, args.cache_rotate)
+    check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
+    tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
+    if prompt is None:
+        check_template(config, tokenizer, template, args)
+    else:
+        tokens = encode(tokenizer, template, args, prompt)
+        check_length(tokens, n_ctx, config)
+    if n_ctx > config.n_ctx_train:
+        warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
+        print(f"pyllm: {warning}: beyond them, answers get worse", file=sys.stderr)
+
+    from ..llm import LLM
+
+    with _endable(progress), impatient():
+        llm = LLM.load(
+            gguf,
+            n_ctx=n_ctx,
+            cache_type_k=args.cache_type_k,
+            cache_type_v=args.cache_type_v,
+            cache_rotate=args.cache_rotate,
+            n_threads=args.threads,
+            tokenizer=tokenizer,
+            progress=progress,
+        )
+        if args.cpu_strict:
+            llm.pin()
+    llm.checked = args.check
+    return llm, tokens, perf_counter() - begin
+
+
+def choose(gguf: GGUF, config: Config, args: argparse.Namespace) -> None:
+    """Set the cache's types as the model's study advises."""
+    from ..advice.choose import SAFE, advise
+    from ..advice.study_file import results_of
+
+    if any((args.cache_type_k, args.cache_type_v, args.cache_type_k_layers, args.cache_type_v_layers)):
+        raise UsageError("--cache-type auto and other cache types: give the one or the others")
+    found = advise(results_of(gguf), config, "chat")
+    if found is None:
+        args.cache_type_k, args.cache_type_v = SAFE
+        print("pyllm: no study of this model: K and V in q8_0 (pyllm study kv measures more)", file=sys.stderr)
+    else:
+        best = found.chosen
+        args.cache_type_k, args.cache_type_v, args.cache_rotate = best.k, best.v, best.rotate
+
+
+@contextmanager
+def _endable(progress: Bars) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the process at once: LLVM's callbacks would lose an exception, or break on its way."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        progress.close()
+        os._exit(128 + number)
+
+    try:
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def context_size(asked: int | None, config: Config) -> int:
+    """Tokens in the context: as asked, 0 for the model's own, and without -c that up to a default."""
+    return min(DEFAULT_CTX, config.n_ctx_train) if asked is None else asked or config.n_ctx_train
+
+
+def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
+    from ..sampler import Sampler, SamplerParams
+
+    params = SamplerParams(
+        temp=args.temp,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repeat_penalty=args.repeat_penalty,
+    )
+    return Sampler(params, args.seed, llm.config.n_vocab, llm.path)
+
+
+def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
+    """One prompt, one answer, then the statistics."""
+    sampler, timings = make_sampler(llm, args), Timings(load=load_seconds)
+    with Bars() as progress, impatient():
+        pieces = generate(
+            llm.session(), tokens, sampler, llm.tokenizer,
+            n_predict=args.predict, timings=timings, progress=progress,
+        )  # fmt: skip
+        text, stop = stream(pieces, None if args.json else sys.stdout, progress)
+    if args.json:
+        result = {
+            "text": text,
+            "stop": stop,
+            **statistics.as_json(llm, timings),
+            "settings": settings(llm, args, sampler),
+        }
+        print(json.dumps(result))
+        return 0
+    if stop == "context":
+        print(f"pyllm: the context of {llm.n_ctx} tokens is full; a larger -c holds more", file=sys.stderr)
+    statistics.show(statistics.rows(llm, timings, args.cache_type_k, args.cache_type_v))
+    return 0
+
+
+def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, object]:
+    """All that the answer depends on, besides the prompt."""
+    return {
+        "model": llm.config.name,
+        "n_ctx": llm.n_ctx,
+        "threads": llm.n_threads,
+        "cache_type_k": args.cache_type_k,
+        "cache_type_v": args.cache_type_v,
+        "cache_rotate": args.cache_rotate,
+        "predict": args.predict,
+        "raw": args.raw,
+        "system_prompt": args.system_prompt,
+        "seed": sampler.seed,
+        "temp": args.temp,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repeat_penalty": args.repeat_penalty,
+    }

@@ -1,0 +1,1 @@
+"""This machine: its CPU, its limits, whether a model fits, and how long work shows itself."""

@@ -1,0 +1,62 @@
+"""Room on the disk for what is fetched, and locks between processes; knows no network."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...models.errors import PyllmError
+from ..machine.progress import Progress
+
+
+def check_space(folder: Path, need: int, title: str) -> None:
+    """Refuses before anything is written what would fill the disk."""
+    if shutil.disk_usage(folder).free < need:
+        raise _no_space(folder, title, need)
+
+
+def _no_space(folder: Path, title: str, need: int = 0) -> PyllmError:
+    free = shutil.disk_usage(folder).free / 1e6
+    takes = f"fetching {title} takes {need / 1e6:.0f} MB, " if need else ""
+    return PyllmError(
+        f"{folder}: no space left: {takes}{free:.0f} MB are free; make room or set PYLLM_CACHE (HF_HOME for the hub's "
+        "files) to a folder on another disk"
+    )
+
+
+@contextmanager
+def disk_errors(folder: Path, title: str) -> Iterator[None]:
+    """What the disk refuses, in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(folder, title) from None
+        raise PyllmError(
+            f"{folder}: cannot keep {title} there: {error.strerror or error}; "
+            "set PYLLM_CACHE (HF_HOME for the hub's files) to a folder that can be written"
+        ) from None
+
+
+@contextmanager
+def alone(lock: Path, title: str, progress: Progress) -> Iterator[None]:
+    """One process at a time; whoever comes second waits, and says so."""
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    begin = time.monotonic()
+    while True:
+        try:
+            held.acquire(timeout=0.5)
+            break
+        except Timeout:
+            progress(f"waiting for another process that fetches {title}", int(time.monotonic() - begin), 0)
+    try:
+        yield
+    finally:
+        held.release()

@@ -1,0 +1,1 @@
+"""Number formats, from a row of the table to tiles in memory."""

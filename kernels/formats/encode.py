@@ -1,0 +1,151 @@
+"""Numbers chosen for blocks of 32 inside of kernels, for what goes into the cache: to the bit as quantize.py does it.
+
+Which of the three ways is a format's follows from its layout: a table of values, a minimum, or a zero point.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from ..lang.jit import inline
+from ..lang.memory import load_f32, peek_f32, store_f32, store_low_bytes
+from ..lang.simd import (
+    Vec,
+    absolute,
+    constant,
+    f32x16,
+    max_lanes,
+    maximum,
+    min_lanes,
+    minimum,
+    pack,
+    round_half_away,
+    row,
+    splat,
+    to_i32,
+)
+from .layout import Layout
+from .quantizers import midpoints
+from .table import FORMATS
+
+SCRATCH = 320
+"""Bytes that `encode_block` uses: 32 integers, and room for sums."""
+
+
+def encode_block(fmt, x, scratch):
+    """32 float32 at x as a block of the integer format `fmt` (a constant): its integers as bytes to `scratch`, signed
+    where they have 8 bits; returns d and m (0 where there is none)."""
+    raise NotImplementedError("only inside of kernels")
+
+
+@inline
+def inverse(d):
+    """1 / d, and 0 where that is not finite; see quantize.py."""
+    inverse = np.float32(1) / d
+    return inverse if abs(inverse) < np.inf else np.float32(0)
+
+
+@inline
+def extreme(x):
+    """The first of 32 that are largest in size, with its sign."""
+    top = np.float32(0)
+    for i in range(32):
+        v = peek_f32(x + 4 * i)
+        if abs(v) > abs(top):
+            top = v
+    return top
+
+
+@overload(encode_block, prefer_literal=True, jit_options={"forceinline": True, "error_model": "numpy"})
+def _encode_block(fmt, x, scratch):
+    if not isinstance(fmt, types.StringLiteral):
+        return None  # Numba asks again with a literal
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None and layout.size == 32
+    if layout.values:
+        return _nearest_values(fmt.literal_value, layout)
+    if layout.integers.width == 8:
+        return _to_bytes
+    return _from_minimum(layout) if layout.has_min else _around_zero(layout)
+
+
+def _to_bytes(fmt, x, scratch):
+    lo, hi = load_f32(x), load_f32(x + 64)
+    d = max_lanes(maximum(absolute(lo), absolute(hi))) / np.float32(127)
+    per_d = inverse(d)
+    store_low_bytes(scratch, to_i32(round_half_away(lo * per_d)))
+    store_low_bytes(scratch + 16, to_i32(round_half_away(hi * per_d)))
+    return d, np.float32(0)
+
+
+def _around_zero(layout: Layout) -> Any:
+    zero, high = layout.zero, 2.0 * layout.zero - 1
+
+    def encode(fmt, x, scratch):
+        d = extreme(x) / np.float32(-zero)
+        per_d = inverse(d)  # below, rounded twice, as in ggml
+        store_low_bytes(scratch, to_i32(minimum(load_f32(x) * per_d + (zero + 0.5), splat(high))))
+        store_low_bytes(scratch + 16, to_i32(minimum(load_f32(x + 64) * per_d + (zero + 0.5), splat(high))))
+        return d, np.float32(0)
+
+    return encode
+
+
+def _from_minimum(layout: Layout) -> Any:
+    high = (1 << layout.integers.width) - 1
+
+    def encode(fmt, x, scratch):
+        lo, hi = load_f32(x), load_f32(x + 64)
+        low = min_lanes(minimum(lo, hi))
+        d = (max_lanes(maximum(lo, hi)) - low) / np.float32(high)
+        per_d = inverse(d)
+        store_low_bytes(scratch, to_i32(minimum((lo - low) * per_d + 0.5, splat(high))))
+        store_low_bytes(scratch + 16, to_i32(minimum((hi - low) * per_d + 0.5, splat(high))))
+        return d, low
+
+    return encode
+
+
+def _nearest_values(name: str, layout: Layout) -> Any:
+    first = layout.values[0]
+
+    def encode(fmt, x, scratch):
+        per_d = inverse(extreme(x) / np.float32(first))
+        for half in range(2):
+            v = load_f32(x + 64 * half)
+            found = nearest(name, v * per_d)
+            store_low_bytes(scratch + 16 * half, to_i32(row(found, 0)))
+            weighted = (v * v) * row(found, 1)
+            store_f32(scratch + 64 + 64 * half, weighted * v)
+            store_f32(scratch + 192 + 64 * half, weighted * row(found, 1))
+        along, square = np.float32(0), np.float32(0)
+        for i in range(32):  # in this order, as in ggml
+            along += peek_f32(scratch + 64 + 4 * i)
+            square += peek_f32(scratch + 192 + 4 * i)
+        return (along / square if square > 0 else along * np.float32(0)), np.float32(0)
+
+    return encode
+
+
+@intrinsic(prefer_literal=True)
+def nearest(typingctx: Any, fmt: Any, x: Any) -> Any:
+    """Two f32x16: the number of the value nearest to each x among those of a format (a constant), and that value."""
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None
+    out = Vec("f32", 16, 2)
+    values, between = layout.values, midpoints(layout.values)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        index, value = constant(f32x16.ir, 0.0), constant(f32x16.ir, float(values[0]))
+        for i, middle in enumerate(between):
+            above = builder.fcmp_ordered(">=", args[1], constant(f32x16.ir, float(middle)))
+            index = builder.select(above, constant(f32x16.ir, float(i + 1)), index)
+            value = builder.select(above, constant(f32x16.ir, float(values[i + 1])), value)
+        return pack(builder, [index, value], out)
+
+    return out(fmt, x), codegen

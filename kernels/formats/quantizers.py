@@ -1,0 +1,118 @@
+"""How numbers are chosen for a block of 32, ggml's choice to the bit. NumPy; the cache's fast form is in cache.py.
+
+A quantizer takes values (..., blocks, size) and gives the `Numbers` of the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .layout import F32Array, Numbers, U8Array
+
+Quantizer = Callable[[F32Array], Numbers]
+
+
+def inverse(d: F32Array) -> F32Array:
+    """1 / d, and 0 where that is not finite: for d = 0, and where d is so small that it is 0 in float16 anyway."""
+    inverse = np.float32(1) / d
+    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def integers(x: F32Array, low: int, high: int) -> F32Array:
+    """Whole numbers within bounds, 0 for what is no number: a cast of others depends on the processor."""
+    return np.where(np.isnan(x), np.float32(0), np.minimum(np.maximum(x, np.float32(low)), np.float32(high)))
+
+
+def _half_away(x: F32Array) -> F32Array:
+    """C's roundf: halves away from zero, where NumPy's rint takes the even one."""
+    whole = np.trunc(x)
+    return whole + np.copysign(np.abs(x - whole) >= np.float32(0.5), x)
+
+
+def extreme(v: F32Array) -> F32Array:
+    """The first of the values that are largest in size, with its sign: (..., 1)."""
+    return np.take_along_axis(v, np.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
+
+
+def to_bytes(v: F32Array) -> Numbers:
+    """8 bits, the largest in size becomes 127."""
+    d = np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)
+    q: U8Array = integers(_half_away(v * inverse(d)), -127, 127).astype(np.int8).view(np.uint8)
+    return Numbers(d[..., 0], q)
+
+
+def around_zero(bits: int) -> Quantizer:
+    """The largest in size becomes the lowest integer, whatever its sign."""
+    zero = 1 << (bits - 1)
+
+    def quantize(v: F32Array) -> Numbers:
+        d = extreme(v) / np.float32(-zero)
+        q = integers(np.trunc(v * inverse(d) + np.float32(zero + 0.5)), 0, 2 * zero - 1)
+        return Numbers(d[..., 0], q.astype(np.uint8))
+
+    return quantize
+
+
+def from_minimum(bits: int) -> Quantizer:
+    """Affine: the least value becomes 0, the largest the highest integer."""
+    high = (1 << bits) - 1
+
+    def quantize(v: F32Array) -> Numbers:
+        low = v.min(axis=-1, keepdims=True)
+        d = (v.max(axis=-1, keepdims=True) - low) / np.float32(high)
+        q = integers(np.trunc((v - low) * inverse(d) + np.float32(0.5)), 0, high)
+        return Numbers(d[..., 0], q.astype(np.uint8), low[..., 0])
+
+    return quantize
+
+
+def midpoints(values: Sequence[int]) -> F32Array:
+    """Where the nearest of some ascending values changes; at a midpoint it is the upper one."""
+    v = np.array(values, np.float32)
+    return (v[1:] + v[:-1]) / np.float32(2)
+
+
+def nearest(x: F32Array, values: Sequence[int]) -> U8Array:
+    """The number of the value that is nearest to each x."""
+    index = np.zeros(x.shape, np.uint8)
+    for middle in midpoints(values):  # a good deal faster than a binary search, value by value
+        index += x >= middle
+    return index
+
+
+def among(values: Sequence[int]) -> Quantizer:
+    """The largest in size becomes the first of the ascending values; then d is fitted, weighted by x²."""
+    number = np.array(values, np.float32)
+
+    def quantize(v: F32Array) -> Numbers:
+        q = nearest(v * inverse(extreme(v) / number[0]), values)
+        weighted = v * v * number[q]
+        along, square = _sum_in_order(weighted * v), _sum_in_order(weighted * number[q])
+        return Numbers(np.where(square > 0, along / square, along * np.float32(0)), q)
+
+    return quantize
+
+
+def _sum_in_order(x: F32Array) -> F32Array:
+    """Over the last axis one after the other, as C does; NumPy would pair them."""
+    total = x[..., 0]
+    for i in range(1, x.shape[-1]):
+        total = total + x[..., i]
+    return total
+
+
+def powers(values: Sequence[int]) -> Quantizer:
+    """d is the power of two that brings the largest in size between half of the highest value and all of it; values: 8
+    that ascend from 0, then the same with a minus."""
+    between = midpoints(values[:8])
+
+    def quantize(v: F32Array) -> Numbers:
+        top = np.abs(v).max(axis=-1)
+        e = np.where(np.isfinite(top), np.floor(np.log2(top)) - 2 + 127, 255)
+        d = np.ldexp(np.float32(1), np.clip(np.nan_to_num(e), 0, 255).astype(np.int32) - 128)
+        size = np.searchsorted(between, np.abs(v) / d[..., None], side="left")  # a midpoint belongs to the lower one
+        return Numbers(d, np.where((v < 0) & (size > 0), size + 8, size).astype(np.uint8))
+
+    return quantize

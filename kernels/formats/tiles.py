@@ -1,0 +1,216 @@
+"""Where blocks lie in memory: tiles of 16 rows side by side, so that one vector holds a column of 16 rows.
+
+A tile of 16 rows by n columns is, for integer formats (see blocks.py for the letters),
+
+    d         of each block, [n / size][16 rows] f16, or bytes where it is a power of two
+    m         likewise, where the format has one
+    s, t      of the groups of super-blocks, [n / group][16 rows]: s as a signed byte or, where there is an m, s and t
+              in the low and the high half of a byte (of 4 bits each) or of two bytes
+    padding   to 64 bytes
+    integers  for each 32 columns the planes of their bits, see below
+
+and for floating-point formats the numbers themselves, [n][16 rows]. The 16 rows are output features (weights) or tokens
+(K). A plane holds 8, 4, 2 or 1 bits of each integer: 5 bits are planes of 4 and 1. Of b bits it is [b words][16 rows]
+words of 4 bytes: byte c of word j has the bits of columns 4 j + c, 4 j + c + 4 b and so on, from the lowest bit on.
+8-bit integers have STORED_BIAS added. The values are ggml's to the bit; only their place differs, and `unpack` gives
+the canonical blocks back.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..lang.dot import STORED_BIAS
+from ..lang.jit import inline, kernel, record
+from ..lang.memory import peek_i32, peek_i64, peek_u8, peek_u16, poke_i32, poke_u8, poke_u16
+from .layout import Layout
+from .table import Format
+
+ROWS = 16
+U8Array = npt.NDArray[np.uint8]
+
+
+def planes(bits: int) -> tuple[int, ...]:
+    """The bits of the planes of an integer, its low bits first."""
+    return tuple(b for b in (8, 4, 2, 1) if bits & b)
+
+
+def scale_bytes(fmt: Format, columns: int) -> int:
+    """Bytes of a tile's scales: where its integers begin."""
+    return 0 if fmt.layout is None else -(-columns // fmt.size * ROWS * fmt.layout.scale_bytes // 64) * 64
+
+
+def tile_bytes(fmt: Format, columns: int) -> int:
+    """Bytes of a tile of 16 rows of so many columns."""
+    assert columns % fmt.size == 0, (fmt.name, columns)
+    if not fmt.bits:
+        return ROWS * columns * fmt.nbytes
+    return scale_bytes(fmt, columns) + ROWS * columns * fmt.bits // 8
+
+
+PACK = record(raw="ptr", tiles="ptr", rows="int", blocks="int", block_bytes="int", tile_bytes="int", scales="int",
+              d="int", d_bytes="int", m="int", groups="int", group_bytes="int", group_bits="ptr", group_zero="int",
+              words="int", word_parts="ptr", parts="ptr", flip="int")  # fmt: skip
+"""group_bits: rows of `Bits.table`. words: of the integers of a block; word_parts: how many rows of `parts` each is
+made of; parts: see _word_parts."""
+
+
+@inline
+def bits_at(block, table):
+    """An integer of a block by its row of `Bits.table`."""
+    low = (peek_u8(block + peek_i64(table)) >> peek_i64(table + 8)) & peek_i64(table + 16)
+    high = (peek_u8(block + peek_i64(table + 32)) >> peek_i64(table + 40)) & peek_i64(table + 48)
+    return low | high << peek_i64(table + 56)
+
+
+@kernel(PACK)
+def pack_blocks(a, begin, end, thread):
+    """Items are tiles: bring the canonical blocks of 16 rows to their places."""
+    m_at = a.blocks * a.d_bytes * 16
+    groups_at = m_at + (a.blocks * 32 if a.m >= 0 else 0)
+    half = 4 * a.group_bytes
+    for tile in range(begin, end):
+        out = a.tiles + tile * a.tile_bytes
+        for r in range(min(16, a.rows - tile * 16)):
+            block = a.raw + (tile * 16 + r) * a.blocks * a.block_bytes
+            for b in range(a.blocks):
+                if a.d_bytes == 1:
+                    poke_u8(out + b * 16 + r, peek_u8(block + a.d))
+                else:
+                    poke_u16(out + (b * 16 + r) * 2, peek_u16(block + a.d))
+                if a.m >= 0:
+                    poke_u16(out + m_at + (b * 16 + r) * 2, peek_u16(block + a.m))
+                for g in range(a.groups):
+                    to = out + groups_at + ((b * a.groups + g) * 16 + r) * a.group_bytes
+                    s = bits_at(block, a.group_bits + g * 64)
+                    if a.m < 0:
+                        poke_u8(to, s - a.group_zero)
+                    elif a.group_bytes == 1:
+                        poke_u8(to, s | bits_at(block, a.group_bits + (a.groups + g) * 64) << half)
+                    else:
+                        poke_u16(to, s | bits_at(block, a.group_bits + (a.groups + g) * 64) << half)
+                part = a.parts
+                for w in range(a.words):
+                    word = 0
+                    for _ in range(peek_i64(a.word_parts + 8 * w)):
+                        bits = (peek_i32(block + peek_i64(part)) >> peek_i64(part + 8)) & peek_i64(part + 16)
+                        word |= (bits * peek_i64(part + 24)) & peek_i64(part + 32)
+                        part += 40
+                    poke_i32(out + a.scales + ((b * a.words + w) * 16 + r) * 4, word ^ a.flip)
+                block += a.block_bytes
+
+
+@kernel(PACK)
+def pack_floats(a, begin, end, thread):
+    """Items are tiles: copy numbers of block_bytes (2 or 4) bytes, 16 rows side by side."""
+    size = a.block_bytes
+    for tile in range(begin, end):
+        for r in range(min(16, a.rows - tile * 16)):
+            source = a.raw + (tile * 16 + r) * a.blocks * size
+            target = a.tiles + tile * a.tile_bytes + r * size
+            if size == 4:
+                for i in range(a.blocks):
+                    poke_i32(target + i * 64, peek_i32(source + i * 4))
+            else:
+                for i in range(a.blocks):
+                    poke_u16(target + i * 32, peek_u16(source + i * 2))
+
+
+def columns_of(bits: int, word: int, part: int) -> int:
+    """The first of the 4 columns (of 32) that are in bits part * bits of a word of a plane."""
+    return 4 * word + 4 * bits * part
+
+
+@cache
+def _word_parts(layout: Layout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(parts of each word of a tile, the parts): ((4 bytes at `byte` >> shift) & mask) * factor & keep."""
+    counts, parts = [], []
+    for block in range(0, layout.size, 32):
+        for (bits, byte, shift), b in zip(layout.integers.parts, planes(layout.integers.width), strict=True):
+            assert bits == b, "a block's parts are the planes of a tile"
+            ones = (1 << bits) - 1
+            for word in range(b):
+                counts.append(8 // b)
+                for p in range(8 // b):
+                    at, up = block + columns_of(b, word, p), b * p
+                    keep = 0x01010101 * ones << up
+                    if byte[at] == byte[at + 3]:  # one byte has the bits of all four columns: spread them
+                        parts.append([byte[at], shift[at], 15, 0x00204081 << up, keep])
+                    else:
+                        parts.append([byte[at], shift[at], 0x01010101 * ones, 1 << up, keep])
+    return np.array(counts), np.array(parts)
+
+
+def pack_operands(fmt: Format, rows: int, columns: int) -> dict[str, Any]:
+    """The operands of the packing kernels but for the two addresses."""
+    common = {"rows": rows, "blocks": columns // fmt.size, "block_bytes": fmt.nbytes,
+              "tile_bytes": tile_bytes(fmt, columns), "scales": scale_bytes(fmt, columns)}  # fmt: skip
+    if fmt.layout is None:
+        return {**dict.fromkeys(PACK.names[2:], 0), **common}  # type: ignore[index]
+    layout = fmt.layout
+    counts, parts = _word_parts(layout)
+    return {
+        **common,
+        "d": layout.d,
+        "d_bytes": layout.d_bytes,
+        "m": layout.m,
+        "groups": layout.groups if layout.scales else 0,
+        "group_bytes": layout.group_bytes,
+        "group_bits": layout.scales.table if layout.scales else 0,
+        "group_zero": layout.scale_zero,
+        "words": len(counts),
+        "word_parts": counts,
+        "parts": parts,
+        "flip": 0x01010101 * STORED_BIAS if fmt.bits == 8 else 0,
+    }
+
+
+def unpack(tiles: U8Array, fmt: Format, rows: int, columns: int) -> U8Array:
+    """Tiles back to canonical blocks: (rows, bytes of a row)."""
+    n = -(-rows // ROWS)
+    tiles = tiles.reshape(n, tile_bytes(fmt, columns))
+    if fmt.layout is None:
+        numbers = tiles.reshape(n, columns, ROWS, fmt.nbytes)
+        return numbers.transpose(0, 2, 1, 3).reshape(n * ROWS, -1)[:rows].copy()
+    layout, blocks = fmt.layout, columns // fmt.size
+    out = np.zeros((n, ROWS, blocks, fmt.nbytes), np.uint8)
+    fields = [(layout.d, layout.d_bytes)] + ([(layout.m, 2)] if layout.has_min else [])
+    at = 0
+    for where, size in fields:
+        found = tiles[:, at : at + blocks * ROWS * size].reshape(n, blocks, ROWS, size)
+        out[..., where : where + size] = found.transpose(0, 2, 1, 3)
+        at += blocks * ROWS * size
+    if layout.scales:
+        groups, size = layout.groups, layout.group_bytes
+        found = tiles[:, at : at + blocks * groups * ROWS * size].copy().view(f"<u{size}")
+        found = found.reshape(n, blocks, groups, ROWS).transpose(0, 3, 1, 2)
+        if layout.has_min:
+            found = np.concatenate([found & ((1 << 4 * size) - 1), found >> 4 * size], axis=-1)
+        layout.scales.write(out, (found + layout.scale_zero).astype(np.uint8))
+    layout.integers.write(out, _integers(tiles[:, scale_bytes(fmt, columns) :], fmt.bits).reshape(n, ROWS, blocks, -1))
+    return out.reshape(n * ROWS, -1)[:rows].copy()
+
+
+def _integers(tiles: U8Array, bits: int) -> U8Array:
+    """The integers' part of tiles (n, bytes) -> (n, 16 rows, columns)."""
+    lines = tiles.reshape(len(tiles), -1, bits, ROWS, 4).transpose(0, 3, 1, 2, 4)
+    out = from_planes(lines, bits).reshape(len(tiles), ROWS, -1)
+    return out ^ np.uint8(STORED_BIAS) if bits == 8 else out
+
+
+def from_planes(words: U8Array, bits: int) -> U8Array:
+    """The words of 32 integers (..., bits, 4 bytes) -> (..., 32)."""
+    out = np.zeros((*words.shape[:-2], 32), np.uint8)
+    at = left = 0
+    for b in planes(bits):
+        for word in range(b):
+            for p in range(8 // b):
+                first = columns_of(b, word, p)
+                field = words[..., at + word, :] >> np.uint8(b * p) & np.uint8((1 << b) - 1)
+                out[..., first : first + 4] |= field << np.uint8(left)
+        at, left = at + b, left + b
+    return out

@@ -1,0 +1,132 @@
+"""The integers of 32 columns, kept as planes of bits (see tiles.py), as vectors, for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ..lang import cpu
+from ..lang.dot import STORED_BIAS, halves, joined
+from ..lang.memory import read
+from ..lang.simd import F32, I8, I16, I32, I64, Vec, call, constant, i8x64, pack, splatted
+from .table import FORMATS
+from .tiles import planes
+
+_SHUFFLES = {
+    "avx512vnni": {64: "llvm.x86.avx512.pshuf.b.512", 16: "llvm.x86.ssse3.pshuf.b.128"},
+    "avx2": {32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"},
+    "neon": {16: "llvm.aarch64.neon.tbl1.v16i8"},
+    "portable": {},
+}[cpu.DOT]
+"""Bytes to the instruction that looks up so many of them in a table of 16."""
+
+
+def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
+    """Bytes v >> shift (or << -shift) & mask. Shifted as 16-bit words, which x86 has."""
+    wide = ir.VectorType(I16, v.type.count // 2)
+    if shift:
+        turn = b.lshr if shift > 0 else b.shl
+        v = b.bitcast(turn(b.bitcast(v, wide), constant(wide, abs(shift))), v.type)
+    return b.and_(v, constant(v.type, mask))
+
+
+def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Value:
+    """table[index] for bytes below 16: by an instruction, or by choosing between constants bit by bit."""
+    if not _SHUFFLES:
+        found = [constant(index.type, value) for value in table]
+        for bit in range(4):
+            is_set = b.icmp_unsigned("!=", b.and_(index, constant(index.type, 1 << bit)), constant(index.type, 0))
+            found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
+        return found[0]
+    lanes = max(n for n in _SHUFFLES if n <= index.type.count)
+    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // 16))
+    parts = halves(b, index, index.type.count // lanes)
+    return joined(b, [call(b, _SHUFFLES[lanes], values.type, values, part) for part in parts])
+
+
+@intrinsic(prefer_literal=True)
+def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
+    """The integers of 32 columns of 16 rows at an address in a tile of format `fmt` (a constant): 8 vectors i8x64, of
+    4 columns each, as `dot_words` takes them. Where the format says what they stand for, that, plus STORED_BIAS."""
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None
+    out = Vec("i8", 64, 8)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        vectors: list[ir.Value] = [None] * 8
+        line = left = 0
+        for bits in planes(layout.integers.width):
+            lines = [read(builder, builder.add(args[1], I64(64 * (line + j))), i8x64.ir) for j in range(bits)]
+            for j in range(8):
+                field = lines[j % bits]
+                if bits < 8:
+                    field = bits_of(builder, field, bits * (j // bits) - left, ((1 << bits) - 1) << left)
+                vectors[j] = builder.or_(vectors[j], field) if line else field
+            line, left = line + bits, left + bits
+        if layout.values:
+            table = [(value + STORED_BIAS) & 255 for value in layout.values]
+            vectors = [looked_up(builder, v, table) for v in vectors]
+        return pack(builder, vectors, out)
+
+    return out(fmt, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_numbers(typingctx: Any, fmt: Any, address: Any) -> Any:
+    """The numbers of 32 columns of one row at an address in a V page of format `fmt` (a constant), before their scale:
+    two vectors f32x16."""
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None
+    out, width = Vec("f32", 16, 2), layout.integers.width
+    numbers = [x - layout.zero for x in layout.values or range(1 << width)] if width <= 4 else []
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        ints = ir.VectorType(I32, 16)
+        vectors: list[ir.Value] = [None] * 2
+        at = left = 0
+        for bits in planes(width):
+            for half in range(2):
+                field = _columns(builder, builder.add(args[1], I64(at)), bits, half)
+                field = builder.shl(field, constant(ints, left)) if left else field
+                vectors[half] = builder.or_(vectors[half], field) if left else field
+            at, left = at + 4 * bits, left + bits
+        if numbers:
+            return pack(builder, [_number(builder, v, numbers) for v in vectors], out)
+        zero = constant(ints, layout.zero)
+        return pack(builder, [builder.sitofp(builder.sub(v, zero), out.ir) for v in vectors], out)
+
+    return out(fmt, types.int64), codegen
+
+
+def _number(b: ir.IRBuilder, index: ir.Value, numbers: Sequence[int]) -> ir.Value:
+    """numbers[index], of at most 16, as f32x16."""
+    floats = ir.VectorType(F32, 16)
+    if cpu.DOT == "avx512vnni":  # an instruction, where converting is two
+        table = ir.Constant(floats, [float(x) for x in numbers] * (16 // len(numbers)))
+        return call(b, "llvm.x86.avx512.permvar.sf.512", floats, table, index)
+    if [*numbers] == [*range(numbers[0], numbers[0] + len(numbers))]:
+        return b.sitofp(b.add(index, constant(index.type, numbers[0])), floats)
+    bytes_ = looked_up(b, b.trunc(index, ir.VectorType(I8, 16)), [x & 255 for x in numbers])
+    return b.sitofp(b.sext(bytes_, index.type), floats)
+
+
+def _columns(b: ir.IRBuilder, address: ir.Value, bits: int, half: int) -> ir.Value:
+    """16 of the 32 columns of a plane at an address, as i32x16; those of 8 bits are signed."""
+    bytes_, ints = ir.VectorType(I8, 16), ir.VectorType(I32, 16)
+    if bits == 8:
+        return b.sext(read(b, b.add(address, I64(16 * half)), bytes_), ints)
+    columns = range(16 * half, 16 * half + 16)
+    if bits == 1:  # all of them are in a word
+        stored = splatted(b, read(b, address, I32), 16)
+        shifts = [8 * (c % 4) + c // 4 for c in columns]
+    else:
+        n = 4 * bits
+        small = read(b, address, ir.VectorType(I8, n))
+        repeated = ir.Constant(ir.VectorType(I32, 16), [c % n for c in columns])
+        stored = b.zext(small if n == 16 else b.shuffle_vector(small, small, repeated), ints)
+        shifts = [bits * (c // n) for c in columns]
+    return b.and_(b.lshr(stored, ir.Constant(ints, shifts)), constant(ints, (1 << bits) - 1))

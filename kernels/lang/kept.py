@@ -1,0 +1,141 @@
+"""Compiled kernels on the disk, from one run to the next: where, whose, and whole; never in the way of a run.
+
+Numba's own files have no checksum, end the program where the disk is full, and get mixed up where two processes compile
+at once. Here each compiled function is one file, which appears in one step and is read only if it is what was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import platformdirs
+from numba.core.compiler import CompileResult
+from numba.core.runtime.nrt import rtsys
+from numba.core.serialize import dumps
+
+from . import cpu
+
+_CURE = "set PYLLM_CACHE to a folder of your own"
+_DIGEST = hashlib.sha256().digest_size
+_KERNELS = Path(__file__).parents[1]
+
+
+def root() -> Path:
+    """The folder of all compiled kernels, of this state of the sources and of others."""
+    given = os.environ.get("PYLLM_CACHE")
+    return (Path(given).expanduser().absolute() if given else platformdirs.user_cache_path("pyllm")) / "kernels"
+
+
+def _state() -> str:
+    """Names what a compiled kernel depends on besides its own source: the other sources, and what `cpu` chose."""
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(_KERNELS.rglob("*.py"))))
+    digest.update(f"{cpu.DOT} {cpu.AMX} {cpu.HALF} {numba.__version__} {np.__version__} {sys.version}".encode())
+    return digest.hexdigest()[:16]
+
+
+FOLDER = root() / _state()
+
+
+def _refusal() -> str:
+    """Makes the folder; why nothing in it may be trusted, or nothing. The files are pickles, so it must be ours."""
+    try:
+        if not FOLDER.is_dir():  # it may be there and read-only, which is fine
+            FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = FOLDER.stat()
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            return "belongs to another user"
+        if status.st_mode & 0o022:
+            FOLDER.chmod(0o700)
+    except OSError as error:
+        return f"cannot be used ({error.strerror or error})"
+    return ""
+
+
+REFUSED = _refusal()
+
+
+def _prune(keep: int = 6) -> None:
+    """Drop the folders of other states, the longest unused first."""
+    with contextlib.suppress(OSError):
+        FOLDER.touch()
+        others = sorted((p for p in FOLDER.parent.iterdir() if p != FOLDER), key=lambda p: p.stat().st_mtime)
+        for folder in others[: -keep or None]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if not REFUSED:
+    _prune()
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    """Says each problem once, by the log, as Numba keeps warnings to itself."""
+    logging.getLogger(__name__).warning("%s: %s", FOLDER, problem)
+
+
+class Kept:
+    """The compiled forms of one function, where Numba looks for its cache."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """The function for these types; None if it is not here, or not as it was written."""
+        if REFUSED:
+            return None
+        rtsys.initialize(target_context)  # which functions with arrays link to; the compiler itself may stay asleep
+        try:
+            raw = self._path(sig, target_context.codegen()).read_bytes()
+            if hashlib.sha256(memoryview(raw)[_DIGEST:]).digest() != raw[:_DIGEST]:
+                raise ValueError("it is not what was written")
+            return CompileResult._rebuild(target_context, *pickle.loads(memoryview(raw)[_DIGEST:]))
+        except FileNotFoundError:
+            return None
+        except Exception:  # whatever a pickle may raise
+            _warn("a kernel in it is damaged, and is compiled again")
+            return None
+
+    def save_overload(self, sig: Any, result: CompileResult) -> None:
+        """Keep the function for these types, if that can be."""
+        if REFUSED:
+            _warn(f"{REFUSED}, so kernels are compiled in every run; {_CURE}")
+        elif not result.library.has_dynamic_globals:
+            try:
+                body = dumps(result._reduce())
+                self._write(self._path(sig, result.codegen), hashlib.sha256(body).digest() + body)
+            except OSError as error:
+                _warn(f"cannot be written ({error.strerror or error}), so kernels are compiled in every run; {_CURE}")
+
+    def _write(self, path: Path, raw: bytes) -> None:
+        FOLDER.mkdir(mode=0o700, exist_ok=True)  # another process may have pruned it
+        part = path.with_name(f"{uuid.uuid4().hex}.part")
+        try:
+            part.write_bytes(raw)
+            os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+
+    def _path(self, sig: Any, codegen: Any) -> Path:
+        """Named after the function and all that its machine code depends on."""
+        code, source = self._function.__code__, Path(self._function.__code__.co_filename)
+        digest = hashlib.sha256(f"{sig} {codegen.magic_tuple()} {code.co_firstlineno}".encode())
+        digest.update(code.co_code + dumps([cell.cell_contents for cell in self._function.__closure__ or ()]))
+        if _KERNELS not in source.parents:  # a test's own kernel, which `_state` does not know
+            with contextlib.suppress(OSError):
+                digest.update(source.read_bytes())
+        return FOLDER / f"{self._function.__module__}.{self._function.__name__}-{digest.hexdigest()[:20]}"

@@ -1,0 +1,1 @@
+"""The operations of a forward pass other than attention: products, norms, gates, RoPE, experts, sampling."""

@@ -1,0 +1,139 @@
+"""The inner product of everything: a tile of 16 rows with a few rows of activations, for each format.
+
+Linear layers call it with weights, attention with K. Activations for integer formats are int8 in blocks of 32, each
+with a record of 16 bytes (META) that holds what the formats ask for; floating-point formats take them as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import overload
+
+from ..formats.layout import Layout
+from ..formats.scales import integers_at, load_minimum, load_scale
+from ..formats.table import FORMATS, Format
+from ..formats.words import load_words
+from ..lang import cpu
+from ..lang.dot import STORED_BIAS, dot_words
+from ..lang.memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
+from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
+
+
+def many(fmt: str) -> int:
+    """How many rows at once suit a format best where there are many: what the registers hold."""
+    return MANY if FORMATS[fmt].bits and cpu.DOT == "avx512vnni" else 8
+
+
+MANY = 16
+"""The most that `many` gives: rows of activations are followed by room for so many more."""
+
+META = 16
+"""Bytes per block of activations: f32 d (the scale), f32 d * -sum, and i32 -sum of each half; sums of the int8."""
+AHEAD = 4096
+"""Bytes ahead of which a single row fetches weights, across tiles and pages where the hardware starts anew each time:
+reads 20 % more per second than without (bench/LOG.md)."""
+
+META_D, META_DSUM, META_FIRST, META_SECOND = 0, 4, 8, 12
+
+
+def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+    """Group of `rows` f32x16: lane i of row r is the product of row i of the tile with row r of the activations.
+
+    fmt, rows: constants. tile: address; columns: its width. x: address of int8 (or float32) activations, rows
+    x_stride bytes apart; meta: their META records, rows meta_stride bytes apart.
+    """
+    raise NotImplementedError("only inside of kernels")
+
+
+@overload(tile_dot, prefer_literal=True, jit_options={"forceinline": True, "error_model": "numpy"})
+def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+    if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
+        return None  # Numba asks again with literals
+    f, n = FORMATS[fmt.literal_value], rows.literal_value
+    if f.layout is None:
+        return _floats(f, n)
+    return (_by_32 if f.layout.group == 32 else _by_16)(f.name, f.layout, n)
+
+
+def _zero(layout: Layout) -> int:
+    """The byte of `load_words` that means 0."""
+    return STORED_BIAS if layout.integers.width == 8 or layout.values else layout.zero
+
+
+def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
+    """For formats with a scale for 32 columns."""
+    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
+
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+        w = integers_at(name, tile, columns)
+        total = zeros_f32(n)
+        for b in range(columns // 32):
+            if n == 1:
+                for j in range(lines):
+                    prefetch(w + 64 * j + AHEAD)
+            s = dot_words(zeros_i32(n), load_words(name, w), 0, 8, x, x_stride)
+            scaled = to_f32(s) * splat_floats(meta + META_D, meta_stride, n)
+            if zero:
+                scaled = fma(splat_floats(meta + META_DSUM, meta_stride, n), splat(zero), scaled)
+            total = fma(scaled, load_scale(name, tile, columns, b), total)
+            if has_min:
+                minimum = load_minimum(name, tile, columns, b)
+                total = fma(splat_floats(meta + META_DSUM, meta_stride, n), minimum, total)
+            w += 64 * lines
+            x += 32
+            meta += META
+        return total
+
+    return dot
+
+
+def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
+    """For formats with a scale for 16 columns: the same for each half of a block."""
+    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
+
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+        w = integers_at(name, tile, columns)
+        total = zeros_f32(n)
+        for b in range(columns // 32):
+            if n == 1:
+                for j in range(lines):
+                    prefetch(w + 64 * j + AHEAD)
+            words, d = load_words(name, w), splat_floats(meta + META_D, meta_stride, n)
+            first = splat_words(meta + META_FIRST, meta_stride, n)
+            second = splat_words(meta + META_SECOND, meta_stride, n)
+            s = dot_words(first * zero, words, 0, 4, x, x_stride)
+            total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b), total)
+            s = dot_words(second * zero, words, 4, 4, x, x_stride)
+            total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b + 1), total)
+            if has_min:
+                total = fma(to_f32(first) * d, load_minimum(name, tile, columns, 2 * b), total)
+                total = fma(to_f32(second) * d, load_minimum(name, tile, columns, 2 * b + 1), total)
+            w += 64 * lines
+            x += 32
+            meta += META
+        return total
+
+    return dot
+
+
+_LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
+
+
+def _floats(f: Format, n: int) -> Callable[..., Any]:
+    load, step = _LOADS[f.name], 16 * f.nbytes
+
+    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+        even, odd = zeros_f32(n), zeros_f32(n)
+        for _ in range(columns // 2):
+            if n == 1:
+                prefetch(tile + AHEAD)
+            even = fma(splat_floats(x, x_stride, n), load(tile), even)
+            odd = fma(splat_floats(x + 4, x_stride, n), load(tile + step), odd)
+            tile += 2 * step
+            x += 8
+        return even + odd
+
+    return dot

@@ -1,0 +1,261 @@
+"""Pages of the KV cache: where K and V of a token lie, and how they get there and back.
+
+A page holds PAGE tokens of one KV head of one layer. K is contracted along the head, so its page is PAGE / 16 tiles
+(see tiles.py) of 16 tokens. V is contracted along the tokens, so its page is row-major:
+
+    scales   d of each block, [columns / 32][PAGE] f16, then m likewise where the format has one; none for floats
+    numbers  [PAGE][bytes of the integers or floats of a row]; of the integers of a block the planes (see tiles.py)
+
+`columns` is the head's size, padded to a multiple of 32 for floating-point formats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+from numba.extending import overload
+
+from .formats import tiles
+from .formats.encode import encode_block
+from .formats.table import FORMATS, Format
+from .formats.words import load_numbers
+from .lang.dot import STORED_BIAS
+from .lang.jit import inline
+from .lang.memory import (
+    load_bf16,
+    load_f16,
+    load_f32,
+    peek_f16,
+    peek_i32,
+    peek_u16,
+    poke_f16,
+    poke_i32,
+    poke_u16,
+    store_bf16,
+    store_f16,
+    store_f32,
+)
+from .lang.simd import row
+
+PAGE = 64
+"""Tokens in a page."""
+
+_INLINE = {"forceinline": True, "error_model": "numpy"}
+
+
+def columns(head_dim: int) -> int:
+    """The head's size as the pages hold it."""
+    return -(-head_dim // 32) * 32
+
+
+def k_page_bytes(fmt: Format, head_dim: int) -> int:
+    return PAGE // tiles.ROWS * tiles.tile_bytes(fmt, columns(head_dim))
+
+
+def v_scale_bytes(fmt: Format, head_dim: int) -> int:
+    return columns(head_dim) // 32 * PAGE * (4 if fmt.layout.has_min else 2) if fmt.layout else 0
+
+
+def block_bytes(fmt: Format) -> int:
+    """Bytes of the numbers of 32 columns of a V row."""
+    return 4 * fmt.bits if fmt.bits else 32 * fmt.nbytes
+
+
+def v_row_bytes(fmt: Format, head_dim: int) -> int:
+    """Bytes of a token's numbers, without scales."""
+    return columns(head_dim) // 32 * block_bytes(fmt)
+
+
+def v_page_bytes(fmt: Format, head_dim: int) -> int:
+    return v_scale_bytes(fmt, head_dim) + PAGE * v_row_bytes(fmt, head_dim)
+
+
+def canonical_k(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
+    """A K page as canonical blocks: (PAGE, bytes of a row)."""
+    return tiles.unpack(page, fmt, PAGE, columns(head_dim))
+
+
+def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
+    """A V page as canonical blocks: (PAGE, bytes of a row)."""
+    start = v_scale_bytes(fmt, head_dim)
+    numbers = page[start : start + PAGE * v_row_bytes(fmt, head_dim)].reshape(PAGE, -1)
+    if not fmt.bits:
+        return numbers.copy()
+    layout, blocks = fmt.layout, columns(head_dim) // 32
+    assert layout is not None
+    out = np.zeros((PAGE, blocks, fmt.nbytes), np.uint8)
+    fields = page[:start].reshape(-1, blocks, PAGE, 2)
+    for at, field in zip((layout.d, layout.m), fields, strict=False):
+        out[..., at : at + 2] = field.transpose(1, 0, 2)
+    layout.integers.write(out, tiles.from_planes(numbers.reshape(PAGE, blocks, fmt.bits, 4), fmt.bits))
+    return out.reshape(PAGE, -1)
+
+
+# Into the pages and out of them: stubs that the kernels call with a constant `fmt`, and their code per format ---------
+
+
+def store_k(fmt, x, n, page, slot, scratch):
+    """n float32 at x as token `slot` of a K page. scratch: SCRATCH bytes."""
+    raise NotImplementedError("only inside of kernels")
+
+
+def store_v(fmt, x, n, page, slot, scratch):
+    """n float32 at x as token `slot` of a V page. scratch: SCRATCH bytes."""
+    raise NotImplementedError("only inside of kernels")
+
+
+def unpack_v(fmt, page, tokens, n, out):
+    """The first tokens of a V page as float32 [tokens][n] at `out`."""
+    raise NotImplementedError("only inside of kernels")
+
+
+def load_v(fmt, numbers):
+    """Two f32x16: the 32 numbers of a V row at an address, before their scale."""
+    raise NotImplementedError("only inside of kernels")
+
+
+def _format(fmt: Any) -> Format | None:
+    """The format that a stub is asked for; None: Numba shall ask again with a literal."""
+    return FORMATS[fmt.literal_value] if isinstance(fmt, types.StringLiteral) else None
+
+
+@inline
+def _store_planes(bits, integers, to, step, flip):
+    """32 bytes of integers as the words of their planes, `step` bytes apart."""
+    left = 0
+    for b in (8, 4, 2, 1):
+        if bits & b:
+            mask = 0x01010101 * ((1 << b) - 1)
+            for j in range(b):
+                word = 0
+                for part in range(8 // b):
+                    word |= ((peek_i32(integers + 4 * (j + b * part)) >> left) & mask) << b * part
+                poke_i32(to, word ^ flip)
+                to += step
+            left += b
+
+
+_STORES = {"f32": store_f32, "f16": store_f16, "bf16": store_bf16}
+_LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
+
+
+@overload(store_k, prefer_literal=True, jit_options=_INLINE)
+def _store_k(fmt, x, n, page, slot, scratch):
+    f = _format(fmt)
+    if f is None:
+        return None
+    name, bits, flip, size = f.name, f.bits, (0x01010101 * STORED_BIAS if f.bits == 8 else 0), f.nbytes
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 64 if has_min else 32
+
+    def integers(fmt, x, n, page, slot, scratch):
+        blocks = n // 32
+        start = (blocks * scale_row + 63) // 64 * 64
+        lane = slot % 16
+        tile = page + slot // 16 * (start + blocks * bits * 64)
+        for b in range(blocks):
+            d, m = encode_block(name, x + 128 * b, scratch)
+            poke_f16(tile + (b * 16 + lane) * 2, d)
+            if has_min:
+                poke_f16(tile + ((blocks + b) * 16 + lane) * 2, m)
+            _store_planes(bits, scratch, tile + start + (b * bits * 16 + lane) * 4, 64, flip)
+
+    if f.bits:
+        return integers
+    store = _STORES[name]
+
+    def floats(fmt, x, n, page, slot, scratch):
+        tile = page + slot // 16 * 16 * n * size + slot % 16 * size
+        for i in range(0, n, 16):
+            store(scratch, load_f32(x + 4 * i))
+            for j in range(16):
+                if size == 4:
+                    poke_i32(tile + (i + j) * 64, peek_i32(scratch + 4 * j))
+                else:
+                    poke_u16(tile + (i + j) * 32, peek_u16(scratch + 2 * j))
+
+    return floats
+
+
+@overload(store_v, prefer_literal=True, jit_options=_INLINE)
+def _store_v(fmt, x, n, page, slot, scratch):
+    f = _format(fmt)
+    if f is None:
+        return None
+    name, bits, size = f.name, f.bits, f.nbytes
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 256 if has_min else 128
+
+    def integers(fmt, x, n, page, slot, scratch):
+        blocks = n // 32
+        row = page + blocks * scale_row + slot * (n * bits // 8)
+        for b in range(blocks):
+            d, m = encode_block(name, x + 128 * b, scratch)
+            poke_f16(page + b * 128 + slot * 2, d)
+            if has_min:
+                poke_f16(page + (blocks + b) * 128 + slot * 2, m)
+            _store_planes(bits, scratch, row + b * 4 * bits, 4, 0)
+
+    if f.bits:
+        return integers
+    store = _STORES[name]
+
+    def floats(fmt, x, n, page, slot, scratch):
+        row = page + slot * n * size
+        for i in range(0, n, 16):
+            store(row + i * size, load_f32(x + 4 * i))
+
+    return floats
+
+
+@overload(load_v, prefer_literal=True, jit_options=_INLINE)
+def _load_v(fmt, numbers):
+    f = _format(fmt)
+    if f is None:
+        return None
+
+    if f.layout:
+        name = f.name
+
+        def integers(fmt, numbers):
+            found = load_numbers(name, numbers)
+            return row(found, 0), row(found, 1)
+
+        return integers
+    load, half = _LOADS[f.name], 16 * f.nbytes
+
+    def floats(fmt, numbers):
+        return load(numbers), load(numbers + half)
+
+    return floats
+
+
+@overload(unpack_v, prefer_literal=True, jit_options=_INLINE)
+def _unpack_v(fmt, page, tokens, n, out):
+    f = _format(fmt)
+    if f is None:
+        return None
+    name, scaled, step = f.name, f.bits > 0, block_bytes(f)
+    has_min = f.layout is not None and f.layout.has_min
+    scale_row = 256 if has_min else 128 if scaled else 0
+
+    def rows(fmt, page, tokens, n, out):
+        numbers = page + n // 32 * scale_row
+        for t in range(tokens):
+            for b in range(n // 32):
+                low, high = load_v(name, numbers)
+                if scaled:
+                    d = peek_f16(page + b * 128 + t * 2)
+                    low, high = low * d, high * d
+                if has_min:
+                    m = peek_f16(page + (n // 32 + b) * 128 + t * 2)
+                    low, high = low + m, high + m
+                store_f32(out, low)
+                store_f32(out + 64, high)
+                numbers += step
+                out += 128
+
+    return rows

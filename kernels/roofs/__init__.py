@@ -1,0 +1,1 @@
+"""Bare loops that show what the machine can do at most."""

@@ -1,0 +1,14 @@
+"""The architecture `qwen2`: Qwen 2 and 2.5. As `llama`, with biases on queries, keys and values; halves turn."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..hyper import Hyper
+from .blocks import PlainDecoder
+
+
+class Qwen2(PlainDecoder):
+    @staticmethod
+    def config(h: Hyper) -> Config:
+        h.dense()
+        return h.config(h.layers([h.rope(neox=True)] * h.n_layer))

@@ -1,0 +1,15 @@
+"""The architecture `smollm3`: SmolLM 3. As `llama`, but in every fourth layer positions do not enter."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..hyper import Hyper
+from .blocks import PlainDecoder
+
+
+class SmolLM3(PlainDecoder):
+    @staticmethod
+    def config(h: Hyper) -> Config:
+        h.dense()
+        rope = h.rope(neox=False)
+        return h.config(h.layers([None if i % 4 == 3 else rope for i in range(h.n_layer)]))

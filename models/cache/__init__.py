@@ -1,0 +1,1 @@
+"""The KV cache: its formats by layer, its memory, its rotation."""

@@ -1,0 +1,114 @@
+"""Cache types by layer: `0-1:f16,2-27:q4_0,-2:f16` becomes a type for each layer; knows no model, only how many layers.
+
+`-2` is the last two layers, `*` all that nothing else names, which is what --cache-type-k or -v beside a map says too.
+Without either every layer must be named, so that a map made for another model is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from ...kernels.formats.table import CACHE_TYPES
+from ..errors import UsageError
+
+DEFAULT = "f16"
+"""The cache's type where no flag says another."""
+
+_ENTRY = re.compile(r"(?:(\*)|-(\d{1,6})|(\d{1,6})(?:-(\d{1,6}))?):(\w+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A type for layers `first` to `last`, which count from the end where they are negative; or for the rest."""
+
+    text: str
+    cache_type: str
+    first: int = 0
+    last: int = 0
+    rest: bool = False
+
+
+def parse(text: str) -> list[Entry]:
+    """The entries of a map, each right by itself, or a type that is for all layers; raises ValueError."""
+    if text in CACHE_TYPES:
+        return [Entry(f"*:{text}", text, rest=True)]
+    return [_entry(part.strip()) for part in text.split(",")]
+
+
+def _entry(item: str) -> Entry:
+    match = _ENTRY.fullmatch(item)
+    if match is None:
+        raise ValueError(f"{item[:40]!r} must be layers and a type: 0-1:f16, 7:q8_0 or, the last two, -2:f16")
+    star, from_end, first, last, cache_type = match.groups()
+    if cache_type not in CACHE_TYPES:
+        raise ValueError(f"{item[:40]!r}: {cache_type} is no cache type; use one of {', '.join(CACHE_TYPES)}")
+    if star:
+        return Entry(item, cache_type, rest=True)
+    span = (-int(from_end), -1) if from_end else (int(first), int(last or first))
+    if span[1] < span[0] or from_end == "0":
+        raise ValueError(f"{item[:40]!r} names no layer")
+    return Entry(item, cache_type, *span)
+
+
+def resolve(flag: str, entries: Sequence[Entry], n_layer: int) -> tuple[str, ...]:
+    """A type for each layer; raises UsageError."""
+    found: list[Entry | None] = [None] * n_layer
+    rest: Entry | None = None
+    for entry in entries:
+        if entry.rest:
+            if rest is not None:
+                raise UsageError(f"{flag}: {rest.text} and {entry.text} both say the rest's type; say it once")
+            rest = entry
+            continue
+        first, last = (n_layer + i if i < 0 else i for i in (entry.first, entry.last))
+        if first < 0 or last >= n_layer:
+            raise UsageError(f"{flag} {entry.text}: this model has {n_layer} layers, 0 to {n_layer - 1}")
+        for i in range(first, last + 1):
+            if (other := found[i]) is not None:
+                raise UsageError(f"{flag}: both {other.text} and {entry.text} name layer {i}; name each layer once")
+            found[i] = entry
+    unnamed = [i for i, entry in enumerate(found) if entry is None]
+    if unnamed and rest is None:
+        layers, side = ", ".join(_ranges(unnamed)), flag.removesuffix("-layers")
+        raise UsageError(f"{flag}: no type for layer {layers}; name them, or give the others' type with {side}")
+    return tuple((entry or rest).cache_type for entry in found)  # type: ignore[union-attr]
+
+
+def together(cache_type: str | None, layers: str | None) -> str:
+    """What --cache-type-k and --cache-type-k-layers (or v) say, as one map; without either, f16."""
+    if layers is None:
+        return cache_type or DEFAULT
+    return f"{layers},*:{cache_type}" if cache_type else layers
+
+
+def types(side: str, text: str, n_layer: int) -> tuple[str, ...]:
+    """The type of each layer by a map or a type for all; raises UsageError."""
+    flag = f"--cache-type-{side}"
+    try:
+        entries = parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+    return resolve(flag if len(entries) == 1 and entries[0].rest else f"{flag}-layers", entries, n_layer)
+
+
+def pairs(k: str, v: str, n_layer: int) -> list[tuple[str, str]]:
+    """The types of K and of V in each layer; raises UsageError."""
+    return list(zip(types("k", k, n_layer), types("v", v, n_layer), strict=True))
+
+
+def written(types: Sequence[str]) -> str:
+    """A map that says a type for each layer."""
+    entries, first = [], 0
+    for cache_type, run in groupby(types):
+        last = first + len(list(run)) - 1
+        entries.append(f"{first}-{last}:{cache_type}" if last > first else f"{first}:{cache_type}")
+        first = last + 1
+    return ",".join(entries)
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    marked = written(["y" if i in set(numbers) else "n" for i in range(max(numbers) + 1)])
+    return [part.removesuffix(":y") for part in marked.split(",") if part.endswith(":y")]

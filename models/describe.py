@@ -1,0 +1,131 @@
+"""What there is to say about a GGUF file, as plain data; knows no terminal, and loads no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from ..kernels.formats.table import CACHE_TYPES, WEIGHT_TYPES
+from .arch.registry import read_config
+from .cache.sizes import side_bytes_per_token
+from .config import Config
+from .errors import ModelError, UsageError
+from .file.gguf import GGUF
+from .file.header import quote
+from .file.strings import Texts
+from .forward.upcast import DECODED, READABLE
+
+CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
+
+
+def describe(g: GGUF) -> dict[str, Any]:
+    """A description of the file that JSON can hold. Sizes are bytes.
+
+    A model that pyllm cannot run is described too: `problem` says why (None: its hyperparameters and tensor types are
+    supported), and `config` and `cache`, which follow from the hyperparameters, are None where these are not.
+    """
+    config, problem = None, None
+    try:
+        config = read_config(g)
+        _check_types(g)
+    except ModelError as e:
+        problem = str(e)
+    template = _text(g, "tokenizer.chat_template") or ""
+    weights = sum(t.data.nbytes for t in g.tensors.values())
+    parameters = sum(math.prod(t.shape) for t in g.tensors.values())
+    return {
+        "file": {"paths": [str(p) for p in g.paths], "bytes": g.nbytes, "gguf_version": g.version},
+        "architecture": _text(g, "general.architecture"),
+        "name": _text(g, "general.name"),
+        "problem": problem,
+        "parameters": parameters,
+        "active_parameters": _active(g, config) if config else None,
+        "weights_bytes": weights,
+        "bits_per_weight": 8 * weights / parameters if parameters else None,
+        "config": asdict(config) | {"layers": [asdict(layer) for layer in config.layers]} if config else None,
+        "quantization": _quantization(g),
+        "tokenizer": _tokenizer(g),
+        "chat_template": {"present": bool(template), "characters": len(template)},
+        "cache": _cache(config) if config else None,
+        "tensors": [
+            {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.data.nbytes} for t in g.tensors.values()
+        ],
+    }
+
+
+def _active(g: GGUF, config: Config) -> int:
+    """Parameters that a token meets: of the experts, those that it goes to."""
+    experts = sum(math.prod(t.shape) for t in g.tensors.values() if "_exps." in t.name)
+    idle = experts * (config.expert_count - config.expert_used_count) // max(1, config.expert_count)
+    return sum(math.prod(t.shape) for t in g.tensors.values()) - idle
+
+
+def _check_types(g: GGUF) -> None:
+    for t in g.tensors.values():
+        if t.type not in READABLE:
+            problem = f"is {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
+            raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
+
+
+def _text(g: GGUF, key: str) -> str | None:
+    value = g.metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _quantization(g: GGUF) -> list[dict[str, Any]]:
+    """Tensors, values and bytes of each tensor type, most bytes first."""
+    found: dict[str, dict[str, Any]] = {}
+    for t in g.tensors.values():
+        row = found.setdefault(t.type, {"type": t.type, "tensors": 0, "parameters": 0, "bytes": 0})
+        row["tensors"] += 1
+        row["parameters"] += math.prod(t.shape)
+        row["bytes"] += t.data.nbytes
+    return sorted(found.values(), key=lambda row: -int(row["bytes"]))
+
+
+def _tokenizer(g: GGUF) -> dict[str, Any]:
+    """What the file says of its vocabulary; None for what is missing or of the wrong type, as running it would tell."""
+    said: dict[str, Any] = {"model": _text(g, "tokenizer.ggml.model"), "pre": _text(g, "tokenizer.ggml.pre")}
+    for name in ("tokens", "merges"):
+        value = g.metadata.get(f"tokenizer.ggml.{name}")
+        said[name] = len(value) if isinstance(value, Texts) else None
+    tokens = g.metadata.get("tokenizer.ggml.tokens")
+    for role in ("bos", "eos", "eot", "unknown", "padding"):
+        number = g.metadata.get(f"tokenizer.ggml.{role}_token_id")
+        known = isinstance(number, int) and isinstance(tokens, Texts) and 0 <= number < len(tokens)
+        said[role] = {"id": number, "text": tokens[number]} if known and tokens else None
+    try:
+        kinds = g.ints("tokenizer.ggml.token_type", -(1 << 31), (1 << 31) - 1, default=[])
+        said["control_tokens"] = int((kinds == CONTROL_TOKEN).sum())
+    except ModelError:
+        said["control_tokens"] = None
+    for name in ("add_bos_token", "add_eos_token", "add_space_prefix"):
+        value = g.metadata.get(f"tokenizer.ggml.{name}")
+        said[name] = value if isinstance(value, bool) else None
+    return said
+
+
+def _cache(config: Config) -> dict[str, Any]:
+    """What a token takes in layers that keep all tokens and, apart, in those that keep a window."""
+    windowed = sum(layer.window > 0 for layer in config.layers)
+    windows = {"layers": windowed, "window": config.window, **_bytes(config, windows=True)} if windowed else None
+    return {"layers": config.n_layer - windowed, **_bytes(config, windows=False), "windows": windows}
+
+
+def _bytes(config: Config, *, windows: bool) -> dict[str, Any]:
+    """Bytes of a token by format: of K, of V, and of every pair "K/V"; None where a head does not fill the blocks."""
+    sides = {side: {t: _side(config, side, t, windows) for t in CACHE_TYPES} for side in ("k", "v")}
+    pairs = {
+        f"{k_type}/{v_type}": None if k is None or v is None else k + v
+        for k_type, k in sides["k"].items()
+        for v_type, v in sides["v"].items()
+    }
+    return {**sides, "pairs": pairs}
+
+
+def _side(config: Config, side: str, cache_type: str, windows: bool) -> int | None:
+    try:
+        return side_bytes_per_token(config, side, cache_type, windows=windows)
+    except UsageError:
+        return None

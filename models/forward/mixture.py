@@ -1,0 +1,198 @@
+"""What `Recorder.add_experts` records: rows to their experts, products by expert, and their sum. Knows no architecture.
+
+A row and one of its experts are a pair. In decode, the one row reads the matrices of its experts in place; in a batch,
+copies of the rows are brought together by expert.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ...kernels.formats import tiles
+from ...kernels.lang.buffers import aligned
+from ...kernels.ops import activations, experts, tile_dot
+from ...kernels.plan import Cost, CostOf
+from .rows import Rows
+from .weights import Matrix, Stack
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+
+TOGETHER = 8
+"""Tiles of an expert that a thread takes at once where there are many rows."""
+
+
+class Experts(Protocol):
+    """The tensors of a layer's mixture of experts, under GGUF's names."""
+
+    ffn_gate_inp: Matrix
+    ffn_gate_exps: Stack
+    ffn_up_exps: Stack
+    ffn_down_exps: Stack
+
+
+class Mixture:
+    """Records layers of experts into a plan; they take turns with its buffers."""
+
+    def __init__(self, r: Recorder) -> None:
+        c, self.r = r.config, r
+        self.used, self.count = c.expert_used_count, c.expert_count
+        rows = r.buffers.max_rows if r.many else 1
+        pairs = rows * self.used
+        self.chosen, self.places = np.zeros((rows, self.used), np.int64), np.zeros((rows, self.used), np.int64)
+        self.shares = np.zeros((rows, self.used), np.float32)
+        self.spans = np.zeros((self.count, experts.SPAN), np.int64)
+        self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # taken from the system only where it is used
+        self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
+        self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)
+        self.parts = Rows.plain(pairs, c.n_embd)
+        self.scratch = aligned(r.step.threads * experts.SCRATCH)
+
+    def add(self, x: Rows, h: Rows, e: Experts, activation: str) -> None:
+        """x += the weighted sum of what its experts make of each row of h."""
+        self._route(h, e)
+        if self.r.many:
+            h = self._bring_together(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
+        self._project(h, e.ffn_gate_exps, self.gate, barrier=False)
+        self._project(h, e.ffn_up_exps, self.up)
+        self._gate(activation)
+        if self.r.many:
+            self._project(self.gated, e.ffn_down_exps, self.parts)
+            self._sum_many(x)
+        else:
+            self._project_and_sum(x, e.ffn_down_exps)
+
+    def _route(self, h: Rows, e: Experts) -> None:
+        """Choose each row's experts by their logits."""
+        (logits,) = self.r.linear(h, e.ffn_gate_inp)
+        self.r.plan.add(
+            "route",
+            experts.route,
+            items=1,
+            times=self.r.step.rows,
+            solo=not self.r.many,
+            output=(self.shares, self.r.step.rows),
+            logits=logits.x, stride=logits.x.strides[0], experts=self.count, used=self.used, chosen=self.chosen,
+            shares=self.shares,
+        )  # fmt: skip
+
+    def _bring_together(self, h: Rows, ints: set[bool]) -> Rows:
+        """Copies of h's rows by expert, as int8 blocks, as float32, or as both."""
+        r, to = self.r, self.gathered
+        r.plan.add(
+            "group", experts.group, items=1, solo=True,
+            chosen=self.chosen, rows=r.step.rows, used=self.used, experts=self.count, spans=self.spans,
+            places=self.places,
+        )  # fmt: skip
+        for whole in sorted(ints):
+            source, target, meta_bytes = (h.q, to.q, h.n // 2) if whole else (h.x, to.x, 0)
+            row_bytes = source.strides[0]
+            moved = (1 + self.used) * (row_bytes + meta_bytes)
+            r.plan.add(
+                "gather",
+                experts.gather,
+                items=1,
+                times=r.step.rows,
+                cost=partial(_moved, moved),
+                places=self.places, used=self.used, x=source, meta=h.meta, x_bytes=row_bytes, meta_bytes=meta_bytes,
+                to=target, to_meta=to.meta,
+            )  # fmt: skip
+        return to
+
+    def _project(self, x: Rows, s: Stack, y: Rows, *, barrier: bool = True) -> None:
+        """Each pair's product with its expert's matrix; x holds pairs by expert, in decode the one row."""
+        r, common = self.r, self._operands(x, s) | {"y": y.x, "y_stride": y.x.strides[0]}
+        if r.many:
+            strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
+            kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            grain = min(items, TOGETHER)
+            common |= {"spans": self.spans, "scratch": self.scratch, **strides}
+        else:
+            kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
+            grain = r.grain(items, self.used * _tiles(s) * s.matrix.tile_bytes)
+            common |= {"chosen": self.chosen}
+        r.plan.add(s.role, kernel, items=items, times=times, grain=grain, barrier=barrier,
+                   cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
+
+    def _gate(self, activation: str) -> None:
+        """Of each pair: gate and up become one."""
+        to, piece = self.gated, 32
+        while piece < 256 and to.n % (2 * piece) == 0:
+            piece *= 2
+        self.r.plan.add(
+            "gate",
+            activations.gate(activation),
+            items=self.used * (to.n // piece),
+            times=self.r.step.rows,
+            grain=2,
+            cost=lambda rows, context: Cost(activations=rows * self.used * to.n * 13),
+            output=(to.x, self.r.step.pairs),
+            gate=self.gate.x, up=self.up.x, y=to.x, q=to.q, meta=to.meta, half=0, n=to.n, piece=piece,
+            gate_stride=self.gate.x.strides[0], up_stride=self.up.x.strides[0],
+        )  # fmt: skip
+
+    def _sum_many(self, x: Rows) -> None:
+        """x += the weighted sum of each row's parts."""
+        self.r.plan.add(
+            "sum",
+            experts.sum_many,
+            items=1,
+            times=self.r.step.rows,
+            cost=lambda rows, context: Cost(activations=rows * (self.used + 2) * x.n * 4),
+            output=(x.x, self.r.step.rows),
+            parts=self.parts.x, stride=self.parts.x.strides[0], places=self.places, shares=self.shares,
+            used=self.used, y=x.x, n=x.n,
+        )  # fmt: skip
+
+    def _project_and_sum(self, x: Rows, s: Stack) -> None:
+        """In decode: x += the weighted sum of the pairs' products."""
+        common = self._operands(self.gated, s)
+        self.r.plan.add(
+            s.role,
+            experts.sum_one(s.matrix.format.name),
+            items=_tiles(s),
+            times=self.r.step.rows,
+            grain=self.r.grain(_tiles(s), self.used * _tiles(s) * s.matrix.tile_bytes),
+            cost=self._cost(s),
+            output=(x.x, self.r.step.rows),
+            y=x.x, chosen=self.chosen, shares=self.shares, used=self.used, x_stride=common["x"].strides[0],
+            meta_stride=self.gated.n // 2, **common,
+        )  # fmt: skip
+
+    def _operands(self, x: Rows, s: Stack) -> dict[str, Any]:
+        """What all products have."""
+        return {
+            "weights": s.matrix.data, "bias": 0 if s.matrix.bias is None else s.matrix.bias, "tiles": _tiles(s),
+            "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if _ints(s) else x.x,
+            "meta": x.meta,
+        }  # fmt: skip
+
+    def _cost(self, s: Stack) -> CostOf:
+        """Weights: of as many experts as so many rows choose on average, if they choose evenly."""
+        kind = "macs_i8" if _ints(s) else "macs_f32"
+
+        def cost(rows: int, context: int) -> Cost:
+            chosen = self.count * (1 - (1 - self.used / self.count) ** rows)
+            macs = {kind: rows * self.used * s.rows * s.columns}
+            activations = rows * self.used * (s.columns + 4 * s.rows)
+            return Cost(weights=round(chosen * s.matrix.nbytes / self.count), activations=activations, **macs)
+
+        return cost
+
+
+def _moved(row: int, rows: int, context: int) -> Cost:
+    """Of copies: `row` bytes a row."""
+    return Cost(activations=rows * row)
+
+
+def _tiles(s: Stack) -> int:
+    """Of an expert."""
+    return s.rows // tiles.ROWS
+
+
+def _ints(s: Stack) -> bool:
+    return s.matrix.format.bits > 0

@@ -1,0 +1,265 @@
+"""What a forward pass is written in: verbs that record operations into a plan, over buffers that they share.
+
+An architecture's `forward` calls these verbs in the order of its formulas; nothing is computed until the plan runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ...kernels.lang import cpu
+from ...kernels.ops import activations, embed, linear, tile_dot
+from ...kernels.plan import Cost, Plan
+from ..cache.store import KVCache
+from ..config import Config
+from . import attention
+from .mixture import Experts, Mixture
+from .positions import Positions
+from .rows import Buffers, Rows
+from .step import Step
+from .weights import Embedding, Matrix
+
+F32Array = npt.NDArray[np.float32]
+Block = TypeVar("Block")
+
+PIECE = 512 << 10
+"""Bytes of weights that a thread takes at once at most: another that lost its core holds up the others for so long."""
+ROWS = 16
+"""Rows of activations that a thread takes at once at most."""
+FEW = 16
+"""Rows for which it does not pay to turn weights for the matrix unit."""
+
+
+class Recorder:
+    """Records one plan: for single rows (decode) or for many (prefill)."""
+
+    def __init__(
+        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, *, many: bool
+    ) -> None:
+        self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
+        self.positions, self.plan = positions, Plan()
+        self._mixture: Mixture | None = None
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of activations that a thread takes at once: neighbours in memory are fetched together, and share lines
+        of the cache's tiles, so they should not be those of two threads; but each thread should have some."""
+        return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.many else 1
+
+    def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
+        """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
+        for i, block in enumerate(blocks):
+            self.plan.part = f"blk.{i}"
+            yield i, block
+        self.plan.part = ""
+
+    def embedding(self, table: Embedding, *, scale: float = 1.0) -> Rows:
+        """The embeddings of the step's tokens, times scale."""
+        to, row_bytes = self.buffers.x, table.raw.shape[1]
+        self.plan.add(
+            "embed",
+            embed.embed(table.format.name),
+            items=1,
+            times=self.step.rows,
+            cost=lambda rows, context: Cost(activations=rows * (row_bytes + 4 * to.n)),
+            output=(to.x, self.step.rows),
+            raw=table.raw, row_bytes=row_bytes, tokens=self.step.tokens, x=to.x, n=to.n, scale=scale,
+        )  # fmt: skip
+        return to
+
+    def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
+        """RMSNorm of each row, or of the rows whose logits are wanted."""
+        to, count = self.buffers.input("norm", x.n), self.step.outs if outs else self.step.rows
+        self.plan.add(
+            "norm",
+            activations.rms_norm,
+            items=1,
+            times=count,
+            grain=self.rows_at_once,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 9),
+            output=(to.x, count),
+            x=x.x,
+            weight=weight,
+            rows=self.step.out_rows if outs else 0,
+            y=to.x,
+            **self.handed_over(to, outs=outs),
+            n=x.n,
+            x_stride=x.x.strides[0],
+            eps=self.config.norm_eps,
+        )
+        return to
+
+    def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
+        """to += RMSNorm of each row."""
+        self.plan.add(
+            "add_norm",
+            activations.add_norm,
+            items=1,
+            times=self.step.rows,
+            grain=self.rows_at_once,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 12),
+            output=(to.x, self.step.rows),
+            x=x.x,
+            weight=weight,
+            y=to.x,
+            n=to.n,
+            x_stride=x.x.strides[0],
+            y_stride=to.x.strides[0],
+            eps=self.config.norm_eps,
+        )
+
+    def hand_over(self, x: Rows) -> Rows:
+        """x in the forms that products take, where no norm makes them."""
+        self.plan.add(
+            "hand_over",
+            activations.hand_over_rows,
+            items=1,
+            times=self.step.rows,
+            grain=self.rows_at_once,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 5),
+            x=x.x,
+            **self.handed_over(x),
+            n=x.n,
+        )
+        return x
+
+    def handed_over(self, x: Rows, *, outs: bool = False) -> dict[str, Any]:
+        """Operands of a kernel that fills the forms which products take."""
+        wide = self._is_wide(outs)
+        blocks = not wide or self.config.expert_count > 0  # rows are brought to their experts as blocks
+        return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
+
+    def _is_wide(self, outs: bool) -> bool:
+        """Whether products are for the matrix unit: not for some logits, where turning the weights takes longer."""
+        return cpu.AMX and self.many and not (outs and self.buffers.max_outs < FEW)
+
+    def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
+        """Products of x with each of the matrices, which do not wait for each other."""
+        out = [self.buffers.output(m.name.split(".")[-2], m.rows) for m in matrices]
+        for m, y in zip(matrices, out, strict=True):
+            self._product(x, m, y, barrier=m is matrices[-1])
+        return out
+
+    def add_linear(self, to: Rows, x: Rows, matrix: Matrix, *, scale: float = 1.0) -> None:
+        """to += scale * W x."""
+        self._product(x, matrix, to, add=True, scale=scale)
+
+    def logits(self, x: Rows, matrix: Matrix, *, scale: float = 1.0, softcap: float = 0.0) -> None:
+        """Logits of the rows that were asked for, times scale; softcap: as Config.final_softcap."""
+        to = self.buffers.logits
+        self._product(x, matrix, to, outs=True, scale=scale)
+        if softcap:
+            piece = 4096
+            self.plan.add(
+                "softcap",
+                activations.cap_rows,
+                items=-(-to.n // piece),
+                times=self.step.outs,
+                cost=lambda rows, context: Cost(activations=rows * to.n * 8),
+                output=(to.x, self.step.outs),
+                x=to.x,
+                n=to.n,
+                piece=piece,
+                cap=softcap,
+            )
+
+    def _product(
+        self,
+        x: Rows,
+        m: Matrix,
+        y: Rows,
+        *,
+        add: bool = False,
+        outs: bool = False,
+        barrier: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        step, name = self.step, m.format.name
+        wide = self._is_wide(outs) and name not in ("f32", "f16")
+        ints = m.format.bits > 0 and not wide
+        assert x.n == m.columns
+        macs = m.rows * m.columns
+
+        def cost(rows: int, context: int) -> Cost:
+            rows = min(rows, self.buffers.max_outs) if outs else rows
+            kind: dict[str, int] = {"macs_bf16" if wide else "macs_i8" if ints else "macs_f32": rows * macs}
+            return Cost(weights=m.nbytes, activations=rows * (m.columns + 4 * m.rows), **kind)
+
+        rows = step.outs if outs else step.rows
+        operands: dict[str, Any] = {
+            "weights": m.data, "y": y.x, "rows": rows, "tiles": m.tiles, "tile_bytes": m.tile_bytes,
+            "columns": m.columns, "y_stride": y.x.strides[0], "bias": 0 if m.bias is None else m.bias, "scale": scale,
+            "add": int(add),
+        }  # fmt: skip
+        if wide:
+            kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
+            times = step.wide_out_chunks if outs else step.wide_chunks
+            operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
+        else:
+            kernel, items = linear.linear(name, tile_dot.many(name) if self.many else 1), m.tiles
+            times, source = step.out_chunks if outs else step.chunks, x.q if ints else x.x
+            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
+            operands |= {"meta_stride": m.columns // 2}
+        self.plan.add(
+            m.name.split(".")[-2],
+            kernel,
+            items=items,
+            times=times,
+            grain=self.grain(items, m.nbytes),
+            barrier=barrier,
+            cost=cost,
+            output=(y.x, rows),
+            **operands,
+        )
+
+    def grain(self, items: int, nbytes: int) -> int:
+        """Tiles that a thread takes at once. Of a single row's, which wait for memory, as many as leave no thread idle:
+        a piece begins where nobody fetched ahead, and what is fetched behind its end is for another core."""
+        threads = self.step.threads
+        if self.many:
+            return max(1, min(16, items // (8 * threads)))
+        return -(-items // (threads * -(-nbytes // (threads * PIECE))))
+
+    def attention(self, i: int, q: Rows, k: Rows, v: Rows, **extras: F32Array | None) -> Rows:
+        """That of layer i: RoPE of q and k, k and v into the cache, and attention over what the layer sees of it.
+
+        extras: see attention.Extras.
+        """
+        return attention.record(self, i, q, k, v, attention.Extras(**extras))
+
+    def add_experts(self, to: Rows, x: Rows, e: Experts, activation: str) -> None:
+        """to += what its experts make of each row of x; activation: in them."""
+        self._mixture = self._mixture or Mixture(self)
+        self._mixture.add(to, x, e, activation)
+
+    def gate_silu(self, gate: Rows, up: Rows) -> Rows:
+        """silu(gate) * up."""
+        return self._gate("silu", gate, up)
+
+    def gate_gelu(self, gate: Rows, up: Rows) -> Rows:
+        """gelu(gate) * up, by tanh."""
+        return self._gate("gelu", gate, up)
+
+    def _gate(self, activation: str, gate: Rows, up: Rows) -> Rows:
+        to, piece = self.buffers.input("gated", gate.n), 32
+        while piece < 256 and to.n % (2 * piece) == 0:
+            piece *= 2
+        self.plan.add(
+            "gate",
+            activations.gate(activation),
+            items=to.n // piece,
+            times=self.step.rows,
+            grain=to.n // piece * self.rows_at_once if self.many else 2,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 13),
+            output=(to.x, self.step.rows),
+            gate=gate.x, up=up.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece,
+            gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
+        )  # fmt: skip
+        return to

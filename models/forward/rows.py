@@ -1,0 +1,104 @@
+"""The activations of a step, in buffers that its operations share; knows sizes, records nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...kernels import pages
+from ...kernels.attention import prefill_amx, softmax
+from ...kernels.lang import amx, cpu
+from ...kernels.lang.buffers import aligned
+from ...kernels.ops import tile_dot
+from ..config import Config
+from .step import MAX_SPLITS
+
+F32Array = npt.NDArray[np.float32]
+U8Array = npt.NDArray[np.uint8]
+
+
+def floats(*shape: int) -> F32Array:
+    """Zeroed, at a multiple of 64 bytes."""
+    return aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+
+
+def padded(rows: int) -> int:
+    """Rows in memory: products of many rows are taken in groups, of which the last one may go beyond."""
+    return max(rows + tile_dot.MANY, -(-rows // amx.BLOCK) * amx.BLOCK)
+
+
+def padded_columns(n: int) -> int:
+    """Columns in memory of what a product gives."""
+    return -(-n // amx.BLOCK) * amx.BLOCK
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of activations, (rows, n): as float32, and where they enter products in the forms that those take."""
+
+    x: F32Array
+    q: npt.NDArray[np.int8]  # blocks of 32
+    meta: npt.NDArray[np.uint8]
+    half: npt.NDArray[np.uint8]  # tiles of bfloat16, for the matrix unit where there is one
+
+    @property
+    def n(self) -> int:
+        return int(self.x.shape[1])
+
+    @staticmethod
+    def plain(rows: int, n: int) -> Rows:
+        """As float32 only."""
+        return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8), np.empty(0, np.uint8))
+
+    @staticmethod
+    def blocks(rows: int, n: int) -> Rows:
+        """In all forms."""
+        q = aligned(rows * n).view(np.int8).reshape(rows, n)
+        return Rows(floats(rows, n), q, aligned(rows * n // 2), aligned(rows * n * 2 if cpu.AMX else 0))
+
+
+class Buffers:
+    """Activations of a step, shared by all layers and by the plans of a model."""
+
+    def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
+        c = config
+        self.max_rows, self.max_outs = max_rows, max_outs
+        self.x = Rows.blocks(padded(max_rows), c.n_embd)
+        self._inputs: dict[tuple[str, int], Rows] = {}
+        self._outputs: dict[str, Rows] = {}
+        self._threads = threads
+        self._wide: dict[int, U8Array] = {}
+        self._queries: dict[tuple[int, int], Rows] = {}
+        self.logits = Rows.plain(padded(max_outs), padded_columns(c.n_vocab))
+        columns_v = pages.columns(c.head_dim_v)
+        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + softmax.TAIL)
+        group, columns_k = c.n_head // c.n_head_kv, pages.columns(c.head_dim_k)
+        wide = prefill_amx.scratch_bytes(group, columns_k, columns_v) if cpu.AMX else 0
+        self.scratch_bytes = max(softmax.scratch_bytes(group, columns_v), wide)
+        self.scratch = aligned(threads * self.scratch_bytes)
+
+    def input(self, role: str, n: int) -> Rows:
+        """The buffer for what enters products and is called `role`: layers take turns with it."""
+        if (role, n) not in self._inputs:
+            self._inputs[role, n] = Rows.blocks(padded(self.max_rows), n)
+        return self._inputs[role, n]
+
+    def output(self, role: str, n: int) -> Rows:
+        """The buffer for what comes from products and is called `role`."""
+        if role not in self._outputs:
+            self._outputs[role] = Rows.plain(padded(self.max_rows), padded_columns(n))
+        return self._outputs[role]
+
+    def wide(self, columns: int) -> U8Array:
+        """Scratch for two tiles of weights as bfloat16, for each thread: shared by all matrices of so many columns."""
+        if columns not in self._wide:
+            self._wide[columns] = aligned(self._threads * amx.BLOCK * columns * 2).reshape(self._threads, -1)
+        return self._wide[columns]
+
+    def queries(self, heads: int, columns: int) -> Rows:
+        """The buffer for the queries of all heads, each a row of its own."""
+        if (heads, columns) not in self._queries:
+            self._queries[heads, columns] = Rows.blocks(self.max_rows * heads + tile_dot.MANY, columns)
+        return self._queries[heads, columns]

@@ -1,0 +1,1 @@
+"""Text to tokens and back, and messages to tokens by the chat template."""

@@ -1,0 +1,118 @@
+"""A conversation as the token ids that a model was trained to see, by the chat template in its file; knows no model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from jinja2.exceptions import UndefinedError
+
+from ..errors import ModelError, UsageError
+from ..file.gguf import GGUF
+from ..file.header import short
+from ..file.strings import Texts
+from . import sandbox
+from .tokenizer import Tokenizer
+
+KEY = "tokenizer.chat_template"
+_TOOLS = re.compile(r"\b(tools|functions)\b")
+CURE = "use --raw to continue a text without a template"
+
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant" | ..., "content": text}
+
+
+class ChatTemplate:
+    """A Jinja template, which is compiled when it is first used: one that is broken harms nobody who does without."""
+
+    def __init__(self, source: str, bos: str, eos: str, path: object = "") -> None:
+        """bos, eos: the texts of these tokens, which a template may name; path: the file, for messages."""
+        self.source, self.bos, self.eos, self.path = source, bos, eos, path
+
+    @classmethod
+    def from_gguf(cls, g: GGUF) -> ChatTemplate | None:
+        """The template of a file, or None if it has none."""
+        if KEY not in g.metadata:
+            return None
+        tokens = g.texts("tokenizer.ggml.tokens", default=Texts.of([]))
+
+        def text(name: str) -> str:
+            key = f"tokenizer.ggml.{name}_token_id"
+            return tokens[g.integer(key, 0, len(tokens) - 1)] if tokens and key in g.metadata else ""
+
+        return cls(g.text(KEY), text("bos"), text("eos"), g.path)
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as text, and with `add_generation_prompt` the words that begin an answer.
+
+        A system prompt that the template refuses or leaves out goes in front of the next message, as in llama.cpp.
+        Raises ModelError for a template that is broken, out of bounds, or does not take these messages.
+        """
+        system = messages[0]["content"] if len(messages) > 1 and messages[0]["role"] == "system" else ""
+        if not system:
+            return self._run(messages, add_generation_prompt)
+        refused = None
+        try:
+            text = self._run(messages, add_generation_prompt)
+            if system.strip() in text:
+                return text
+            other = {**messages[0], "content": system + "."}
+            if text != self._run([other, *messages[1:]], add_generation_prompt):  # it is there in other words
+                return text
+        except _RefusedError as error:
+            refused = error
+        second = {**messages[1], "content": f"{system}\n{messages[1]['content']}"}
+        try:
+            return self._run([second, *messages[2:]], add_generation_prompt)
+        except _RefusedError as error:
+            raise refused or error from None
+
+    def _run(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        values = {
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos,
+            "eos_token": self.eos,
+            "tools": None,
+            "documents": None,
+        }
+        try:
+            return sandbox.render(self.source, values)
+        except sandbox.Refused as e:
+            raise _RefusedError(self.path, KEY, f"refuses these messages: {short(str(e), 200)}", CURE) from None
+        except Exception as e:  # a template can raise whatever Python can, RecursionError and MemoryError among it
+            problem = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+            if isinstance(e, (TypeError, UndefinedError)) and _TOOLS.search(self.source):
+                problem += " (it may be for calling tools, which pyllm does not do)"
+            raise ModelError(self.path, KEY, f"cannot be used: {short(problem, 200)}", CURE) from None
+
+    def encode(
+        self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """The token ids of the conversation. Control tokens come from the template alone: in a message they are text.
+
+        Raises ModelError as `render` does, and UsageError for a message that is no Unicode.
+        """
+        # Control tokens in messages are broken by a character that nobody uses, and mended once the others are found.
+        mark = _unused_character([self.source, *(text for m in messages for text in m.values())])
+        hidden = [{key: tokenizer.hide(text, mark) for key, text in m.items()} for m in messages]
+        ids: list[int] = []
+        for part in tokenizer.split(self.render(hidden, add_generation_prompt)):
+            ids.extend([part] if isinstance(part, int) else tokenizer.encode(part.replace(mark, "")))
+        if not ids:
+            raise ModelError(self.path, KEY, "makes nothing of these messages", CURE)
+        if tokenizer.add_bos and tokenizer.bos_id is not None and ids[0] != tokenizer.bos_id:
+            ids.insert(0, tokenizer.bos_id)  # most templates write it themselves
+        return ids
+
+
+class _RefusedError(ModelError):
+    """The template itself refuses the messages."""
+
+
+def _unused_character(texts: Iterable[str]) -> str:
+    """A private-use character (plane 15 or 16) that is in none of the texts."""
+    used = set().union(*texts)
+    for code in range(0xF0000, 0x10FFFE):
+        if chr(code) not in used:
+            return chr(code)
+    raise UsageError("the messages hold every private-use character of Unicode")

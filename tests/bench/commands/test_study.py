@@ -1,0 +1,136 @@
+"""`pyllm study kv` over a tiny model: whole, broken off and gone on with, damaged, and from bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from pyllm.__main__ import main
+from pyllm.bench.study import cells, filling, measure
+from pyllm.engine.advice.study_file import StudyFile
+from pyllm.models.errors import UsageError
+
+TEXT = "hello world in the world, her hello then. " * 40
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.write(tmp_path_factory.mktemp("model") / "tiny.gguf"))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (cells, "CONTEXT", 96), (cells, "LAYER_CONTEXT", 96), (measure, "GENERATED", 8)
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(["study", "kv", *argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def flags(model: str, tmp_path: Path) -> list[str]:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return [model, "-f", str(tmp_path / "text.txt"), "--types", "q4_0", "-c", "96,256", "-t", "1"]
+
+
+def test_whole_and_resumed_are_the_same_file(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
+    steps, order, real = [0], list[str](), filling.measure
+
+    def watched(bench: Any, cells: Any) -> Any:
+        order.extend(cell.key for cell in cells)
+        return real(bench, cells)
+
+    monkeypatch.setattr(filling, "measure", watched)
+    code, out, err = call(capsys, *flags, "-o", str(whole), "--report", str(tmp_path / "report"))
+    assert code == 0, err
+    for part in (
+        "Pairs on prose",
+        "K alone and V alone",
+        "passkey",
+        "Attention at 96",
+        "Bits by layer",
+        "Free generation",
+    ):
+        assert part in out
+    assert "--cache-type-k-layers 0" in out
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<svg") >= 5 and (tmp_path / "report" / "heat.png").stat().st_size > 1000
+
+    by_layer = next(i for i, key in enumerate(order) if key.startswith("score") and ":" in key)
+    assert by_layer < next(i for i, key in enumerate(order) if "questions" in key), "what tells more comes first"
+
+    def interrupted(*args: Any) -> Any:
+        steps[0] += 1
+        if steps[0] % 3 == 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(filling, "measure", interrupted)
+    while (code := call(capsys, *flags, "-o", str(resumed))[0]) == 130:
+        assert steps[0] < 100
+    assert code == 0 and resumed.read_bytes() == whole.read_bytes()
+
+    results = json.loads(whole.read_text())["results"]
+    score = results["score prose 96 q4_0/q4_0 auto"]
+    assert 0 < score["kld_mean"] < 1 and score["tokens"] == 47 * score["samples"]
+    attention = results["attention prose 96 q4_0/q4_0 auto"]
+    assert len(attention["output_k"]) == 2 and 0 < attention["output_k"][0] < 1
+
+    code, out, _ = call(capsys, *flags, "-o", str(whole), "--json")
+    assert code == 0 and json.loads(out)["results"] == results
+
+
+def test_a_budget_of_nothing_measures_nothing(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(capsys, *flags, "-o", str(tmp_path / "s.json"), "--budget", "0s")
+    assert code == 0 and out == "" and not (tmp_path / "s.json").exists()
+
+
+def test_a_damaged_file_is_kept_aside(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.json"
+    for i, content in enumerate((b'{"version": 1, "heading"', b"\xff\xfe", b"[]", b'{"version": 9}'), 1):
+        path.write_bytes(content)
+        code, _, err = call(capsys, *flags, "-o", str(path), "--budget", "0s")
+        assert code == 0 and "damaged" in err and not path.exists()
+        assert path.with_name(f"s.json.damaged-{i}").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--types", "q9"], "--types: 'q9'"),
+        (["-c", "1024"], "the model's own context has 512"),
+        (["--budget", "soon"], "'soon' must be a time"),
+        (["--data", "/nowhere"], "--data /nowhere: is no folder"),
+        (["--cache-rotate", "both"], "32 values"),
+        (["-f", "/dev/null"], "empty"),
+    ],
+)
+def test_bad_input(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], part: str
+) -> None:
+    code, out, err = call(capsys, *flags, "-o", str(tmp_path / "s.json"), *more)
+    assert code == UsageError.exit_code and out == "" and err.count("\n") == 1 and part in err
+
+
+def test_a_study_of_something_else_is_not_mixed_in(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.json"
+    StudyFile(path, {"model": "other"}).add({"cell": {"x": 1}})
+    code, _, err = call(capsys, *flags, "-o", str(path))
+    assert code == UsageError.exit_code and "a study of another file, " in err
+    assert "cell" in path.read_text()

@@ -1,0 +1,166 @@
+"""Layers with a sliding window: their pages go round, and what was there before is taken in again when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+import tiny
+
+from pyllm.engine.machine import fit
+from pyllm.engine.page_table import PAGE, PagePool
+from pyllm.engine.session import Session
+from pyllm.models.arch.registry import load_weights, read_config
+from pyllm.models.cache.store import SLACK
+from pyllm.models.file.gguf import GGUF
+from pyllm.models.forward.loaded import Loaded
+from pyllm.models.forward.model import Model
+
+N_CTX, WINDOW, BATCH = 1024, 70, 64
+KEPT = -(-(WINDOW + SLACK) // PAGE) + 1  # pages
+TOKENS = np.random.default_rng(0).integers(3, 259, N_CTX).tolist()
+OVERRIDES = {
+    "gemma3.attention.sliding_window": WINDOW,
+    "gemma3.attention.sliding_window_pattern": [True, False, True],
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    shape = {"n_layer": 3, "n_embd": 192, "n_head": 6, "n_head_kv": 2, "head_dim": 64, "tied": True}
+    path = tiny.write(tmp_path_factory.mktemp("tiny") / "m.gguf", arch="gemma3", overrides=OVERRIDES, **shape)
+    g = GGUF.open(path)
+    return load_weights(g, read_config(g))
+
+
+@pytest.fixture(params=[("f32", "f32"), ("q8_0", "q4_0")], ids=str)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    found: tuple[str, str] = request.param
+    return found
+
+
+@pytest.fixture
+def model(loaded: Loaded, pair: tuple[str, str]) -> Iterator[Model]:
+    model = Model(loaded, n_ctx=N_CTX, types=[pair] * 3, threads=2, n_batch=BATCH, max_outs=BATCH)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def whole(loaded: Loaded, pair: tuple[str, str]) -> Iterator[np.ndarray]:
+    """The logits after each token, by a model that keeps all pages."""
+    model = Model(loaded, n_ctx=N_CTX, types=[pair] * 3, threads=1, n_batch=N_CTX, max_outs=N_CTX)
+    assert model.kv.n_window_pages == model.kv.n_pages
+    ((_, logits),) = session(model).score(TOKENS)
+    yield logits.copy()
+    model.close()
+
+
+def session(model: Model) -> Session:
+    return Session(model, PagePool(model.kv.n_pages, PagePool(model.kv.n_window_pages)), N_CTX)
+
+
+def bound(pair: tuple[str, str]) -> float:
+    return 1e-10 if pair[0] == "f32" else 2e-4
+
+
+def test_only_the_window_is_kept(model: Model) -> None:
+    assert (model.kv.kept_pages, model.kv.n_window_pages, model.kv.n_pages) == (KEPT, KEPT, N_CTX // PAGE)
+    bytes_of = [layer.k_pool.nbytes for layer in model.kv.layers]
+    assert bytes_of[0] == bytes_of[2] == bytes_of[1] * KEPT // model.kv.n_pages
+    near, far = model.cost(1, WINDOW), model.cost(1, N_CTX)
+    row = near.k // (3 * WINDOW)  # K of a token in one layer
+    assert far.k == row * (2 * WINDOW + N_CTX)
+
+
+def test_memory_is_as_large_as_said(loaded: Loaded, model: Model, pair: tuple[str, str], tmp_path: Path) -> None:
+    g = GGUF.open(tiny.write(tmp_path / "m.gguf"))  # its weights do not matter
+    need = fit.needs(g, loaded.config, N_CTX, *pair)
+    tables = N_CTX * 4 * (64 + 1)  # turns, at one base for all layers, and the scale
+    assert need.kv == model.kv.nbytes + tables
+    fits = need.largest_ctx(need.total)
+    assert fits == N_CTX
+    assert need.largest_ctx(need.total - need.kv + 100_000) < N_CTX
+
+
+def test_repeated_pages(model: Model) -> None:
+    s = session(model)
+    s.prefill(TOKENS[:200])
+    s.repeat(1000)
+    assert np.isfinite(s.decode(5)).all()
+    s.rewind(1000)
+    assert np.isfinite(s.decode(5)).all()
+
+
+def test_pages_go_round(model: Model, whole: np.ndarray, pair: tuple[str, str]) -> None:
+    s = session(model)
+    got = np.concatenate([part.copy() for _, part in s.score(TOKENS[:-20])])
+    got = np.concatenate([got, *(s.decode(t)[None].copy() for t in TOKENS[-20:])])
+    assert naive.nmse(got, whole) < bound(pair)
+    s.close()
+    assert s._windows._pool.free == KEPT
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_way_there_and_back(model: Model, whole: np.ndarray, pair: tuple[str, str], seed: int) -> None:
+    """Tokens in pieces of any size, rewound to any length: what comes next is as if nothing had been."""
+    rng, s = np.random.default_rng(seed), session(model)
+    s.prefill(TOKENS[:900])
+    for _ in range(12):
+        n = int(rng.integers(1, 130)) if rng.random() < 0.7 else 1
+        n = min(n, N_CTX - s.n_past)
+        if n:
+            start = s.n_past
+            got = s.prefill(TOKENS[start : start + n]) if n > 1 else s.decode(TOKENS[start])
+            assert naive.nmse(got, whole[s.n_past - 1]) < bound(pair), s.n_past
+        s.rewind(int(rng.integers(1, s.n_past)) if rng.random() < 0.4 else s.n_past - int(rng.integers(0, 20)))
+        assert s.tokens == TOKENS[: s.n_past]
+
+
+def test_what_is_kept_is_not_taken_again(model: Model) -> None:
+    s = session(model)
+    s.prefill(TOKENS[:1000])
+    steps: list[int] = []
+    s._after_step = lambda: steps.append(s.n_past)
+    s.rewind(1000 - SLACK)
+    assert not steps
+    s.rewind(200)
+    assert len(steps) == -(-200 // BATCH)
+    assert s.tokens == TOKENS[:200]
+    s.rewind(0)
+    assert (s.n_past, len(steps)) == (0, 4)
+
+
+def test_two_sequences(loaded: Loaded) -> None:
+    model = Model(loaded, n_ctx=2 * N_CTX, types=[("f32", "f32")] * 3, threads=1, n_batch=BATCH, sequences=2)
+    pool = PagePool(model.kv.n_pages, PagePool(model.kv.n_window_pages))
+    sessions = [Session(model, pool, N_CTX) for _ in range(2)]
+    tokens = TOKENS, TOKENS[::-1]
+    alone = []
+    for each in tokens:
+        s = session(model)
+        s.prefill(each[:900])
+        alone.append(s.decode(each[900]).copy())
+        s.close()
+    for start, end in pairwise((0, 100, 800, 900)):
+        for s, each in zip(sessions, tokens, strict=True):
+            s.prefill(each[start:end])
+    for s, each, expected in zip(sessions, tokens, alone, strict=True):
+        assert naive.nmse(s.decode(each[900]), expected) < 1e-10
+    model.close()
+
+
+def test_a_window_that_no_context_leaves(tmp_path: Path) -> None:
+    """It keeps what the context has, and nothing more."""
+    overrides = OVERRIDES | {"gemma3.attention.sliding_window": 10_000}
+    path = tiny.write(
+        tmp_path / "m.gguf", arch="gemma3", n_layer=3, n_embd=192, n_head=6, tied=True, overrides=overrides
+    )
+    g = GGUF.open(path)
+    model = Model(load_weights(g, read_config(g)), n_ctx=128, types=[("f32", "f32")] * 3, threads=1, n_batch=BATCH)
+    assert model.kv.n_window_pages == model.kv.n_pages == 2
+    model.close()
