@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.pages import PAGE
+from ..kernels.shapes import PAGE
 from ..models.errors import PyllmError
 
 
 class PagePool:
     """Pages by number. A page can have several owners: sequences with a common beginning share it."""
 
-    def __init__(self, n_pages: int, windows: PagePool | None = None) -> None:
-        """windows: the pages of layers that keep only a window of a sequence, where there are such layers."""
-        self.windows = windows
+    def __init__(self, n_pages: int) -> None:
         self._free = list(range(n_pages - 1, -1, -1))
         self._owners = [0] * n_pages
 

@@ -14,17 +14,23 @@ import numpy.typing as npt
 from ..kernels.ops.sample import Scratch, draw, narrow
 from ..models.errors import NumberError, UsageError
 
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("repeat_penalty", "repeat_last_n", "top_k", "top_p", "min_p")}
+FLAGS |= {"temperature": "--temp", "seed": "--seed", "max_tokens": "--predict"}
+"""The parameters as the command line calls them."""
+
 
 @dataclass(frozen=True)
-class SamplerParams:
-    """llama.cpp's flags and defaults, applied in this order; raises UsageError for a value without a meaning."""
+class SamplingParams:
+    """How the next token is chosen, by llama.cpp's chain and defaults, and how many are; raises UsageError."""
 
     repeat_penalty: float = 1.0  # what the logits of recent tokens are divided by (below zero: multiplied); 1: off
     repeat_last_n: int = 64  # how many tokens are recent; 0: none, -1: all
     top_k: int = 40  # keep the likeliest k; 0: all
     top_p: float = 0.95  # keep the likeliest whose probabilities sum up to p; 1: all
     min_p: float = 0.05  # keep those at least this times as likely as the likeliest; 0: all
-    temp: float = 0.8  # divide the logits; 0 or less: always the likeliest token
+    temperature: float = 0.8  # divide the logits; 0 or less: always the likeliest token
+    seed: int = -1  # same seed, same tokens; -1 takes one by chance
+    max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
 
     def __post_init__(self) -> None:
         for name, low, high, wanted in (
@@ -33,22 +39,22 @@ class SamplerParams:
             ("top_k", 0, math.inf, "0 (all) or more"),
             ("top_p", 0, 1, "from 0 to 1 (all)"),
             ("min_p", 0, 1, "from 0 (all) to 1"),
-            ("temp", -math.inf, math.inf, "a finite number (0: always the likeliest token)"),
+            ("temperature", -math.inf, math.inf, "a finite number (0: always the likeliest token)"),
+            ("seed", -1, math.inf, "-1 (a random one) or more"),
+            ("max_tokens", -1, math.inf, "-1 (no limit) or more"),
         ):
             value = getattr(self, name)
             if not low <= value <= high or (isinstance(value, float) and math.isinf(value)):  # NaN too
-                raise UsageError(f"--{name.replace('_', '-')}: is {value}, must be {wanted}")
+                raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
 
 class Sampler:
     """The state of one sequence's sampling: its recent tokens and its random numbers. Same seed, same tokens."""
 
-    def __init__(self, params: SamplerParams, seed: int, n_vocab: int, path: object = "the model") -> None:
-        """seed: -1 takes one by chance; `self.seed` is the one in use. path: the model's file, for messages."""
-        if seed < -1:
-            raise UsageError(f"--seed: is {seed}, must be -1 (a random one) or more")
+    def __init__(self, params: SamplingParams, n_vocab: int, path: object = "the model") -> None:
+        """path: the model's file, for messages. `self.seed` is the seed in use."""
         self.params, self._path = params, path
-        self.seed = secrets.randbits(32) if seed == -1 else seed
+        self.seed = secrets.randbits(32) if params.seed == -1 else params.seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
         self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)
@@ -57,7 +63,7 @@ class Sampler:
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token for logits (n_vocab,), left as they are. Raises NumberError where they are broken."""
-        if self.params.temp <= 0:
+        if self.params.temperature <= 0:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
         return int(draw(self._scratch.ids, self._scratch.weight, n, self._random.random()))
@@ -75,7 +81,7 @@ class Sampler:
     def _candidates(self, logits: npt.NDArray[np.float32]) -> int:
         p, x = self.params, self._penalize(logits)
         peak = float(x[x.argmax()])
-        return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temp)
+        return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temperature)
 
     def _penalize(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The logits with the recent tokens held back; checked: the largest is finite, none is NaN."""

@@ -39,16 +39,9 @@ from .lang.memory import (
     store_f32,
 )
 from .lang.simd import row
-
-PAGE = 64
-"""Tokens in a page."""
+from .shapes import PAGE, columns
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
-
-
-def columns(head_dim: int) -> int:
-    """The head's size as the pages hold it."""
-    return -(-head_dim // 32) * 32
 
 
 def k_page_bytes(fmt: Format, head_dim: int) -> int:

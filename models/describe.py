@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..kernels.formats.table import CACHE_TYPES, WEIGHT_TYPES
 from .arch.registry import read_config
-from .cache.sizes import side_bytes_per_token
+from .cache.kinds import kinds
+from .cache.sizes import side_bytes
+from .cache.spec import CacheSpec
 from .config import Config
 from .errors import ModelError, UsageError
 from .file.gguf import GGUF
@@ -107,15 +110,16 @@ def _tokenizer(g: GGUF) -> dict[str, Any]:
 
 
 def _cache(config: Config) -> dict[str, Any]:
-    """What a token takes in layers that keep all tokens and, apart, in those that keep a window."""
-    windowed = sum(layer.window > 0 for layer in config.layers)
-    windows = {"layers": windowed, "window": config.window, **_bytes(config, windows=True)} if windowed else None
-    return {"layers": config.n_layer - windowed, **_bytes(config, windows=False), "windows": windows}
+    """Return what a token takes in layers that keep all tokens and, apart, in those that keep a window."""
+    whole, *others = kinds(config)
+    layers = [i for kind in others for i in kind.layers]
+    windows = {"layers": len(layers), "window": config.window, **_bytes(config, layers)} if layers else None
+    return {"layers": len(whole.layers), **_bytes(config, whole.layers), "windows": windows}
 
 
-def _bytes(config: Config, *, windows: bool) -> dict[str, Any]:
-    """Bytes of a token by format: of K, of V, and of every pair "K/V"; None where a head does not fill the blocks."""
-    sides = {side: {t: _side(config, side, t, windows) for t in CACHE_TYPES} for side in ("k", "v")}
+def _bytes(config: Config, layers: Sequence[int]) -> dict[str, Any]:
+    """Return the bytes of a token by format: of K, of V, of each pair; None where heads do not fill the blocks."""
+    sides = {side: {t: _side(config, side, t, layers) for t in CACHE_TYPES} for side in ("k", "v")}
     pairs = {
         f"{k_type}/{v_type}": None if k is None or v is None else k + v
         for k_type, k in sides["k"].items()
@@ -124,8 +128,8 @@ def _bytes(config: Config, *, windows: bool) -> dict[str, Any]:
     return {**sides, "pairs": pairs}
 
 
-def _side(config: Config, side: str, cache_type: str, windows: bool) -> int | None:
+def _side(config: Config, side: str, cache_type: str, layers: Sequence[int]) -> int | None:
     try:
-        return side_bytes_per_token(config, side, cache_type, windows=windows)
+        return side_bytes(config, CacheSpec(cache_type, cache_type), side, layers)
     except UsageError:
         return None

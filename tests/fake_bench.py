@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyllm.bench.speed.cases import Case
+from pyllm.models.cache.spec import CacheSpec
 
 # What --help says that matters, in llama.cpp, in ik_llama.cpp and in neither.
 LLAMA = "  -d, --n-depth <n>  (default: 0)\n  -fa, --flash-attn <on|off|auto>  (default: auto)\n"
@@ -31,10 +32,13 @@ print(json.dumps([{{"samples_ns": [1000 * n]}} for n in prompts or [7]]))
 
 
 def case(**values: Any) -> Case:
-    usual = {"model": Path("a.gguf"), "n_prompt": 0, "n_gen": 0, "n_depth": 0, "n_batch": 2048, "n_ubatch": 512,
+    usual: dict[str, Any] = {
+             "model": Path("a.gguf"), "n_prompt": 0, "n_gen": 0, "n_depth": 0, "n_batch": 2048, "n_ubatch": 512,
              "type_k": "f16", "type_v": "f16", "cache_rotate": "auto",
              "n_threads": 1}  # fmt: skip
-    return Case(**{**usual, **values})
+    every = {**usual, **values}
+    cache = CacheSpec(*(every.pop(name) for name in ("type_k", "type_v", "cache_rotate")))
+    return Case(cache=cache, **every)
 
 
 class FakeLlamaBench:

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyllm.engine.llm import moved
+from pyllm.engine.results import Bytes, Timings
 from pyllm.kernels.plan import Cost
 from pyllm.models.arch.registry import read_config
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
+from pyllm.models.progress import Progress, silent
 from pyllm.models.text.tokenizer import Tokenizer
 
 REPLY = "hello the world 😀"
@@ -84,9 +88,21 @@ class FakeLLM:
 
     reply = REPLY
     seconds_per_token = 0.0
-    loaded: dict[str, Any]  # what `load` was called with
+    loaded: dict[str, Any]  # what it was made with
 
-    def __init__(self, file: GGUF, n_ctx: int = 512, n_threads: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        file: GGUF,
+        n_ctx: int = 512,
+        n_threads: int | None = None,
+        cache: CacheSpec | None = None,
+        progress: Progress = silent,
+        **settings: Any,
+    ) -> None:
+        type(self).loaded = {"n_ctx": n_ctx, "n_threads": n_threads, "cache": cache}
+        progress("reading weights", 0, 2_000_000)
+        progress("reading weights", 2_000_000, 2_000_000)
+        self.cache = cache or CacheSpec("f16", "q8_0")
         self.config, self.tokenizer = read_config(file), Tokenizer.from_gguf(file)
         self.template = FakeTemplate() if "tokenizer.chat_template" in file.metadata else None
         self.path, self.n_ctx, self.n_threads = file.path, n_ctx, n_threads or 1
@@ -95,27 +111,22 @@ class FakeLLM:
         self.on_decode: Callable[[FakeSession], None] = lambda session: None
         self.sessions: list[FakeSession] = []
 
-    @classmethod
-    def load(cls, file: GGUF, *, progress: Callable[[str, int, int], None], **settings: Any) -> FakeLLM:
-        cls.loaded = {name: value for name, value in settings.items() if name != "tokenizer"}
-        progress("reading weights", 0, 2_000_000)
-        progress("reading weights", 2_000_000, 2_000_000)
-        return cls(file, **settings)
+    def sampler(self, params: Any) -> FakeSampler:
+        return FakeSampler(params, self.config.n_vocab)
+
+    def bytes(self, timings: Timings) -> Bytes:
+        return moved(self.read_at(round(timings.depth)), self.kv_bytes, timings)
 
     def session(self) -> FakeSession:
         self.sessions.append(FakeSession(self))
         return self.sessions[-1]
 
 
-class FakeParams:
-    def __init__(self, **values: float) -> None:
-        self.values = values
-
-
 class FakeSampler:
     """The likeliest token."""
 
-    def __init__(self, params: FakeParams, seed: int, n_vocab: int, path: object = "") -> None:
+    def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "") -> None:
+        seed = params.seed if params else -1
         self.params, self.seed, self.accepted = params, 7 if seed < 0 else seed, list[int]()
 
     def __call__(self, logits: np.ndarray) -> int:
@@ -129,8 +140,5 @@ def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
     """Puts the fakes in the engine's place until the test ends; returns a class of FakeLLM of its own."""
     llm: Any = ModuleType("pyllm.engine.llm")
     llm.LLM = type("LLM", (FakeLLM,), {})
-    sampler: Any = ModuleType("pyllm.engine.sampler")
-    sampler.Sampler, sampler.SamplerParams = FakeSampler, FakeParams
     patch.setitem(sys.modules, "pyllm.engine.llm", llm)
-    patch.setitem(sys.modules, "pyllm.engine.sampler", sampler)
     return llm.LLM  # type: ignore[no-any-return]

@@ -20,9 +20,22 @@ from pyllm.__main__ import COMMANDS
 ROOT = Path(__file__).parents[1]
 FLOORS = ("kernels", "models", "engine", "bench")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "kernels": ("lang", "plan", "formats", "pages", "ops", "attention", "roofs", "warm"),
-    "models": ("errors", "file", "config", "hyper", "text", "cache", "forward", "arch", "describe"),
-    "engine": ("machine", "store", "advice", "page_table", "sampler", "session", "llm", "generate", "chat", "commands"),
+    "kernels": ("shapes", "lang", "plan", "formats", "pages", "ops", "attention", "roofs", "warm"),
+    "models": ("errors", "progress", "file", "config", "hyper", "text", "cache", "forward", "arch", "describe"),
+    "engine": (
+        "machine",
+        "store",
+        "advice",
+        "page_table",
+        "sampler",
+        "results",
+        "sequence",
+        "stepper",
+        "generate",
+        "llm",
+        "chat",
+        "commands",
+    ),
     "bench": ("report", "machine", "speed", "quality", "bus", "study", "commands"),
 }
 """The rooms of each floor, from the lowest to the highest: a folder, or a module that stands on the floor itself."""
@@ -157,6 +170,17 @@ def test_only_kernels_imports_numba(floor: str) -> None:
     for path in sources(floor):
         for line, module in imports(path):
             assert module.partition(".")[0] not in {"numba", "llvmlite"}, f"{named(path)}:{line}"
+
+
+def test_only_commands_know_argparse_and_print() -> None:
+    for path in EVERY:
+        if own_place(path)[1] == "commands":
+            continue
+        for line, module in imports(path):
+            assert module.partition(".")[0] != "argparse", f"{named(path)}:{line} imports argparse"
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{named(path)}:{node.lineno} prints"
 
 
 PROGRAMS = ["import pyllm", "import pyllm.__main__", *(f"import pyllm.{floor}" for floor in FLOORS)]

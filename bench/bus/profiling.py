@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.llm import LLM
-from ...engine.machine.progress import Bars, silent
-from ...engine.sampler import Sampler, SamplerParams
-from ...engine.session import Session
+from ...engine.machine.bars import Bars
+from ...engine.sampler import SamplingParams
+from ...engine.stepper import Session
 from ...kernels.attention.softmax import SCORES, SUMS, WEIGHTS
 from ...kernels.plan import now
+from ...models.progress import silent
 from ..machine.counters import Counters
 from ..machine.roofs import Roofs
 from ..speed.cases import Case
@@ -221,7 +222,7 @@ def clocks() -> tuple[float, int]:
 
 def _sampling(llm: LLM, logits: F32Array) -> float:
     """Seconds to choose a token with the sampler's defaults."""
-    sampler = Sampler(SamplerParams(), 1, llm.config.n_vocab)
+    sampler = llm.sampler(SamplingParams(seed=1))
     sampler(logits)
     begin = perf_counter()
     sampler(logits)

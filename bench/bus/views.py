@@ -139,9 +139,10 @@ def capacity(needs: Callable[[Pair], Needs], pairs: Sequence[Pair], memory: int)
     rows = []
     for pair in pairs:
         need = needs(pair)
-        left, session = max(0, memory - need.weights - need.buffers), replace(need, n_ctx=SESSION).kv
+        one = replace(need, n_ctx=SESSION)
+        left, session = max(0, memory - need.weights - need.buffers), one.kv + one.positions
         rows.append([
-            "/".join(pair), f"{need.kv_per_token + need.window_per_token:,}", size(session),
+            "/".join(pair), f"{need.kv_per_token + need.window_per_token:,}", size(one.kv),
             f"{need.largest_ctx(memory):,}", f"{left // session:,}",
         ])  # fmt: skip
     columns = ["K/V", "bytes per token", f"of {SESSION} tokens", "longest context", f"sessions of {SESSION}"]

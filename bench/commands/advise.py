@@ -7,16 +7,18 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from ...engine.advice.choose import Advice, advise
+from ...engine.advice.choose import Advice, Choice, advise
 from ...engine.advice.study_file import StudyFile, default_path, results_of
 from ...engine.chat.interrupt import impatient
+from ...engine.machine.bars import Bars
 from ...engine.machine.fit import free_memory, needs
 from ...engine.machine.host import usable_cores
-from ...engine.machine.progress import Bars
 from ...engine.machine.units import size
 from ...engine.store import sources
 from ...models.arch.registry import read_config
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import FitError
 from ...models.file.gguf import GGUF
@@ -46,21 +48,31 @@ def run(args: argparse.Namespace) -> int:
                 results = quick(gguf, config, args, path, progress)
     memory, limit = (args.memory, f"--memory {size(args.memory)}") if args.memory else free_memory(gguf.nbytes)
 
-    def taken(k: str, v: str) -> int:
-        return needs(gguf, config, n_ctx * args.sessions, k, v, args.sessions).total
+    def taken(cache: CacheSpec) -> int:
+        return needs(gguf, config, n_ctx * args.sessions, cache, args.sessions).total
 
-    found = advise(results, config, args.task, lambda k, v: taken(k, v) <= memory)
+    found = advise(results, config, args.task, lambda cache: taken(cache) <= memory)
     if found is None:
         cure = "a shorter --context, fewer --sessions or a smaller model takes less"
         raise FitError(f"{gguf.path}: no studied cache fits {limit} with {args.sessions} x {n_ctx} tokens; {cure}")
     weights = sum(tensor.data.nbytes for tensor in gguf.tensors.values())
     speed = tokens_per_second(weights, found.chosen.nbytes * n_ctx // 2, args.threads or usable_cores())
     if args.json:
-        print(json.dumps({**asdict(found), "n_ctx": n_ctx, "sessions": args.sessions, "studied_before": known,
-                          "memory": taken(found.chosen.k, found.chosen.v), "tokens_per_second": speed}))  # fmt: skip
+        print(json.dumps({**plain(found), "n_ctx": n_ctx, "sessions": args.sessions, "studied_before": known,
+                          "memory": taken(found.chosen.cache), "tokens_per_second": speed}))  # fmt: skip
         return 0
-    show(found, n_ctx, args.sessions, taken(found.chosen.k, found.chosen.v), speed, args.task)
+    show(found, n_ctx, args.sessions, taken(found.chosen.cache), speed, args.task)
     return 0
+
+
+def plain(advice: Advice) -> dict[str, Any]:
+    """Return the advice as JSON holds it; a choice has K, V and rotation by name."""
+
+    def choice(c: Choice) -> dict[str, Any]:
+        cache = {"k": c.cache.k, "v": c.cache.v, "rotate": c.cache.rotate}
+        return {**cache, "nbytes": c.nbytes, "loss": c.loss, "worst": c.worst}
+
+    return {**asdict(advice), "chosen": choice(advice.chosen), "others": [choice(c) for c in advice.others]}
 
 
 def quick(
@@ -84,10 +96,7 @@ def tokens_per_second(weights: int, cache: int, threads: int) -> float | None:
 
 def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | None, task: str) -> None:
     best = advice.chosen
-    maps = ":" in best.k or ":" in best.v
-    flags = f"--cache-type-k-layers {best.k} --cache-type-v-layers {best.v}" if maps else f"-ctk {best.k} -ctv {best.v}"
-    rotate = "" if best.rotate == "auto" else f" --cache-rotate {best.rotate}"
-    print(f"{flags}{rotate} -c {n_ctx}\n")
+    print(f"{best.cache} -c {n_ctx}\n")
     fast = f"{speed:.0f} at most, with half the context used" if speed else "unknown: run pyllm profile once"
     rows = [
         ["memory", f"{size(memory)} for {sessions} x {n_ctx} tokens, {best.nbytes / 1024:.1f} KiB a token"],

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ... import __version__
+from ...engine.machine.bars import Bars
 from ...engine.machine.host import last_level_cache, usable_cores
-from ...engine.machine.progress import Bars, Progress
 from ...engine.machine.units import size
 from ...models.cache.rotation import MODES
+from ...models.progress import Progress
 from ..machine.noise import BUSY
 from ..speed import cases, output
 from ..speed.peer import Peer

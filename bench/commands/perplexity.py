@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from ...engine.chat.interrupt import impatient
 from ...engine.machine import host
-from ...engine.machine.progress import Bars
+from ...engine.machine.bars import Bars
 from ...engine.store import sources
 from ...models.arch.registry import read_config
-from ...models.cache import rotation
+from ...models.cache import sizes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.file.gguf import GGUF
 from ...models.text.tokenizer import Tokenizer
 from ..machine import noise
 from ..quality import divergence, text_windows
-from ..quality.caches import EXACT, Cache, Caches
+from ..quality.caches import EXACT, Caches
 from ..quality.divergence import Apart
 from ..quality.scoring import apart, surprises
 from ..report.tables import markdown
@@ -51,16 +52,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen(args: argparse.Namespace, config: Config) -> list[Cache]:
+def chosen(args: argparse.Namespace, config: Config) -> list[CacheSpec]:
     """Each pair of the types that the flags list; raises UsageError."""
     sides = []
     for side in "kv":
         given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
         sides.append(cases.cache_types(side, given, layers))
-    found = [Cache(k, v, args.cache_rotate) for k, v in dict.fromkeys(product(*sides))]
-    rotation.check(config, args.cache_rotate)
+    found = [CacheSpec(k, v, args.cache_rotate) for k, v in dict.fromkeys(product(*sides))]
     for cache in found:
-        cache.bytes_per_token(config)  # refuses what the heads cannot hold
+        sizes.check(config, cache)
     return found
 
 
@@ -68,7 +68,7 @@ def chosen(args: argparse.Namespace, config: Config) -> list[Cache]:
 class Result:
     """A cache, and what came of it until now: a part for each window."""
 
-    cache: Cache
+    cache: CacheSpec
     nll: list[npt.NDArray[np.float64]] = field(default_factory=list)
     apart: list[Apart] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ class Result:
         return divergence.perplexity(np.concatenate(self.nll))
 
     def __str__(self) -> str:
-        said = f"{self.cache} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
+        said = f"{self.cache.pair} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
         return said + (f" KLD {np.concatenate([a.kld for a in self.apart]).mean():.4f}" if self.apart else "")
 
 
@@ -122,7 +122,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     found = [(result, result.statistics()) for result in results]
     if args.json:
         rows = [
-            {"type_k": r.cache.k, "type_v": r.cache.v, "bytes_per_token": r.cache.bytes_per_token(config),
+            {"type_k": r.cache.k, "type_v": r.cache.v, "bytes_per_token": sizes.token_bytes(config, r.cache),
              "windows": r.windows, **statistics}
             for r, statistics in found
         ]  # fmt: skip
@@ -138,7 +138,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
         line = [
             r.cache.k,
             r.cache.v,
-            f"{r.cache.bytes_per_token(config) / 1024:.1f} KiB",
+            f"{sizes.token_bytes(config, r.cache) / 1024:.1f} KiB",
             f"{s['ppl']:.4f} ± {s['ppl_error']:.4f}",
         ]
         if args.kl:

@@ -15,11 +15,12 @@ import psutil
 
 from ... import __version__
 from ...engine.machine import host
+from ...engine.machine.bars import Bars
 from ...engine.machine.fit import Needs, needs
 from ...engine.machine.host import usable_cores
-from ...engine.machine.progress import Bars
 from ...engine.machine.units import size
 from ...engine.store import sources
+from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from ..bus import pictures, profiling, views
 from ..bus.profiling import Profile
@@ -99,7 +100,7 @@ def grid(args: argparse.Namespace, progress: Bars) -> list[Case]:
         raise UsageError("profile takes one model; `pyllm bench` compares several")
     rows = max(1, args.n_prompt)
     return [
-        Case(files[0], prompt, generated, depth, rows, rows, k, v, args.cache_rotate, t)
+        Case(files[0], prompt, generated, depth, rows, rows, CacheSpec(k, v, args.cache_rotate), t)
         for depth in depths for k in type_k for v in type_v for t in threads
         for prompt, generated in ((0, 1), *([(args.n_prompt, 0)] if args.n_prompt > 1 else []))
     ]  # fmt: skip
@@ -131,7 +132,7 @@ def of_model(
     gguf, config = opened[profiles[0].case.model]
 
     def need(pair: tuple[str, str]) -> Needs:
-        return needs(gguf, config, 0, *pair)
+        return needs(gguf, config, 0, CacheSpec(*pair))
 
     total = memory or psutil.virtual_memory().total
     yield Section("What fits", tables=[views.capacity(need, pairs, total)])

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...engine.machine.progress import Progress
 from ...engine.store import sources
 from ...kernels.formats.table import WEIGHT_TYPES
+from ...models.progress import Progress
 from ..speed import cases, synthetic
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ...engine.advice.study_file import StudyFile, default_path
 from ...engine.chat.interrupt import impatient
-from ...engine.machine.progress import Bars
+from ...engine.machine.bars import Bars
 from ...engine.store import sources
 from ...kernels.formats.table import CACHE_TYPES
 from ...models.arch.registry import read_config
 from ...models.cache import rotation
-from ...models.cache.sizes import kv_bytes_per_token
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.file.gguf import GGUF
 from ...models.text.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def chosen(args: argparse.Namespace, config: Config) -> Options:
     """What the flags ask for, by default all quantized types and f16; raises UsageError."""
     named = cases.names("--types", args.types, CACHE_TYPES) if args.types else all_types(config)
     for name in named:
-        kv_bytes_per_token(config, name, name)  # refuses what the heads cannot hold
+        token_bytes(config, CacheSpec(name, name))  # refuses what the heads cannot hold
     types = in_order(["f16", *named])
     contexts = cases.numbers("-c", args.ctx_size or ["512"], 64)
     for n_ctx in contexts:

@@ -18,11 +18,11 @@ import numpy as np
 
 from ...engine.machine import host
 from ...engine.machine.fit import free_memory
-from ...engine.machine.progress import Progress, silent
 from ...engine.machine.units import size
 from ...kernels.lang.buffers import aligned
 from ...kernels.plan import Plan, Team
 from ...kernels.roofs import peak, read_loop
+from ...models.progress import Progress, silent
 from .bandwidth import CHUNK, buffer_bytes, touched
 
 VERSION = 3  # of the files, and of what they tell

@@ -5,23 +5,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from ...engine.llm import LLM
+from ...engine.llm import LLM, Opened
 from ...engine.machine.fit import PROGRAM, free_memory, needs
 from ...engine.machine.host import usable_cores
-from ...engine.machine.progress import Progress, silent
 from ...engine.machine.units import size
-from ...models.arch.registry import load_weights
-from ...models.cache import layer_map
-from ...models.cache.sizes import kv_bytes_per_token
+from ...models.cache.sizes import PREFILL_ROWS
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import FitError
 from ...models.file.gguf import GGUF
-from ...models.forward.loaded import Loaded
-from ...models.forward.model import Model
 from ...models.forward.probe import Attended
 from ...models.forward.upcast import held
+from ...models.progress import Progress, silent
 from ...models.text.tokenizer import Tokenizer
 
 ROWS = 64
@@ -30,22 +26,7 @@ AT_ONCE = 8
 """Caches that share a pass of the reference, at most."""
 
 
-@dataclass(frozen=True)
-class Cache:
-    """What a KV cache is kept in: for K and for V a type, or a map of types by layer; and which sides are rotated."""
-
-    k: str
-    v: str
-    rotate: str = "auto"
-
-    def __str__(self) -> str:
-        return f"{self.k}/{self.v}"
-
-    def bytes_per_token(self, config: Config) -> int:
-        return kv_bytes_per_token(config, self.k, self.v)
-
-
-EXACT = Cache("f32", "f32")
+EXACT = CacheSpec("f32", "f32")
 """What the others are compared with."""
 
 
@@ -59,13 +40,13 @@ class Caches:
         """n_ctx: positions of each cache that is opened; it may be set anew."""
         self.gguf, self.config, self.tokenizer, self.n_ctx = gguf, config, tokenizer, n_ctx
         self._threads, self._progress = threads or usable_cores(), progress
-        self._loaded: Loaded | None = None
+        self._opened: Opened | None = None
 
-    def groups(self, caches: Sequence[Cache], beside: Sequence[Cache] = ()) -> list[list[Cache]]:
+    def groups(self, caches: Sequence[CacheSpec], beside: Sequence[CacheSpec] = ()) -> list[list[CacheSpec]]:
         """The caches, cut where they would not fit in memory at once; `beside` are there with each. Raises FitError."""
         free, limit = free_memory(mapped=self.gguf.nbytes)
         left = free - PROGRAM - self._weights - sum(map(self._taken, beside))
-        found: list[list[Cache]] = []
+        found: list[list[CacheSpec]] = []
         room = 0
         for cache in caches:
             taken = self._taken(cache)
@@ -80,25 +61,25 @@ class Caches:
 
     @property
     def _weights(self) -> int:
-        return held(self.gguf.tensors) if self._loaded is None else 0
+        return held(self.gguf.tensors) if self._opened is None else 0
 
-    def _taken(self, cache: Cache, n_ctx: int | None = None) -> int:
+    def _taken(self, cache: CacheSpec, n_ctx: int | None = None) -> int:
         """Bytes of a cache and of the buffers that go with it."""
-        need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache.k, cache.v)
-        return need.kv + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
+        need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache)
+        return need.kv + need.positions + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
 
-    def _complaint(self, together: Sequence[Cache], limit: str, free: int) -> str:
+    def _complaint(self, beside: Sequence[CacheSpec], limit: str, free: int) -> str:
         def total(n_ctx: int) -> int:
-            return PROGRAM + self._weights + sum(self._taken(cache, n_ctx) for cache in together)
+            return PROGRAM + self._weights + sum(self._taken(cache, n_ctx) for cache in beside)
 
         fitting = next((n for n in range(self.n_ctx // 64 * 64, 0, -64) if total(n) <= free), 0)
         cure = f"-c {fitting} would fit" if fitting else "no context fits: free memory or take a smaller model"
-        names = " beside ".join(map(str, dict.fromkeys(reversed(together))))
+        names = " beside ".join(dict.fromkeys(cache.pair for cache in reversed(beside)))
         need = f"caches of {self.n_ctx} tokens ({names}) need {size(total(self.n_ctx))} with the weights"
         return f"{self.gguf.path}: {need}, but {limit} leaves {size(max(free, 0))}; {cure}"
 
     @contextmanager
-    def open(self, caches: Sequence[Cache]) -> Iterator[list[LLM]]:
+    def open(self, caches: Sequence[CacheSpec]) -> Iterator[list[LLM]]:
         """An engine for each cache, over the same weights."""
         engines = [self._open(cache) for cache in caches]
         try:
@@ -115,22 +96,20 @@ class Caches:
         try:
             session = engine.session()  # its pages are read again
             session.prefill(tokens)
-            yield from engine.model.attended()
+            yield from engine.attended()
             session.close()
         finally:
             engine.close()
 
-    def _open(self, cache: Cache, n_batch: int = 512) -> LLM:
-        if self._loaded is None:
-            self._loaded = load_weights(self.gguf, self.config)
-        model = Model(
-            self._loaded,
+    def _open(self, cache: CacheSpec, n_batch: int = PREFILL_ROWS) -> LLM:
+        if self._opened is None:
+            self._opened = Opened.open(self.gguf, self.config, self.tokenizer)
+        return LLM(
+            self._opened,
+            cache=cache,
             n_ctx=self.n_ctx,
-            types=layer_map.pairs(cache.k, cache.v, self.config.n_layer),
-            threads=self._threads,
+            n_threads=self._threads,
             n_batch=n_batch,
-            max_outs=ROWS,
-            rotate=cache.rotate,
+            max_logits=ROWS,
             progress=self._progress,
         )
-        return LLM(model, self.tokenizer, None, self.n_ctx, self.gguf.path, self._loaded)

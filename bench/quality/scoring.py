@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...engine.session import Session
+from ...engine.stepper import Session
 from .divergence import Apart, log_softmax, surprise
 
 F32Array = npt.NDArray[np.float32]

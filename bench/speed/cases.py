@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 
 from ...kernels.formats.table import CACHE_TYPES
-from ...models.cache.layer_map import together
+from ...models.cache.layer_map import merged
+from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 
 LIMIT = 1 << 20  # tokens of a case; far beyond it, numbers are mistakes
@@ -23,9 +24,7 @@ class Setup:
     """What an engine is loaded for; cases that agree in it share the engine."""
 
     model: Path
-    type_k: str
-    type_v: str
-    cache_rotate: str
+    cache: CacheSpec
     n_threads: int
     n_rows: int  # tokens of a prompt that go through the layers together
 
@@ -40,16 +39,24 @@ class Case:
     n_depth: int
     n_batch: int
     n_ubatch: int
-    type_k: str
-    type_v: str
-    cache_rotate: str
+    cache: CacheSpec
     n_threads: int
 
     @property
+    def type_k(self) -> str:
+        return self.cache.k
+
+    @property
+    def type_v(self) -> str:
+        return self.cache.v
+
+    @property
+    def cache_rotate(self) -> str:
+        return self.cache.rotate
+
+    @property
     def setup(self) -> Setup:
-        return Setup(
-            self.model, self.type_k, self.type_v, self.cache_rotate, self.n_threads, min(self.n_batch, self.n_ubatch)
-        )
+        return Setup(self.model, self.cache, self.n_threads, min(self.n_batch, self.n_ubatch))
 
     @property
     def n_tokens(self) -> int:
@@ -62,7 +69,7 @@ class Case:
         return self.n_depth + self.n_tokens
 
     def __str__(self) -> str:
-        return f"{label(self.n_prompt, self.n_gen, self.n_depth)} {self.type_k}/{self.type_v} -t {self.n_threads}"
+        return f"{label(self.n_prompt, self.n_gen, self.n_depth)} {self.cache.pair} -t {self.n_threads}"
 
 
 def label(n_prompt: int, n_gen: int, n_depth: int) -> str:
@@ -93,7 +100,7 @@ class Grid:
         around = product(self.models, self.n_depth, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
                          self.cache_rotate, self.n_threads)  # fmt: skip
         grid = [
-            Case(model, prompt, gen, depth, batch, ubatch, k, v, rotate, threads)
+            Case(model, prompt, gen, depth, batch, ubatch, CacheSpec(k, v, rotate), threads)
             for model, depth, batch, ubatch, k, v, rotate, threads in around
             for prompt, gen in tests
             if prompt + gen
@@ -120,7 +127,7 @@ def names(flag: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
 def cache_types(side: str, listed: Sequence[str] | None, layers: str | None) -> list[str]:
     """The values of a repeated --cache-type-k (or v), each together with --cache-type-k-layers."""
     known = names(f"-ct{side}", listed, CACHE_TYPES) if listed else [None]
-    return [together(name, layers) for name in known]
+    return [merged(name, layers) for name in known]
 
 
 def pairs(flag: str, texts: Sequence[str]) -> list[tuple[int, int]]:

@@ -11,17 +11,17 @@ from time import perf_counter
 
 import numpy as np
 
-from ...engine.llm import LLM
+from ...engine.llm import LLM, Opened
 from ...engine.machine.fit import PROGRAM, free_memory, needs
-from ...engine.machine.progress import Progress
 from ...engine.machine.units import size
-from ...engine.session import Session
-from ...kernels.pages import PAGE
+from ...engine.stepper import Session
+from ...kernels.shapes import PAGE
 from ...models.arch.registry import read_config
 from ...models.config import Config
 from ...models.errors import FitError
 from ...models.file.gguf import GGUF
 from ...models.forward.loaded import COMPILING
+from ...models.progress import Progress
 from ..machine.bandwidth import buffer_bytes
 from .cases import Case, Setup
 
@@ -101,11 +101,11 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
     for setup in dict.fromkeys(case.setup for case in cases):
         gguf, config = models[setup.model]
         n_ctx, sequences = positions(setup, cases)
-        need = needs(gguf, config, n_ctx, setup.type_k, setup.type_v, sequences)
+        need = needs(gguf, config, n_ctx, setup.cache, sequences)
         taken = need.total - PROGRAM
         if taken > room:
             problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
-            problem += f"{setup.type_k}/{setup.type_v}), but {limit} leaves {size(max(room, 0))}"
+            problem += f"{setup.cache.pair}), but {limit} leaves {size(max(room, 0))}"
             raise FitError(f"{setup.model}: {problem}; a smaller depth (-d) or a smaller model takes less")
         shared = need.weights if found and any(case.setup.model == setup.model for case in found[-1]) else 0
         if not found or taken - shared > left:
@@ -128,14 +128,12 @@ class Engines:
         if setup not in self._loaded:
             watch = CompileWatch(progress)
             first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
-            load = first.beside if first else partial(LLM.load, self._models[setup.model][0])
+            load = first.beside if first else partial(LLM, Opened.open(*self._models[setup.model]))
             n_ctx, sequences = positions(setup, self._cases)
             llm = load(
+                cache=setup.cache,
                 n_ctx=n_ctx,
                 sequences=sequences,
-                cache_type_k=setup.type_k,
-                cache_type_v=setup.type_v,
-                cache_rotate=setup.cache_rotate,
                 n_threads=setup.n_threads,
                 n_batch=setup.n_rows,
                 progress=watch,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from ...engine.machine.progress import Bars, silent
+from ...engine.machine.bars import Bars
+from ...models.progress import silent
 from ..machine.bandwidth import ceiling
 from ..machine.noise import Others
 from . import record

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.machine.fit import free_memory
-from ...engine.machine.progress import Progress, silent
 from ...engine.machine.units import size
 from ...kernels.formats.table import FORMATS, Format
 from ...models.errors import FitError, PyllmError
+from ...models.progress import Progress, silent
 
 VERSION = 1  # of the files; one that is written otherwise gets another name
 BLOCK = 1 << 20  # values that are drawn and encoded

@@ -11,8 +11,8 @@ from typing import Protocol
 import psutil
 
 from ...engine.llm import LLM
-from ...engine.machine.progress import Progress
-from ...engine.session import Session
+from ...engine.stepper import Session
+from ...models.progress import Progress
 from .cases import Case
 from .engines import Engines, random_tokens
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from ...kernels.formats.table import FORMATS
 from ...models.cache.layer_map import written
-from ...models.cache.sizes import kv_bytes_per_token
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ..quality import split
-from ..quality.caches import Cache
 from .tasks import TASKS
 
 LAYER_CONTEXT, CONTEXT = 512, 1024
@@ -32,11 +32,11 @@ class Cell:
     measure: str  # score, layer (the same, briefly), attention, generate, norms
     task: str
     context: int
-    cache: Cache
+    cache: CacheSpec
 
     @property
     def key(self) -> str:
-        return f"{self.measure} {self.task} {self.context} {self.cache} {self.cache.rotate}"
+        return f"{self.measure} {self.task} {self.context} {self.cache.key}"
 
     @property
     def samples(self) -> int:
@@ -70,7 +70,7 @@ def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
     context = usual(config)
 
     def of(measure: str, task: str, context: int, pairs: Pairs, rotate: str = main) -> Iterator[Cell]:
-        return (Cell(measure, task, context, Cache(k, v, rotate)) for k, v in pairs)
+        return (Cell(measure, task, context, CacheSpec(k, v, rotate)) for k, v in pairs)
 
     pairs = options.pairs()
     alone = [pair for t in options.types for pair in ((t, "f32"), ("f32", t))]
@@ -101,7 +101,7 @@ def usual(config: Config) -> int:
 
 def norms(options: Options, config: Config) -> Cell:
     """What K and V look like."""
-    return Cell("norms", "prose", usual(config), Cache("f32", "f32", options.rotate[0]))
+    return Cell("norms", "prose", usual(config), CacheSpec("f32", "f32", options.rotate[0]))
 
 
 def layer_cells(options: Options, config: Config) -> Iterator[Cell]:
@@ -110,7 +110,7 @@ def layer_cells(options: Options, config: Config) -> Iterator[Cell]:
     for i in range(config.n_layer):
         only = written([*["f32"] * i, PROBE, *["f32"] * (config.n_layer - i - 1)])
         for k, v in ((only, "f32"), ("f32", only)):
-            yield Cell("layer", "prose", context, Cache(k, v, options.rotate[0]))
+            yield Cell("layer", "prose", context, CacheSpec(k, v, options.rotate[0]))
 
 
 def sensitivity(options: Options, config: Config, results: Results) -> dict[tuple[str, int], float] | None:
@@ -134,8 +134,10 @@ def splits(options: Options, config: Config, results: Results) -> Iterator[Cell]
         rules["norm"] = {(s, i): shapes[f"weights_{s}"][i] ** 2 for s in "kv" for i in range(config.n_layer)}
     for loss in rules.values():
         for k, v in targets(options):
-            found = split.allocate(loss, options.types, config, kv_bytes_per_token(config, k, v))
-            yield Cell("score", "prose", options.contexts[0], Cache(written(found["k"]), written(found["v"]), rotate))
+            found = split.allocate(loss, options.types, config, token_bytes(config, CacheSpec(k, v)))
+            yield Cell(
+                "score", "prose", options.contexts[0], CacheSpec(written(found["k"]), written(found["v"]), rotate)
+            )
 
 
 def targets(options: Options) -> list[tuple[str, str]]:

@@ -9,9 +9,10 @@ from time import monotonic
 from typing import Any
 
 from ...engine.advice.study_file import StudyFile, identity
-from ...engine.machine.progress import Bars
+from ...engine.machine.bars import Bars
 from ...kernels.formats.table import CACHE_TYPES, FORMATS
-from ...models.cache.sizes import kv_bytes_per_token
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import UsageError
 from ...models.file.gguf import GGUF
@@ -25,7 +26,7 @@ def all_types(config: Config) -> list[str]:
     found = ["f16"]
     for name in CACHE_TYPES:
         with suppress(UsageError):
-            kv_bytes_per_token(config, name, name)
+            token_bytes(config, CacheSpec(name, name))
             found += [name] if FORMATS[name].size > 1 else []
     return in_order(found)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
-from ..quality.caches import Cache
 from ..report.tables import markdown
 from .cells import Cell, Options, Results, norms, sensitivity, splits, targets, usual
 from .stats import frontier, more_bits, rank_correlation
@@ -37,7 +38,7 @@ class Report:
 
     def of(self, measure: str, task: str, context: int, k: str, v: str, rotate: str | None = None) -> Any:
         """The result of a cell, or None."""
-        found = self.results.get(Cell(measure, task, context, Cache(k, v, rotate or self.options.rotate[0])).key)
+        found = self.results.get(Cell(measure, task, context, CacheSpec(k, v, rotate or self.options.rotate[0])).key)
         return None if found is None or found.get("samples") == 0 else found
 
     def tables(self) -> Iterator[Table]:
@@ -47,7 +48,7 @@ class Report:
                 yield table
 
     def _bytes(self, k: str, v: str) -> str:
-        return f"{Cache(k, v).bytes_per_token(self.config) / 1024:.1f} KiB"
+        return f"{token_bytes(self.config, CacheSpec(k, v)) / 1024:.1f} KiB"
 
     def _pairs(self) -> Iterator[Table]:
         types, first = ("f32", *self.options.types), self.options.contexts[0]
@@ -64,7 +65,7 @@ class Report:
         """The best pair for each number of bytes."""
         first, types = self.options.contexts[0], self.options.types
         points = [
-            (float(Cache(k, v).bytes_per_token(self.config)), float(r["kld_mean"]), f"{k}/{v}, rotation {rotate}")
+            (float(token_bytes(self.config, CacheSpec(k, v))), float(r["kld_mean"]), f"{k}/{v}, rotation {rotate}")
             for rotate in self.options.rotate for k in types for v in types
             if (r := self.of("score", "prose", first, k, v, rotate))
         ]  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.session import Session
+from ...engine.stepper import Session
 from ...kernels.formats.table import FORMATS
-from ...models.cache import layer_map, rotation
+from ...models.cache import rotation
 from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
@@ -144,7 +144,7 @@ def repeated(tokens: Sequence[int]) -> float:
 def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """For each error a list, with an entry a layer."""
     config = bench.caches.config
-    types = [layer_map.pairs(cell.cache.k, cell.cache.v, config.n_layer) for cell in cells]
+    types = [cell.cache.layers(config.n_layer) for cell in cells]
     found: list[dict[str, Any]] = [{} for _ in cells]
     for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):
         layer, n = config.layers[i], len(exact.k)

@@ -7,8 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ..quality.attention_errors import DISTANCES
-from ..quality.caches import Cache
 from ..report.plot import MARKERS, Axes, Look, Plot
 from .cells import sensitivity, usual
 from .findings import Report
@@ -56,7 +57,7 @@ def _heat(axes: Axes, look: Look, types: tuple[str, ...], loss: dict[tuple[str, 
 def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str, str], float]) -> None:
     for number, rotate in enumerate(report.options.rotate):
         points = sorted(
-            (Cache(k, v).bytes_per_token(report.config) / 1024, value, f"{k}/{v}")
+            (token_bytes(report.config, CacheSpec(k, v)) / 1024, value, f"{k}/{v}")
             for (k, v, r), value in loss.items() if r == rotate and "f32" not in (k, v)
         )  # fmt: skip
         if not points:

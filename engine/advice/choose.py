@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...models.cache.sizes import kv_bytes_per_token
+from ...models.cache.sizes import token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -20,23 +21,21 @@ TASKS: dict[str, tuple[tuple[str, ...], float]] = {
 }
 """Uses: the studied tasks that are like them, and the divergence above the noise (nats) that each may cost."""
 
-SAFE = ("q8_0", "q8_0")
+SAFE = CacheSpec("q8_0", "q8_0")
 """What is lost in the noise on every model that was measured; for those that were not."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Types of K and V (maps of them by layer, too), and what the study says of them."""
+    """A cache, and what the study says of it."""
 
-    k: str
-    v: str
-    rotate: str
+    cache: CacheSpec
     nbytes: int  # per token
     loss: float  # the largest mean divergence of the use's tasks
     worst: str  # in which of them, and at which length
 
     def __str__(self) -> str:
-        return f"{self.k}/{self.v}"
+        return self.cache.pair
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class Advice:
 
 
 def advise(
-    results: Results, config: Config, task: str, fits: Callable[[str, str], bool] = lambda k, v: True
+    results: Results, config: Config, task: str, fits: Callable[[CacheSpec], bool] = lambda cache: True
 ) -> Advice | None:
-    """From a study's results; fits: whether there is room for types of K and V. None where nothing studied fits."""
+    """From a study's results; fits: whether there is room for a cache. None where nothing studied fits."""
     tasks, allowed = TASKS[task]
     studied = sorted(choices(results, config, tasks), key=lambda choice: (choice.nbytes, choice.loss))
-    fitting = [choice for choice in studied if fits(choice.k, choice.v)]
+    fitting = [choice for choice in studied if fits(choice.cache)]
     if not fitting:
         return None
-    noise = next((c.loss for c in studied if (c.k, c.v) == ("f16", "f16")), 0.0)
+    noise = next((c.loss for c in studied if str(c) == "f16/f16"), 0.0)
     good = [choice for choice in fitting if choice.loss <= noise + allowed]
     chosen = good[0] if good else min(fitting, key=lambda choice: choice.loss)
     return Advice(chosen, noise, allowed, bool(good), [choice for choice in studied if choice is not chosen])
@@ -75,4 +74,5 @@ def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterato
             found = (float(result["kld_mean"]), f"{task} at {context} tokens")
             worst[k, v, rotate] = max(found, worst.get((k, v, rotate), found))
     for (k, v, rotate), (loss, where) in worst.items():
-        yield Choice(k, v, rotate, kv_bytes_per_token(config, k, v), loss, where)
+        cache = CacheSpec(k, v, rotate)
+        yield Choice(cache, token_bytes(config, cache), loss, where)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ...models.errors import PyllmError
-from ..generate import Timings, generate
-from ..machine.progress import Bars
+from ..generate import generate
+from ..machine.bars import Bars
+from ..results import Timings
 from . import statistics
 from .interrupt import impatient
-from .prompt import check_length, system
+from .prompt import check_length, system_messages
 from .stream import stream
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..sampler import Sampler
+    from ..sampler import SamplingParams
 
 COMMAND = re.compile(r"/[a-z]+(?=\s|$)")  # "/etc/passwd says" is no command
 # What gpt-oss says after it has thought: later turns are to be without its thoughts. Other templates leave them out.
@@ -31,15 +31,11 @@ FINAL = "<|channel|>final<|message|>"
 GREETING = "/help lists the commands, Alt-Enter starts a new line, /bye or Ctrl-D ends the chat."
 
 
-def chat(llm: LLM, args: argparse.Namespace, load_seconds: float, new_sampler: Callable[[], Sampler]) -> int:
-    """Talks until the user leaves; the exit code."""
-    from .terminal import line_reader
+class Screen(Protocol):
+    """Where a chat says what is not the model's."""
 
-    conversation = Chat(llm, args, load_seconds, new_sampler)
-    conversation.note(
-        f"{llm.config.name}, K {args.cache_type_k}, V {args.cache_type_v}, {llm.n_ctx} tokens. {GREETING}"
-    )
-    return conversation.loop(line_reader())
+    def note(self, text: str) -> None: ...
+    def table(self, rows: Sequence[tuple[str, str]]) -> None: ...
 
 
 class Chat:
@@ -48,12 +44,16 @@ class Chat:
     def __init__(
         self,
         llm: LLM,
-        args: argparse.Namespace,
-        load_seconds: float,
-        new_sampler: Callable[[], Sampler],
+        params: SamplingParams,
+        screen: Screen,
+        *,
+        system_prompt: str | None = None,
+        load: float = 0.0,
         out: TextIO | None = None,
     ) -> None:
-        self._llm, self._args, self._load, self._new_sampler = llm, args, load_seconds, new_sampler
+        """load: seconds that the model took, for the statistics. out: where answers go, by default stdout."""
+        self._llm, self._params, self._screen, self._load = llm, params, screen, load
+        self.system_prompt = system_prompt
         self._out = sys.stdout if out is None else out
         self._timings: Timings | None = None  # of the last answer
         self._session = llm.session()
@@ -78,7 +78,7 @@ class Chat:
                 if warned:
                     raise
                 warned = True
-                self.note("Ctrl-C again, or /bye, ends the chat.")
+                self._screen.note("Ctrl-C again, or /bye, ends the chat.")
                 continue
             if not line:
                 continue
@@ -108,56 +108,49 @@ class Chat:
 
                 pieces = generate(
                     self._session, tokens, self._sampler, self._llm.tokenizer,
-                    n_predict=self._args.predict, timings=timings, progress=prefilling, interrupted=pressed,
+                    n_predict=self._params.max_tokens, timings=timings, progress=prefilling, interrupted=pressed,
                 )  # fmt: skip
                 answer, stop = stream(pieces, self._out, progress)
         except PyllmError as error:
             self.messages.pop()
-            self.note(f"{error}; /clear starts anew")
+            self._screen.note(f"{error}; /clear starts anew")
             return False
         except _Interrupted:
             self.messages.pop()
-            self.note("Interrupted before the answer; the message is forgotten.")
+            self._screen.note("Interrupted before the answer; the message is forgotten.")
             return True
         self.messages.append({"role": "assistant", "content": answer.rpartition(FINAL)[2].strip()})
         self._timings = timings
         if stop == "context":
-            self.note(f"The context of {self._llm.n_ctx} tokens is full: /clear starts anew, a larger -c holds more.")
-        self.note(f"{timings.generated_n} tokens, {timings.decode_rate:.1f} tokens/s")
+            self._screen.note(
+                f"The context of {self._llm.n_ctx} tokens is full: /clear starts anew, a larger -c holds more."
+            )
+        self._screen.note(f"{timings.generated_n} tokens, {timings.decode_rate:.1f} tokens/s")
         return stop == "interrupt"
-
-    def note(self, text: str) -> None:
-        """Says something that is not the model's: on stderr, dim on a terminal."""
-        if sys.stderr.isatty():
-            from rich.console import Console
-
-            Console(stderr=True, highlight=False).print(text, style="dim", markup=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr)
 
     def _command(self, name: str, rest: str) -> None:
         if name not in self.commands:
-            self.note(f"{name}: no such command; /help lists them")
+            self._screen.note(f"{name}: no such command; /help lists them")
             return
         self.commands[name][1](rest)
 
     def _help(self, _: str) -> None:
-        self.note("\n".join(f"{name:<8}{what}" for name, (what, _) in self.commands.items()))
+        self._screen.note("\n".join(f"{name:<8}{what}" for name, (what, _) in self.commands.items()))
 
     def _clear(self, _: str) -> None:
-        self.messages = system(self._args)
-        self._sampler = self._new_sampler()
+        self.messages = system_messages(self.system_prompt)
+        self._sampler = self._llm.sampler(self._params)
         self._timings = None
 
     def _stats(self, _: str) -> None:
         if self._timings is None:
-            self.note("Nothing was answered yet.")
+            self._screen.note("Nothing was answered yet.")
             return
-        statistics.show(statistics.rows(self._llm, self._timings, self._args.cache_type_k, self._args.cache_type_v))
+        self._screen.table(statistics.rows(self._llm, self._timings))
 
     def _save(self, name: str) -> None:
         if not name:
-            self.note("/save FILE: name the file to write")
+            self._screen.note("/save FILE: name the file to write")
             return
         if name.endswith(".json"):
             text = json.dumps(self.messages, ensure_ascii=False, indent=2)
@@ -168,9 +161,9 @@ class Chat:
             with path.open("x", encoding="utf-8") as file:  # never over a file that is there
                 file.write(text + "\n")
         except (OSError, ValueError) as error:
-            self.note(f"{path}: not saved: {getattr(error, 'strerror', None) or error}")
+            self._screen.note(f"{path}: not saved: {getattr(error, 'strerror', None) or error}")
         else:
-            self.note(f"Saved {len(self.messages)} messages in {path}.")
+            self._screen.note(f"Saved {len(self.messages)} messages in {path}.")
 
 
 class _Interrupted(Exception):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
-from ..generate import Piece, Stop
-from ..machine.progress import Bars
+from ..machine.bars import Bars
+from ..results import Piece, Stop
 
 
 def stream(pieces: Iterator[Piece], out: TextIO | None, progress: Bars) -> tuple[str, Stop | None]:

@@ -114,7 +114,7 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
     except SystemExit as ended:  # --help and --version
         return int(ended.code or 0)
     if command.takes_path:
-        from ..machine.progress import Bars
+        from ..machine.bars import Bars
         from ..store.sources import resolve
 
         with Bars() as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..machine.progress import Bars
+from ..machine.bars import Bars
 from ..store import sources
 
 

@@ -23,8 +23,9 @@ from ...models.file.gguf import GGUF
 from ...models.file.header import TENSOR_TYPES, Tensor
 from ...models.file.rewrite import whole
 from ...models.forward import upcast
+from ...models.progress import Progress, silent
+from ..machine.bars import Bars
 from ..machine.host import usable_cores
-from ..machine.progress import Bars, Progress, silent
 from ..machine.units import size
 
 CHUNK = 1 << 20

@@ -9,34 +9,36 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from ...models.arch.registry import read_config
-from ...models.cache import rotation
-from ...models.cache.layer_map import together
+from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from ..chat import statistics
 from ..chat.interrupt import impatient
-from ..chat.prompt import check_chat, check_length, check_template, encode, read_prompt
+from ..chat.prompt import check_length
 from ..chat.stream import stream
-from ..generate import Timings, generate
-from ..machine.progress import Bars
+from ..generate import generate
+from ..machine.bars import Bars
+from ..results import Timings
 from ..store import sources
+from . import screen
+from .asked import check_chat, check_template, read_prompt, tokens_of
 from .flags import DEFAULT_CTX
 
 if TYPE_CHECKING:
     from ...models.config import Config
     from ...models.file.gguf import GGUF
     from ..llm import LLM
-    from ..sampler import Sampler
+    from ..sampler import Sampler, SamplingParams
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answers the prompt that the flags or stdin give, or chats where there is none and a terminal to type at."""
+    """Answer the prompt that the flags or stdin give, or chat where there is none and a terminal to type at."""
     prompt = read_prompt(args)
     if prompt is None:
         check_chat(args)
@@ -44,14 +46,12 @@ def run(args: argparse.Namespace) -> int:
         path = sources.resolve(args.model, offline=args.offline, progress=progress)
         llm, tokens, load_seconds = load(path, args, prompt, progress)
     if prompt is None:
-        from ..chat.chat import chat
-
-        return chat(llm, args, load_seconds, partial(make_sampler, llm, args))
+        return chat(llm, args, load_seconds)
     return answer(llm, args, tokens, load_seconds)
 
 
 def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bars) -> tuple[LLM, list[int], float]:
-    """The model in memory, the prompt's tokens, and how long it took.
+    """Return the model in memory, the prompt's tokens, and the seconds that it took.
 
     What the file, the flags and the prompt rule out is said before Numba is imported and memory taken.
     """
@@ -64,17 +64,13 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     gguf = GGUF.open(path)
     config = read_config(gguf)
     n_ctx = context_size(args.ctx_size, config)
-    if args.cache_type == "auto":
-        choose(gguf, config, args)
-    args.cache_type_k = together(args.cache_type_k, args.cache_type_k_layers)
-    args.cache_type_v = together(args.cache_type_v, args.cache_type_v_layers)
-    rotation.check(config, args.cache_rotate)
-    check_fit(gguf, config, n_ctx, args.cache_type_k, args.cache_type_v)
+    cache = advised(gguf, config, args) if args.cache_type == "auto" else asked_cache(args)
+    check_fit(gguf, config, n_ctx, cache)
     tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
     if prompt is None:
         check_template(config, tokenizer, template, args)
     else:
-        tokens = encode(tokenizer, template, args, prompt)
+        tokens = tokens_of(tokenizer, template, args, prompt)
         check_length(tokens, n_ctx, config)
     if n_ctx > config.n_ctx_train:
         warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
@@ -83,24 +79,24 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     from ..llm import LLM
 
     with _endable(progress), impatient():
-        llm = LLM.load(
-            gguf,
-            n_ctx=n_ctx,
-            cache_type_k=args.cache_type_k,
-            cache_type_v=args.cache_type_v,
-            cache_rotate=args.cache_rotate,
-            n_threads=args.threads,
-            tokenizer=tokenizer,
+        llm = LLM(
+            gguf, n_ctx=n_ctx, cache=cache, n_threads=args.threads, tokenizer=tokenizer, check=args.check,
             progress=progress,
-        )
+        )  # fmt: skip
         if args.cpu_strict:
             llm.pin()
-    llm.checked = args.check
     return llm, tokens, perf_counter() - begin
 
 
-def choose(gguf: GGUF, config: Config, args: argparse.Namespace) -> None:
-    """Set the cache's types as the model's study advises."""
+def asked_cache(args: argparse.Namespace) -> CacheSpec:
+    """Return the cache that the flags ask for; raises UsageError."""
+    return CacheSpec.of_flags(
+        args.cache_type_k, args.cache_type_k_layers, args.cache_type_v, args.cache_type_v_layers, args.cache_rotate
+    )
+
+
+def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
+    """Return the cache that the model's study advises for chat; without a study, one that is safe."""
     from ..advice.choose import SAFE, advise
     from ..advice.study_file import results_of
 
@@ -108,11 +104,9 @@ def choose(gguf: GGUF, config: Config, args: argparse.Namespace) -> None:
         raise UsageError("--cache-type auto and other cache types: give the one or the others")
     found = advise(results_of(gguf), config, "chat")
     if found is None:
-        args.cache_type_k, args.cache_type_v = SAFE
         print("pyllm: no study of this model: K and V in q8_0 (pyllm study kv measures more)", file=sys.stderr)
-    else:
-        best = found.chosen
-        args.cache_type_k, args.cache_type_v, args.cache_rotate = best.k, best.v, best.rotate
+        return replace(SAFE, rotate=args.cache_rotate)
+    return found.chosen.cache
 
 
 @contextmanager
@@ -140,22 +134,33 @@ def context_size(asked: int | None, config: Config) -> int:
     return min(DEFAULT_CTX, config.n_ctx_train) if asked is None else asked or config.n_ctx_train
 
 
-def make_sampler(llm: LLM, args: argparse.Namespace) -> Sampler:
-    from ..sampler import Sampler, SamplerParams
+def sampling(args: argparse.Namespace) -> SamplingParams:
+    """Return what the flags say of sampling."""
+    from ..sampler import SamplingParams
 
-    params = SamplerParams(
-        temp=args.temp,
+    return SamplingParams(
+        temperature=args.temp,
         top_k=args.top_k,
         top_p=args.top_p,
         min_p=args.min_p,
         repeat_penalty=args.repeat_penalty,
+        seed=args.seed,
+        max_tokens=args.predict,
     )
-    return Sampler(params, args.seed, llm.config.n_vocab, llm.path)
+
+
+def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:
+    """Talk until the user leaves; return the exit code."""
+    from ..chat.chat import GREETING, Chat
+    from ..chat.terminal import line_reader
+
+    screen.note(f"{llm.config.name}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
+    return Chat(llm, sampling(args), screen, system_prompt=args.system_prompt, load=load_seconds).loop(line_reader())
 
 
 def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
-    """One prompt, one answer, then the statistics."""
-    sampler, timings = make_sampler(llm, args), Timings(load=load_seconds)
+    """Print one answer to one prompt, then the statistics."""
+    sampler, timings = llm.sampler(sampling(args)), Timings(load=load_seconds)
     with Bars() as progress, impatient():
         pieces = generate(
             llm.session(), tokens, sampler, llm.tokenizer,
@@ -163,29 +168,24 @@ def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: 
         )  # fmt: skip
         text, stop = stream(pieces, None if args.json else sys.stdout, progress)
     if args.json:
-        result = {
-            "text": text,
-            "stop": stop,
-            **statistics.as_json(llm, timings),
-            "settings": settings(llm, args, sampler),
-        }
-        print(json.dumps(result))
+        facts = statistics.as_json(llm, timings)
+        print(json.dumps({"text": text, "stop": stop, **facts, "settings": settings(llm, args, sampler)}))
         return 0
     if stop == "context":
         print(f"pyllm: the context of {llm.n_ctx} tokens is full; a larger -c holds more", file=sys.stderr)
-    statistics.show(statistics.rows(llm, timings, args.cache_type_k, args.cache_type_v))
+    screen.table(statistics.rows(llm, timings))
     return 0
 
 
 def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, object]:
-    """All that the answer depends on, besides the prompt."""
+    """Return all that the answer depends on, besides the prompt."""
     return {
         "model": llm.config.name,
         "n_ctx": llm.n_ctx,
         "threads": llm.n_threads,
-        "cache_type_k": args.cache_type_k,
-        "cache_type_v": args.cache_type_v,
-        "cache_rotate": args.cache_rotate,
+        "cache_type_k": llm.cache.k,
+        "cache_type_v": llm.cache.v,
+        "cache_rotate": llm.cache.rotate,
         "predict": args.predict,
         "raw": args.raw,
         "system_prompt": args.system_prompt,

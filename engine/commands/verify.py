@@ -11,7 +11,8 @@ from typing import Any
 
 from ...models.errors import ModelError
 from ...models.file.gguf import GGUF
-from ..machine.progress import Bars, Progress
+from ...models.progress import Progress
+from ..machine.bars import Bars
 from ..machine.units import size
 from ..store.library import origin_of
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from ...models.cache.sizes import kv_bytes_per_token
+from ...kernels.shapes import PAGE
+from ...models.cache.kinds import kinds, pages
+from ...models.cache.sizes import PREFILL_ROWS, buffer_bytes, check, position_bytes, token_bytes
+from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import FitError
 from ...models.file.gguf import GGUF
@@ -16,11 +19,8 @@ from ...models.forward.upcast import held
 from . import cgroups
 from .units import size
 
-LOGITS = 20  # rows of them: those of a step, and the sampler's own
-PREFILL_ROWS = 512  # as many tokens of a prompt go through the layers together
 PROGRAM = 210 << 20  # Python, NumPy, Numba, LLVM and their code, resident; some 20 less where nothing is compiled
 ADDRESSES = 1 << 30  # libraries, stacks and allocator arenas reserve addresses that they never touch
-STEP = 64  # a context is held, and proposed, in multiples of it
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Needs:
     """Bytes that a model will take."""
 
     weights: int
-    kv_per_token: int  # in layers that keep all tokens, with what else a position takes
+    kv_per_token: int  # in layers that keep all tokens
+    positions_per_token: int  # tables over positions
     buffers: int
     n_ctx: int
     window_per_token: int = 0  # in layers that keep a window
@@ -36,60 +37,46 @@ class Needs:
 
     @property
     def kv(self) -> int:
-        tokens = -(-self.n_ctx // STEP) * STEP
+        """The KV cache, in whole pages."""
+        tokens = pages(self.n_ctx) * PAGE
         return tokens * self.kv_per_token + min(tokens, self.kept) * self.window_per_token
 
     @property
+    def positions(self) -> int:
+        """The tables over positions."""
+        return pages(self.n_ctx) * PAGE * self.positions_per_token
+
+    @property
     def total(self) -> int:
-        return self.weights + self.kv + self.buffers
+        return self.weights + self.kv + self.positions + self.buffers
 
     def largest_ctx(self, free: int) -> int:
-        """The largest context that fits, in multiples of STEP; 0 if none does."""
-        left = max(0, free - self.weights - self.buffers)
-        whole = left // (self.kv_per_token + self.window_per_token)  # while windows still grow
+        """Return the largest context that fits, in whole pages; 0 if none does."""
+        left, each = max(0, free - self.weights - self.buffers), self.kv_per_token + self.positions_per_token
+        whole = left // (each + self.window_per_token)  # while windows still grow
         if whole > self.kept:
-            whole = (left - self.kept * self.window_per_token) // self.kv_per_token
-        return whole // STEP * STEP
+            whole = (left - self.kept * self.window_per_token) // each
+        return whole // PAGE * PAGE
 
 
-def needs(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str, sequences: int = 1) -> Needs:
-    """The weights in tiles, the KV cache, and the rest by estimate."""
-    c = config
-    ropes = {layer.rope for layer in c.layers if layer.rope}
-    tables = 4 * sum(rope.dim for rope in ropes) + 4  # float32: cosine and sine of each position, a scale
-    queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
-    n_ff = 0 if c.expert_count else c.n_ff
-    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + 2 * c.n_embd + values + 16 * c.n_head
-    inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
-    pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
-    rows = PREFILL_ROWS * (4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair)
+def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: int = 1) -> Needs:
+    """Return what the weights in tiles, the KV cache and the rest take; raises UsageError for a wrong cache."""
+    whole, *windows = kinds(config)
+    check(config, cache)
     return Needs(
         weights=held(gguf.tensors),
-        kv_per_token=padded(c, k_type, v_type, windows=False) + tables,
-        buffers=int(rows) + 4 * LOGITS * c.n_vocab + PROGRAM,
+        kv_per_token=token_bytes(config, cache, whole.layers),
+        positions_per_token=position_bytes(config),
+        buffers=buffer_bytes(config) + PROGRAM,
         n_ctx=n_ctx,
-        window_per_token=padded(c, k_type, v_type, windows=True),
-        kept=(-(-(c.window + PREFILL_ROWS) // STEP) + 1) * STEP * sequences if c.window else 0,
+        window_per_token=token_bytes(config, cache, [i for kind in windows for i in kind.layers]),
+        kept=max((kind.kept_pages(PREFILL_ROWS) * PAGE * sequences for kind in windows), default=0),
     )
 
 
-def padded(config: Config, k_type: str, v_type: str, *, windows: bool) -> int:
-    """Bytes that a token takes in the cache, whose rows are whole blocks of 32 in every format.
-
-    windows: in layers with a sliding window, else in those without.
-    """
-    kv_bytes_per_token(config, k_type, v_type)  # refuses what the heads as they are do not allow
-    layers = [replace(x, head_dim_k=_blocks(x.head_dim_k), head_dim_v=_blocks(x.head_dim_v)) for x in config.layers]
-    return kv_bytes_per_token(replace(config, layers=tuple(layers)), k_type, v_type, windows=windows)
-
-
-def _blocks(n: int) -> int:
-    return -(-n // 32) * 32
-
-
-def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) -> None:
+def check_fit(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: int = 1) -> None:
     """Raises FitError, with the numbers and a cure, if there is not enough memory for this model and this cache."""
-    need = needs(gguf, config, n_ctx, k_type, v_type)
+    need = needs(gguf, config, n_ctx, cache, sequences)
     free, limit = free_memory(mapped=gguf.nbytes)
     if need.total <= free:
         return
@@ -99,7 +86,7 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, k_type: str, v_type: str) 
         cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
     raise FitError(
         f"{gguf.path}: needs {size(need.total)} of memory (weights {size(need.weights)}, "
-        f"KV cache {size(need.kv)} for -c {n_ctx} at {k_type}/{v_type}, buffers {size(need.buffers)}), "
+        f"KV cache {size(need.kv)} for -c {n_ctx} at {cache.pair}, buffers {size(need.positions + need.buffers)}), "
         f"but {limit} leaves {size(max(free, 0))}; {cure}"
     )
 

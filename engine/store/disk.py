@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...models.errors import PyllmError
-from ..machine.progress import Progress
+from ...models.progress import Progress
 
 
 def check_space(folder: Path, need: int, title: str) -> None:

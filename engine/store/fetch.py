@@ -24,7 +24,7 @@ from urllib.request import Request, build_opener
 
 from ... import __version__
 from ...models.errors import PyllmError
-from ..machine.progress import Progress, silent
+from ...models.progress import Progress, silent
 from .disk import check_space, disk_errors
 from .redirects import Redirects
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 from ...models.errors import ModelError, PyllmError, UsageError
-from ..machine.progress import Progress
+from ...models.progress import Progress
 from . import hubcache
 from .disk import alone, check_space, disk_errors
 from .fetch import AGAIN, LONGEST_PAUSE, PAUSES, Refused, Remote, fetch, incomplete

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ...models.errors import ModelError
-from ..machine.progress import Progress, silent
+from ...models.progress import Progress, silent
 from .catalogue import CATALOGUE, DEFAULT
 from .folder import cache_folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from ...models.errors import ModelError, UsageError
-from ..machine.progress import Progress
+from ...models.progress import Progress
 from .disk import alone, disk_errors
 from .fetch import Remote, fetch
 from .folder import Origin, models_folder, remember, safe_name

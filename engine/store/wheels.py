@@ -23,7 +23,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from ...models.errors import ModelError, PyllmError, UsageError
-from ..machine.progress import Progress
+from ...models.progress import Progress
 from .catalogue import Entry, by_source
 from .disk import alone, check_space, disk_errors
 from .folder import Origin, models_folder, remember, safe_name

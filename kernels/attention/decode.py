@@ -15,7 +15,7 @@ from ..lang.memory import load_f16, load_rows, peek_i64, prefetch, splat_floats,
 from ..lang.simd import first_lanes, fma, splat, spread_sum, zeros_f32
 from ..ops.tile_dot import tile_dot
 from ..pages import block_bytes, load_v
-from .softmax import ATTEND, SUMS, TAIL, WEIGHTS, start, weigh
+from .softmax import ATTEND, SPAN_BYTES, SUMS, TAIL, WEIGHTS, start, weigh
 
 
 def add_page(fmt, group, a, v, first, tokens, weights, sums, stride, k_next, v_next):
@@ -89,7 +89,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
         for item in range(begin, end):
             rest, split = divmod(item, splits)
             at, head = divmod(rest, a.kv_heads)
-            span = a.spans + 40 * at
+            span = a.spans + SPAN_BYTES * at
             row, length, table = peek_i64(span), peek_i64(span + 16) + 1, peek_i64(span + a.table)
             first = max(0, length - a.window)
             vector = (head * a.max_rows + row) * group

@@ -13,7 +13,8 @@ from ..lang import amx
 from ..lang.jit import Kernel, inline, kernel
 from ..lang.memory import load_f32, peek_i64, store_f32
 from ..lang.simd import splat
-from ..pages import PAGE, unpack_v
+from ..pages import unpack_v
+from ..shapes import PAGE
 from .softmax import ATTEND, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, rows_of_block, start, weigh
 
 HALVES = 2

@@ -18,7 +18,7 @@ from ..lang.simd import any_above, exp, first_lanes, fma, max_lanes, maximum, sp
 from ..ops.activations import hand_over, soft_cap
 from ..ops.hadamard import hadamard
 from ..ops.tile_dot import MANY
-from ..pages import PAGE
+from ..shapes import MAX_TABLES, PAGE
 
 BLOCK = 96
 """Query vectors (rows x heads of a group) that `attend_many` takes through the pages together, at most; or one row."""
@@ -26,12 +26,18 @@ BLOCK = 96
 TAIL = 32
 """float32 behind a head's sums: the maximum, 16 times, and the sum of weights in 16 parts."""
 
-SPAN = 5
-"""int64 per span in the step: first row, rows, position of the first row, addresses of two page tables: that of layers
-which keep all tokens, and that of layers which keep a window."""
+TABLES = 3
+SPAN = TABLES + MAX_TABLES
+"""int64 per span in the step: first row, rows, position of the first row, and from TABLES on the addresses of its page
+tables, one for each kind of layer."""
 
-TABLE, WINDOW_TABLE = 24, 32
-"""Bytes of a span record before its page tables."""
+SPAN_BYTES = 8 * SPAN
+
+
+def table_at(kind: int) -> int:
+    """Return the bytes of a span record before the page table of a kind of layers."""
+    return 8 * (TABLES + kind)
+
 
 ATTEND = record(
     spans="ptr", table="int", splits="ptr", split_pages="ptr", blocks="ptr", window="int", softcap="float",
@@ -40,7 +46,7 @@ ATTEND = record(
     v_row="int", k_step="int", v_step="int", kv_heads="int", group="int", k_columns="int", v_columns="int",
     sums="ptr", scratch="ptr", scratch_bytes="int", upto="int",
 )  # fmt: skip
-"""spans: SPAN records. table: TABLE or WINDOW_TABLE. splits, split_pages: addresses of the number of parts that the
+"""spans: SPAN records. table: `table_at`. splits, split_pages: addresses of the number of parts that the
 tokens are split in, and of the pages of a part, counted from the first that is seen. blocks: address of the number of
 row blocks in prefill. window: a row sees so many tokens, itself the last; ALL sees every one. softcap: of the
 scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: as `fetch_steps`. sums:
@@ -135,7 +141,7 @@ def row_block(a, item):
     """What an item of many rows is: KV head, first row, how many (none past the span's), position, page table."""
     rest, block = divmod(item, peek_i64(a.blocks))
     at, head = divmod(rest, a.kv_heads)
-    span, before = a.spans + 40 * at, block * rows_of_block(a)
+    span, before = a.spans + SPAN_BYTES * at, block * rows_of_block(a)
     rows = max(0, min(rows_of_block(a), peek_i64(span + 8) - before))
     return head, peek_i64(span) + before, rows, peek_i64(span + 16) + before, peek_i64(span + a.table)
 

@@ -90,7 +90,7 @@ def among(values: Sequence[int]) -> Quantizer:
         q = nearest(v * inverse(extreme(v) / number[0]), values)
         weighted = v * v * number[q]
         along, square = _sum_in_order(weighted * v), _sum_in_order(weighted * number[q])
-        return Numbers(np.where(square > 0, along / square, along * np.float32(0)), q)
+        return Numbers(np.where(square > 0, along / square, np.abs(along) * np.float32(0)), q)
 
     return quantize
 

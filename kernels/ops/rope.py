@@ -12,12 +12,13 @@ import numpy as np
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import peek_f32, peek_i64, poke_f32
 from ..pages import store_k, store_v
+from ..shapes import PAGE
 from .activations import inverse_rms, quantize_row
 from .hadamard import hadamard
 
 STORE = record(
     q="ptr", k="ptr", v="ptr", q_stride="int", k_stride="int", v_stride="int",  # from the projections, float32
-    turns="ptr", rope_dim="int", scales="ptr", positions="ptr", places="ptr",
+    turns="ptr", rope_dim="int", scales="ptr", positions="ptr", slots="ptr",
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int",
     out="ptr", out_q="ptr", out_meta="ptr", max_rows="int",
     kv_heads="int", group="int", k_dim="int", v_dim="int", k_columns="int", v_columns="int",
@@ -61,8 +62,8 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
 
     q_norm, k_norm: weights of an RMSNorm at first, or 0; of each head, or (norm_rows: 1) of all heads of a row at once.
     turns: (positions, rope_dim / 2, 2) float32, cosine and sine. neox: pairs lie half of rope_dim apart, else side by
-    side. scales: of Q, float32 by position. places: page * 64 + slot of each row, int64. Q goes to `out` (float32) and
-    `out_q`, `out_meta` (int8 blocks; not where out_q is 0), as [KV head][max_rows][group][k_columns].
+    side. scales: of Q, float32 by position. slots: of each row, page * PAGE + the place in it, int64. Q goes to `out`
+    (float32) and `out_q`, `out_meta` (int8 blocks; not where out_q is 0), as [KV head][max_rows][group][k_columns].
     k_rotation, v_rotation: values in the blocks that K and Q, and V, are rotated in (see hadamard.py); 0: they are not.
     """
 
@@ -76,7 +77,7 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
             position = peek_i64(a.positions + 8 * row)
             scale = peek_f32(a.scales + 4 * position)
             turn = a.turns + position * a.rope_dim * 4
-            page, slot = divmod(peek_i64(a.places + 8 * row), 64)
+            page, slot = divmod(peek_i64(a.slots + 8 * row), PAGE)
 
             k = _normed(a.k + row * a.k_stride, head, a.kv_heads, a.k_dim, a.k_norm, a.norm_rows, a.eps, x)
             _rotate(k, a.k_dim, a.rope_dim, turn, apart, step, np.float32(1), x)

@@ -127,5 +127,5 @@ class PlainDecoder(Decoder[PreNorm]):
             gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
             r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
 
-        h = r.norm(x, self.output_norm, outs=True)
+        h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output)

@@ -43,5 +43,5 @@ class GptOss(Decoder[Block]):
             h = r.norm(x, blk.post_attention_norm)
             r.add_experts(x, h, blk, "swiglu_oai")
 
-        h = r.norm(x, self.output_norm, outs=True)
+        h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output)

@@ -38,5 +38,5 @@ class Granite(Decoder[PreNorm]):
             gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
             r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down, scale=r.config.residual_scale)
 
-        h = r.norm(x, self.output_norm, outs=True)
+        h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output, scale=r.config.logit_scale)

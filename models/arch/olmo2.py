@@ -50,5 +50,5 @@ class Olmo2(Decoder[Block]):
             (h,) = r.linear(r.gate_silu(gate, up), blk.ffn_down)
             r.add_norm(x, h, blk.post_ffw_norm)
 
-        h = r.norm(x, self.output_norm, outs=True)
+        h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output)

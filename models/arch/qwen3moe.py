@@ -41,5 +41,5 @@ class Qwen3MoE(Decoder[Block]):
             h = r.norm(x, blk.ffn_norm)
             r.add_experts(x, h, blk, "silu")
 
-        h = r.norm(x, self.output_norm, outs=True)
+        h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output)

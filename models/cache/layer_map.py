@@ -77,11 +77,27 @@ def resolve(flag: str, entries: Sequence[Entry], n_layer: int) -> tuple[str, ...
     return tuple((entry or rest).cache_type for entry in found)  # type: ignore[union-attr]
 
 
-def together(cache_type: str | None, layers: str | None) -> str:
-    """What --cache-type-k and --cache-type-k-layers (or v) say, as one map; without either, f16."""
+def merged(cache_type: str | None, layers: str | None) -> str:
+    """Return what --cache-type-k and --cache-type-k-layers (or v) say as one map; without either, f16."""
     if layers is None:
         return cache_type or DEFAULT
     return f"{layers},*:{cache_type}" if cache_type else layers
+
+
+def normal(side: str, text: str) -> str:
+    """Return a map in the one form that all maps which say the same have: a type where it is the same for all layers.
+
+    Entries keep their order, as those from the end can only be placed when the model is known. Raises UsageError.
+    """
+    try:
+        entries = parse(text)
+    except ValueError as error:
+        raise UsageError(f"--cache-type-{side}: {error}") from None
+    named, rest = [e for e in entries if not e.rest], [e for e in entries if e.rest]
+    if not named and len(rest) == 1:
+        return rest[0].cache_type
+    named.sort(key=lambda e: (e.first < 0, e.first, e.last))
+    return ",".join(e.text for e in [*named, *rest])
 
 
 def types(side: str, text: str, n_layer: int) -> tuple[str, ...]:
@@ -94,13 +110,8 @@ def types(side: str, text: str, n_layer: int) -> tuple[str, ...]:
     return resolve(flag if len(entries) == 1 and entries[0].rest else f"{flag}-layers", entries, n_layer)
 
 
-def pairs(k: str, v: str, n_layer: int) -> list[tuple[str, str]]:
-    """The types of K and of V in each layer; raises UsageError."""
-    return list(zip(types("k", k, n_layer), types("v", v, n_layer), strict=True))
-
-
 def written(types: Sequence[str]) -> str:
-    """A map that says a type for each layer."""
+    """Return the map that gives each layer its type."""
     entries, first = [], 0
     for cache_type, run in groupby(types):
         last = first + len(list(run)) - 1

@@ -1,20 +1,38 @@
-"""The bytes of the KV cache, by the formats of its layers: the only arithmetic there is of them."""
+"""The bytes of the KV cache and of what goes with it, by its spec: the only arithmetic there is of them.
+
+Blocks of a format are counted as ggml stores them, padded to whole blocks of 32 values: that is what the pages hold and
+what attention reads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ...kernels.formats.table import CACHE_TYPES, FORMATS, Format
+from ...kernels.shapes import PAGE, columns
 from ..config import Config, Layer
 from ..errors import UsageError
-from . import layer_map
+from . import rotation
+from .kinds import kinds
+from .spec import CacheSpec
+
+PREFILL_ROWS = 512
+"""Tokens of a prompt that go through the layers together, unless a flag says otherwise."""
+
+
+def check(config: Config, spec: CacheSpec) -> None:
+    """Refuse a cache that this model's layers or heads do not allow; raises UsageError."""
+    rotation.check(config, spec.rotate)
+    token_bytes(config, spec)
 
 
 def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
-    """The format named `cache_type`, if the cache of the `side` "k" or "v" can be kept in it; raises UsageError."""
+    """Return the format named `cache_type` if this model's K (side "k") or V can be kept in it; raises UsageError."""
     flag = f"--cache-type-{side} {cache_type}"
     if cache_type not in CACHE_TYPES:
         raise UsageError(f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}")
     fmt = FORMATS[cache_type]
-    for head_dim in sorted({_head_dim(layer, side) for layer in config.layers}):
+    for head_dim in sorted({head_size(layer, side) for layer in config.layers}):
         if head_dim % fmt.size:
             able = ", ".join(t for t in CACHE_TYPES if head_dim % FORMATS[t].size == 0)
             problem = f"this model's heads have {head_dim} values, not a multiple of {cache_type}'s block of {fmt.size}"
@@ -22,25 +40,54 @@ def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     return fmt
 
 
-def side_bytes_per_token(config: Config, side: str, types: str, *, windows: bool | None = None) -> int:
-    """Bytes that the K (side "k") or V (side "v") of one token take in all layers together; raises UsageError.
+def head_size(layer: Layer, side: str) -> int:
+    """Return the values of a head of K or of V."""
+    return layer.head_dim_k if side == "k" else layer.head_dim_v
 
-    types: a type, or a map of types by layer. windows: only of layers with a sliding window, or only of those without.
-    """
-    formats = [check_cache_type(config, side, name) for name in layer_map.types(side, types, config.n_layer)]
-    each = zip(config.layers, formats, strict=True)
+
+def layer_bytes(layer: Layer, side: str, fmt: Format) -> int:
+    """Return the bytes that one token takes on a side of a layer."""
+    return layer.n_head_kv * fmt.row_bytes(columns(head_size(layer, side)))
+
+
+def side_bytes(config: Config, spec: CacheSpec, side: str, layers: Iterable[int] | None = None) -> int:
+    """Return the bytes that one token takes on a side, in these layers or in all; raises UsageError."""
+    formats = [check_cache_type(config, side, name) for name in spec.side(side, config.n_layer)]
+    numbers = range(config.n_layer) if layers is None else layers
+    return sum(layer_bytes(config.layers[i], side, formats[i]) for i in numbers)
+
+
+def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = None) -> int:
+    """Return the bytes that one token takes in K and V, in these layers or in all; raises UsageError."""
+    numbers = None if layers is None else tuple(layers)
+    return side_bytes(config, spec, "k", numbers) + side_bytes(config, spec, "v", numbers)
+
+
+def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = PREFILL_ROWS, sequences: int = 1) -> int:
+    """Return the bytes of a cache for n_ctx tokens, of all sequences together; raises UsageError."""
     return sum(
-        layer.n_head_kv * fmt.row_bytes(_head_dim(layer, side))
-        for layer, fmt in each
-        if windows is None or windows == (layer.window > 0)
+        kind.pool_pages(n_ctx, n_batch, sequences) * PAGE * token_bytes(config, spec, kind.layers)
+        for kind in kinds(config)
     )
 
 
-def kv_bytes_per_token(config: Config, k_types: str, v_types: str, *, windows: bool | None = None) -> int:
-    """Bytes that one token takes in the KV cache, in all layers together; raises UsageError. windows: as above."""
-    k = side_bytes_per_token(config, "k", k_types, windows=windows)
-    return k + side_bytes_per_token(config, "v", v_types, windows=windows)
+def position_bytes(config: Config) -> int:
+    """Return the bytes of the tables over positions that one position takes: its cosines and sines, and a scale."""
+    ropes = {layer.rope for layer in config.layers if layer.rope}
+    scales = {layer.scale for layer in config.layers}
+    return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
-def _head_dim(layer: Layer, side: str) -> int:
-    return layer.head_dim_k if side == "k" else layer.head_dim_v
+def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 20) -> int:
+    """Return about the bytes of the activations of a step of `rows` tokens and of `logits` rows of logits.
+
+    An upper estimate, by the buffers that the widest layer asks for.
+    """
+    c = config
+    queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
+    n_ff = 0 if c.expert_count else c.n_ff
+    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + 2 * c.n_embd + values + 16 * c.n_head
+    inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
+    pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
+    row = 4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair
+    return int(rows * row) + 4 * logits * c.n_vocab

@@ -17,6 +17,7 @@ from ...kernels.formats import tiles
 from ...kernels.lang import cpu
 from ...kernels.ops import rope
 from ...kernels.plan import Cost
+from ...kernels.shapes import columns
 from ..config import Layer
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     c, b, step, kv = r.config.layers[i], r.buffers, r.step, r.kv.layers[i]
     group = c.n_head // c.n_head_kv
     k_type, v_type = kv.k_format.name, kv.v_format.name
-    k_columns, v_columns = pages.columns(c.head_dim_k), pages.columns(c.head_dim_v)
-    k_row, v_row = kv.k_format.row_bytes(c.head_dim_k), kv.v_format.row_bytes(c.head_dim_v)
+    k_columns, v_columns = columns(c.head_dim_k), columns(c.head_dim_v)
+    k_row, v_row = kv.k_format.row_bytes(k_columns), kv.v_format.row_bytes(v_columns)
     queries = b.queries(c.n_head, k_columns)
     shared: dict[str, Any] = {
         "k_pool": kv.k_pool, "v_pool": kv.v_pool, "k_head": kv.k_head, "v_head": kv.v_head,
@@ -50,7 +51,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
     }  # fmt: skip
 
-    wide = r.many and cpu.AMX and "f32" not in (k_type, v_type)  # f32 means f32
+    wide = r.prefill and cpu.AMX and "f32" not in (k_type, v_type)  # f32 means f32
     ints = kv.k_format.bits > 0 and not wide
     source = queries.q if ints else queries.x
 
@@ -60,14 +61,14 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         rope.rope_store(k_type, v_type, c.rope is not None and c.rope.neox),
         items=c.n_head_kv,
         times=step.rows,
-        grain=c.n_head_kv * r.rows_at_once if r.many else 1,
+        grain=c.n_head_kv * r.rows_at_once if r.prefill else 1,
         cost=lambda rows, context: Cost(activations=rows * c.n_head_kv * (k_row + v_row)),
         q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
         q_norm=_or_none(extras.q_norm), k_norm=_or_none(extras.k_norm), norm_rows=int(by_row), eps=r.config.norm_eps,
         turns=r.positions.turns[c.rope] if c.rope else 0, rope_dim=c.rope.dim if c.rope else 0,
         k_rotation=kv.k_rotation, v_rotation=kv.v_rotation, scales=r.positions.scales[c.scale],
         positions=step.positions,
-        places=step.window_places if c.window else step.places,
+        slots=step.slots[kv.kind],
         out=queries.x, out_q=queries.q if ints else 0, out_meta=queries.meta, k_dim=c.head_dim_k,
         v_dim=c.head_dim_v, **shared,
     )  # fmt: skip
@@ -75,11 +76,11 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     kinds = ("macs_bf16", "macs_bf16") if wide else ("macs_i8" if ints else "macs_f32", "macs_f32")
     r.plan.add(
         "attend",
-        attend_one(k_type, v_type, group) if not r.many else (attend_wide if wide else attend_many)(k_type, v_type),
+        attend_one(k_type, v_type, group) if not r.prefill else (attend_wide if wide else attend_many)(k_type, v_type),
         items=c.n_head_kv,
-        times=step.span_blocks if r.many else step.span_splits,
-        cost=lambda rows, context: _cost(c, rows, context, k_row, v_row, kinds, r.many),
-        spans=step.spans, table=softmax.WINDOW_TABLE if c.window else softmax.TABLE,
+        times=step.span_blocks if r.prefill else step.span_splits,
+        cost=lambda rows, context: _cost(c, rows, context, k_row, v_row, kinds, r.prefill),
+        spans=step.spans, table=softmax.table_at(kv.kind),
         splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
         window=c.window or softmax.ALL, softcap=c.softcap,
         q=source, meta=queries.meta, q_bytes=source.strides[0], meta_bytes=k_columns // 2,
@@ -95,7 +96,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         items=1,
         times=step.rows,
         grain=r.rows_at_once,
-        solo=not r.many,
+        solo=not r.prefill,
         cost=lambda rows, context: Cost(activations=rows * to.n * 9),
         output=(to.x, step.rows),
         sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
@@ -108,12 +109,12 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
     return 0 if vector is None else vector
 
 
-def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tuple[str, str], many: bool) -> Cost:
+def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tuple[str, str], prefill: bool) -> Cost:
     """Of `attend`. A block of rows reads what it sees of the cache once; in it each row meets the tokens before it.
 
     kinds: of the multiply-adds of Q·Kᵀ and of A·V.
     """
-    block = softmax.block_rows(c.n_head // c.n_head_kv) if many else 1
+    block = softmax.block_rows(c.n_head // c.n_head_kv) if prefill else 1
     window = c.window or context
     reads = -(-rows // block) * min(context, window + block - 1)
     beyond = min(max(context - window, 0), rows)  # rows with more before them than they see

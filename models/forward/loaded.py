@@ -10,12 +10,10 @@ from ...kernels.plan import Team, compile_kernels
 from ...kernels.warm import compile_functions
 from ..config import Config
 from ..file.gguf import GGUF
+from ..progress import Progress
 from .positions import RopeFactors
 from .recorder import Recorder
 from .weights import Weights
-
-Progress = Callable[[str, int, int, str], None]
-"""Called with a stage, how much of it is done, how much there is, and what comes next."""
 
 COMPILING = "compiling kernels, once"
 """The stage in which kernels are compiled, or loaded where they were kept."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...kernels.formats import tiles
 from ...kernels.lang.buffers import aligned
-from ...kernels.ops import activations, experts, tile_dot
+from ...kernels.ops import experts, tile_dot
 from ...kernels.plan import Cost, CostOf
 from .rows import Rows
 from .weights import Matrix, Stack
@@ -41,7 +41,7 @@ class Mixture:
     def __init__(self, r: Recorder) -> None:
         c, self.r = r.config, r
         self.used, self.count = c.expert_used_count, c.expert_count
-        rows = r.buffers.max_rows if r.many else 1
+        rows = r.buffers.max_rows if r.prefill else 1
         pairs = rows * self.used
         self.chosen, self.places = np.zeros((rows, self.used), np.int64), np.zeros((rows, self.used), np.int64)
         self.shares = np.zeros((rows, self.used), np.float32)
@@ -55,12 +55,13 @@ class Mixture:
     def add(self, x: Rows, h: Rows, e: Experts, activation: str) -> None:
         """x += the weighted sum of what its experts make of each row of h."""
         self._route(h, e)
-        if self.r.many:
+        if self.r.prefill:
             h = self._bring_together(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
         self._project(h, e.ffn_gate_exps, self.gate, barrier=False)
         self._project(h, e.ffn_up_exps, self.up)
-        self._gate(activation)
-        if self.r.many:
+        forms = {"q": self.gated.q, "meta": self.gated.meta, "half": 0}
+        self.r.gate(activation, self.gate, self.up, self.gated, self.r.step.pairs, self.used, **forms)
+        if self.r.prefill:
             self._project(self.gated, e.ffn_down_exps, self.parts)
             self._sum_many(x)
         else:
@@ -74,7 +75,7 @@ class Mixture:
             experts.route,
             items=1,
             times=self.r.step.rows,
-            solo=not self.r.many,
+            solo=not self.r.prefill,
             output=(self.shares, self.r.step.rows),
             logits=logits.x, stride=logits.x.strides[0], experts=self.count, used=self.used, chosen=self.chosen,
             shares=self.shares,
@@ -106,7 +107,7 @@ class Mixture:
     def _project(self, x: Rows, s: Stack, y: Rows, *, barrier: bool = True) -> None:
         """Each pair's product with its expert's matrix; x holds pairs by expert, in decode the one row."""
         r, common = self.r, self._operands(x, s) | {"y": y.x, "y_stride": y.x.strides[0]}
-        if r.many:
+        if r.prefill:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
             kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
             grain = min(items, TOGETHER)
@@ -117,23 +118,6 @@ class Mixture:
             common |= {"chosen": self.chosen}
         r.plan.add(s.role, kernel, items=items, times=times, grain=grain, barrier=barrier,
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
-
-    def _gate(self, activation: str) -> None:
-        """Of each pair: gate and up become one."""
-        to, piece = self.gated, 32
-        while piece < 256 and to.n % (2 * piece) == 0:
-            piece *= 2
-        self.r.plan.add(
-            "gate",
-            activations.gate(activation),
-            items=self.used * (to.n // piece),
-            times=self.r.step.rows,
-            grain=2,
-            cost=lambda rows, context: Cost(activations=rows * self.used * to.n * 13),
-            output=(to.x, self.r.step.pairs),
-            gate=self.gate.x, up=self.up.x, y=to.x, q=to.q, meta=to.meta, half=0, n=to.n, piece=piece,
-            gate_stride=self.gate.x.strides[0], up_stride=self.up.x.strides[0],
-        )  # fmt: skip
 
     def _sum_many(self, x: Rows) -> None:
         """x += the weighted sum of each row's parts."""

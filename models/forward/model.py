@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...kernels.pages import PAGE
 from ...kernels.plan import Cost, Plan, Team
+from ..cache.sizes import PREFILL_ROWS
+from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
+from ..progress import Progress, silent
 from .check import all_numbers, first_broken
-from .loaded import Loaded, Progress
+from .loaded import Loaded
 from .positions import Positions
 from .probe import Attended, attended
 from .recorder import Recorder
 from .rows import Buffers
-from .step import Span, Step
+from .step import PlanKind, Span, Step
 
 
 class Model:
@@ -25,69 +27,74 @@ class Model:
     def __init__(
         self,
         loaded: Loaded,
+        cache: CacheSpec,
         *,
         n_ctx: int,
-        types: Sequence[tuple[str, str]],
         threads: int,
-        n_batch: int = 512,
-        max_outs: int = 8,
-        rotate: str = "auto",
+        n_batch: int = PREFILL_ROWS,
+        max_logits: int = 8,
         sequences: int = 1,
-        progress: Progress = lambda stage, done, total, next: None,
+        progress: Progress = silent,
     ) -> None:
-        """n_ctx: positions, of all sequences together, for which the cache has room. types: (K, V) of each layer.
+        """n_ctx: positions, of all sequences together, for which the cache has room. n_batch: tokens of a step at most.
 
-        max_outs: logits of so many rows can be asked for in a step. rotate: sides of the cache, see rotation.py.
-        sequences: that can be there at once, each with windows of its own.
+        max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once, each with
+        windows of its own.
         """
-        self.config, self.n_batch, self.max_outs = loaded.config, n_batch, max_outs
+        self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
         self.team = Team(threads)
         self._net = loaded.net
         c = self.config
-        self.kv = KVCache(c, -(-n_ctx // PAGE), types, rotate, n_batch=n_batch, sequences=sequences)
+        self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
         kv_heads = min(layer.n_head_kv for layer in c.layers)
-        self._step = Step(n_batch, threads, kv_heads, experts=c.expert_count, experts_used=c.expert_used_count)
-        self._buffers = Buffers(self.config, n_batch, max_outs, threads)
+        self._step = Step(
+            n_batch,
+            threads,
+            kv_heads,
+            kinds=len(self.kv.tables),
+            experts=c.expert_count,
+            experts_used=c.expert_used_count,
+        )
+        self._buffers = Buffers(self.config, n_batch, max_logits, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
-        self.decode_plan = self._record(positions, many=False)
-        self.batch_plan = self._record(positions, many=True)
+        self.plans = {kind: self._record(positions, kind) for kind in PlanKind}
         self.stamps: npt.NDArray[np.int64] | None = None  # takes what replays tell of themselves: see Team.run
-        loaded.prepare(self.decode_plan.kernels + self.batch_plan.kernels, self.team, progress)
+        loaded.prepare([kernel for plan in self.plans.values() for kernel in plan.kernels], self.team, progress)
 
-    def _record(self, positions: Positions, *, many: bool) -> Plan:
-        recorder = Recorder(self.config, self.kv, self._step, self._buffers, positions, many=many)
+    def _record(self, positions: Positions, kind: PlanKind) -> Plan:
+        recorder = Recorder(self.config, self.kv, self._step, self._buffers, positions, kind)
         self._net.forward(recorder)
         return recorder.plan
 
-    def step(self, spans: Sequence[Span], outs: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Take in the tokens of the spans, n_batch at most in all; logits of the rows `outs`, (len(outs), n_vocab).
+    def step(self, spans: Sequence[Span], logits_rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Take in the tokens of the spans, n_batch at most in all; the logits of `logits_rows`: (n, n_vocab).
 
         Rows count through the spans in order. The result is valid until the next call.
         """
         rows = sum(len(s.tokens) for s in spans)
-        assert 0 < rows <= self.n_batch and len(outs) <= self.max_outs
-        self._step.fill(spans, outs, self.config.n_head // self.config.n_head_kv)
+        assert 0 < rows <= self.n_batch and len(logits_rows) <= self.max_logits
+        self._step.fill(spans, logits_rows, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
         self.team.run(self.plan(rows), self.stamps)
-        logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(outs), : self.config.n_vocab]
+        logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(logits_rows), : self.config.n_vocab]
         return logits
 
     def broken(self) -> str | None:
         """Which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down"; None where none did."""
         x, logits = self._buffers.x.x, self._buffers.logits.x
-        if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.outs):
+        if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.n_logits):
             return None
-        op = first_broken(self.decode_plan if self._step.rows[0] == 1 else self.batch_plan)
+        op = first_broken(self.plan(int(self._step.rows[0])))
         return f"{op.part}.{op.name}".lstrip(".") if op else None
 
     def plan(self, rows: int) -> Plan:
-        """The one that a step of `rows` tokens replays."""
-        return self.decode_plan if rows == 1 else self.batch_plan
+        """Return the plan that a step of `rows` tokens replays."""
+        return self.plans[PlanKind.of(rows)]
 
     def attended(self) -> Iterator[Attended]:
-        """Q, K and V of each layer in the last step, which must have been of several rows and all of a sequence."""
-        return attended(self.batch_plan, self._buffers, self.kv, self.config, self._step)
+        """Yield Q of each layer in the last step, and K and V of its tokens as the cache holds them."""
+        return attended(self.plan(int(self._step.rows[0])), self._buffers, self.kv, self.config, self._step)
 
     def cost(self, rows: int, context: int) -> Cost:
         """Of a step of `rows` tokens after which a sequence has `context` tokens."""

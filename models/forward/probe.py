@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...kernels import pages
 from ...kernels.plan import Plan
+from ...kernels.shapes import PAGE, columns
 from ..cache.store import KVCache, LayerCache
 from ..config import Config, Layer
 from .rows import Buffers
@@ -29,30 +30,29 @@ class Attended:
 
 
 def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: Step) -> Iterator[Attended]:
-    """Layer by layer: the plan's last run, of a sequence as a whole, is repeated an operation at a time."""
+    """Repeat the plan's last run, an operation at a time, and yield what each layer's attention works on."""
     rows = int(step.rows[0])
     layers = zip(config.layers, kv.layers, strict=True)
     for op in plan.ops:
         op.kernel.run(op.args, 0, op.items * int(op.times[0]))
         if op.name == "rope_store":
             layer, held = next(layers)
-            places = step.window_places if layer.window else step.places
-            yield Attended(_queries(buffers, layer, rows), *cached(held, layer, places[:rows]))
+            yield Attended(_queries(buffers, layer, rows), *cached(held, layer, step.slots[held.kind, :rows]))
 
 
 def _queries(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
     """From [KV head][max_rows][group][columns]."""
-    group, columns = layer.n_head // layer.n_head_kv, pages.columns(layer.head_dim_k)
-    every = buffers.queries(layer.n_head, columns).x[: buffers.max_rows * layer.n_head]
-    q = every.reshape(layer.n_head_kv, buffers.max_rows, group, columns)[:, :rows, :, : layer.head_dim_k]
+    group, width = layer.n_head // layer.n_head_kv, columns(layer.head_dim_k)
+    every = buffers.queries(layer.n_head, width).x[: buffers.max_rows * layer.n_head]
+    q = every.reshape(layer.n_head_kv, buffers.max_rows, group, width)[:, :rows, :, : layer.head_dim_k]
     return q.transpose(1, 0, 2, 3).reshape(rows, layer.n_head, layer.head_dim_k)
 
 
-def cached(held: LayerCache, layer: Layer, places: I64Array) -> tuple[F32Array, F32Array]:
-    """K and V of the tokens at `places` (page * PAGE + slot), decoded from a layer's pages."""
+def cached(held: LayerCache, layer: Layer, slots: I64Array) -> tuple[F32Array, F32Array]:
+    """Return K and V of the tokens at `slots` (page * PAGE + place), decoded: (tokens, KV heads, head_dim) each."""
 
-    held_pages, at = np.unique(places // pages.PAGE, return_inverse=True)
-    rows = at * pages.PAGE + places % pages.PAGE
+    held_pages, at = np.unique(slots // PAGE, return_inverse=True)
+    rows = at * PAGE + slots % PAGE
     sides = (
         (held.k_pool, held.k_page, pages.canonical_k, held.k_format, layer.head_dim_k),
         (held.v_pool, held.v_page, pages.canonical_v, held.v_format, layer.head_dim_v),
@@ -63,3 +63,20 @@ def cached(held: LayerCache, layer: Layer, places: I64Array) -> tuple[F32Array, 
         raw = [np.concatenate([canonical(head[page], fmt, dim) for page in held_pages]) for head in heads]
         found.append(np.stack([fmt.decode(blocks)[rows, :dim] for blocks in raw], axis=1))
     return found[0], found[1]
+
+
+def softmax_weights(q: F32Array, k: F32Array, layer: Layer, row: int, first: int = 0) -> F32Array:
+    """Return softmax(Q·Kᵀ) of query rows from position `row` on over keys from position `first` on, in plain NumPy.
+
+    q: (rows, heads, head_dim_k), scaled; k: (tokens, KV heads, head_dim_k). The layer's window and soft cap count, its
+    sinks do not: they weigh without a value. float32 (rows, heads, tokens).
+    """
+    scores = np.einsum("rhd,thd->rht", q, np.repeat(k, layer.n_head // layer.n_head_kv, axis=1))
+    if layer.softcap:
+        scores = layer.softcap * np.tanh(scores / layer.softcap)
+    back = np.arange(row, row + len(q))[:, None] - np.arange(first, first + len(k))
+    seen = (back >= 0) & ((back < layer.window) if layer.window else True)
+    scores = np.where(seen[:, None, :], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    found: F32Array = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return found

@@ -20,10 +20,11 @@ from . import attention
 from .mixture import Experts, Mixture
 from .positions import Positions
 from .rows import Buffers, Rows
-from .step import Step
+from .step import PlanKind, Step
 from .weights import Embedding, Matrix
 
 F32Array = npt.NDArray[np.float32]
+Count = npt.NDArray[np.int64]  # one number, which a step sets
 Block = TypeVar("Block")
 
 PIECE = 512 << 10
@@ -35,12 +36,13 @@ FEW = 16
 
 
 class Recorder:
-    """Records one plan: for single rows (decode) or for many (prefill)."""
+    """Records the plan of one kind of step."""
 
     def __init__(
-        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, *, many: bool
+        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind
     ) -> None:
-        self.config, self.kv, self.step, self.buffers, self.many = config, kv, step, buffers, many
+        self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
+        self.prefill = kind is PlanKind.PREFILL
         self.positions, self.plan = positions, Plan()
         self._mixture: Mixture | None = None
 
@@ -48,7 +50,7 @@ class Recorder:
     def rows_at_once(self) -> int:
         """Rows of activations that a thread takes at once: neighbours in memory are fetched together, and share lines
         of the cache's tiles, so they should not be those of two threads; but each thread should have some."""
-        return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.many else 1
+        return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.prefill else 1
 
     def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
         """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
@@ -71,23 +73,23 @@ class Recorder:
         )  # fmt: skip
         return to
 
-    def norm(self, x: Rows, weight: F32Array, *, outs: bool = False) -> Rows:
+    def norm(self, x: Rows, weight: F32Array, *, logits_rows: bool = False) -> Rows:
         """RMSNorm of each row, or of the rows whose logits are wanted."""
-        to, count = self.buffers.input("norm", x.n), self.step.outs if outs else self.step.rows
+        to, count = self.buffers.input("norm", x.n), self.step.n_logits if logits_rows else self.step.rows
         self.plan.add(
             "norm",
             activations.rms_norm,
             items=1,
             times=count,
             grain=self.rows_at_once,
-            solo=not self.many,
+            solo=not self.prefill,
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
             output=(to.x, count),
             x=x.x,
             weight=weight,
-            rows=self.step.out_rows if outs else 0,
+            rows=self.step.logits_rows if logits_rows else 0,
             y=to.x,
-            **self.handed_over(to, outs=outs),
+            **self.handed_over(to, logits_rows=logits_rows),
             n=x.n,
             x_stride=x.x.strides[0],
             eps=self.config.norm_eps,
@@ -102,7 +104,7 @@ class Recorder:
             items=1,
             times=self.step.rows,
             grain=self.rows_at_once,
-            solo=not self.many,
+            solo=not self.prefill,
             cost=lambda rows, context: Cost(activations=rows * to.n * 12),
             output=(to.x, self.step.rows),
             x=x.x,
@@ -122,7 +124,7 @@ class Recorder:
             items=1,
             times=self.step.rows,
             grain=self.rows_at_once,
-            solo=not self.many,
+            solo=not self.prefill,
             cost=lambda rows, context: Cost(activations=rows * x.n * 5),
             x=x.x,
             **self.handed_over(x),
@@ -130,15 +132,15 @@ class Recorder:
         )
         return x
 
-    def handed_over(self, x: Rows, *, outs: bool = False) -> dict[str, Any]:
+    def handed_over(self, x: Rows, *, logits_rows: bool = False) -> dict[str, Any]:
         """Operands of a kernel that fills the forms which products take."""
-        wide = self._is_wide(outs)
+        wide = self._is_wide(logits_rows)
         blocks = not wide or self.config.expert_count > 0  # rows are brought to their experts as blocks
         return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
 
-    def _is_wide(self, outs: bool) -> bool:
+    def _is_wide(self, logits_rows: bool) -> bool:
         """Whether products are for the matrix unit: not for some logits, where turning the weights takes longer."""
-        return cpu.AMX and self.many and not (outs and self.buffers.max_outs < FEW)
+        return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW)
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Products of x with each of the matrices, which do not wait for each other."""
@@ -154,16 +156,16 @@ class Recorder:
     def logits(self, x: Rows, matrix: Matrix, *, scale: float = 1.0, softcap: float = 0.0) -> None:
         """Logits of the rows that were asked for, times scale; softcap: as Config.final_softcap."""
         to = self.buffers.logits
-        self._product(x, matrix, to, outs=True, scale=scale)
+        self._product(x, matrix, to, logits_rows=True, scale=scale)
         if softcap:
             piece = 4096
             self.plan.add(
                 "softcap",
                 activations.cap_rows,
                 items=-(-to.n // piece),
-                times=self.step.outs,
+                times=self.step.n_logits,
                 cost=lambda rows, context: Cost(activations=rows * to.n * 8),
-                output=(to.x, self.step.outs),
+                output=(to.x, self.step.n_logits),
                 x=to.x,
                 n=to.n,
                 piece=piece,
@@ -177,22 +179,22 @@ class Recorder:
         y: Rows,
         *,
         add: bool = False,
-        outs: bool = False,
+        logits_rows: bool = False,
         barrier: bool = True,
         scale: float = 1.0,
     ) -> None:
         step, name = self.step, m.format.name
-        wide = self._is_wide(outs) and name not in ("f32", "f16")
+        wide = self._is_wide(logits_rows) and name not in ("f32", "f16")
         ints = m.format.bits > 0 and not wide
         assert x.n == m.columns
         macs = m.rows * m.columns
 
         def cost(rows: int, context: int) -> Cost:
-            rows = min(rows, self.buffers.max_outs) if outs else rows
+            rows = min(rows, self.buffers.max_logits) if logits_rows else rows
             kind: dict[str, int] = {"macs_bf16" if wide else "macs_i8" if ints else "macs_f32": rows * macs}
             return Cost(weights=m.nbytes, activations=rows * (m.columns + 4 * m.rows), **kind)
 
-        rows = step.outs if outs else step.rows
+        rows = step.n_logits if logits_rows else step.rows
         operands: dict[str, Any] = {
             "weights": m.data, "y": y.x, "rows": rows, "tiles": m.tiles, "tile_bytes": m.tile_bytes,
             "columns": m.columns, "y_stride": y.x.strides[0], "bias": 0 if m.bias is None else m.bias, "scale": scale,
@@ -200,11 +202,11 @@ class Recorder:
         }  # fmt: skip
         if wide:
             kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
-            times = step.wide_out_chunks if outs else step.wide_chunks
+            times = step.wide_logits_chunks if logits_rows else step.wide_chunks
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
         else:
-            kernel, items = linear.linear(name, tile_dot.many(name) if self.many else 1), m.tiles
-            times, source = step.out_chunks if outs else step.chunks, x.q if ints else x.x
+            kernel, items = linear.linear(name, tile_dot.many(name) if self.prefill else 1), m.tiles
+            times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x
             operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
             operands |= {"meta_stride": m.columns // 2}
         self.plan.add(
@@ -223,7 +225,7 @@ class Recorder:
         """Tiles that a thread takes at once. Of a single row's, which wait for memory, as many as leave no thread idle:
         a piece begins where nobody fetched ahead, and what is fetched behind its end is for another core."""
         threads = self.step.threads
-        if self.many:
+        if self.prefill:
             return max(1, min(16, items // (8 * threads)))
         return -(-items // (threads * -(-nbytes // (threads * PIECE))))
 
@@ -240,26 +242,37 @@ class Recorder:
         self._mixture.add(to, x, e, activation)
 
     def gate_silu(self, gate: Rows, up: Rows) -> Rows:
-        """silu(gate) * up."""
+        """Record silu(gate) * up."""
         return self._gate("silu", gate, up)
 
     def gate_gelu(self, gate: Rows, up: Rows) -> Rows:
-        """gelu(gate) * up, by tanh."""
+        """Record gelu(gate) * up, by tanh."""
         return self._gate("gelu", gate, up)
 
     def _gate(self, activation: str, gate: Rows, up: Rows) -> Rows:
-        to, piece = self.buffers.input("gated", gate.n), 32
+        to = self.buffers.input("gated", gate.n)
+        self.gate(activation, gate, up, to, self.step.rows, **self.handed_over(to))
+        return to
+
+    def gate(
+        self, activation: str, gate: Rows, up: Rows, to: Rows, written: Count, each: int = 1, **forms: Any
+    ) -> None:
+        """Record activation(gate) * up into `to`, in the forms that products take.
+
+        each: rows of `to` for a row of the step. written: how many rows that makes. forms: see `handed_over`.
+        """
+        piece = 32
         while piece < 256 and to.n % (2 * piece) == 0:
             piece *= 2
+        pieces = to.n // piece
         self.plan.add(
             "gate",
             activations.gate(activation),
-            items=to.n // piece,
+            items=each * pieces,
             times=self.step.rows,
-            grain=to.n // piece * self.rows_at_once if self.many else 2,
-            cost=lambda rows, context: Cost(activations=rows * to.n * 13),
-            output=(to.x, self.step.rows),
-            gate=gate.x, up=up.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece,
+            grain=pieces * self.rows_at_once if self.prefill and each == 1 else 2,
+            cost=lambda rows, context: Cost(activations=rows * each * to.n * 13),
+            output=(to.x, written),
+            gate=gate.x, up=up.x, y=to.x, **forms, n=to.n, piece=piece,
             gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
         )  # fmt: skip
-        return to

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...kernels import pages
 from ...kernels.attention import prefill_amx, softmax
 from ...kernels.lang import amx, cpu
 from ...kernels.lang.buffers import aligned
 from ...kernels.ops import tile_dot
+from ...kernels.shapes import columns
 from ..config import Config
-from .step import MAX_SPLITS
+from .step import max_parts
 
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
@@ -62,19 +62,19 @@ class Rows:
 class Buffers:
     """Activations of a step, shared by all layers and by the plans of a model."""
 
-    def __init__(self, config: Config, max_rows: int, max_outs: int, threads: int) -> None:
+    def __init__(self, config: Config, max_rows: int, max_logits: int, threads: int) -> None:
         c = config
-        self.max_rows, self.max_outs = max_rows, max_outs
+        self.max_rows, self.max_logits = max_rows, max_logits
         self.x = Rows.blocks(padded(max_rows), c.n_embd)
         self._inputs: dict[tuple[str, int], Rows] = {}
         self._outputs: dict[str, Rows] = {}
         self._threads = threads
         self._wide: dict[int, U8Array] = {}
         self._queries: dict[tuple[int, int], Rows] = {}
-        self.logits = Rows.plain(padded(max_outs), padded_columns(c.n_vocab))
-        columns_v = pages.columns(c.head_dim_v)
-        self.sums = floats(max(max_rows, MAX_SPLITS) * c.n_head, columns_v + softmax.TAIL)
-        group, columns_k = c.n_head // c.n_head_kv, pages.columns(c.head_dim_k)
+        self.logits = Rows.plain(padded(max_logits), padded_columns(c.n_vocab))
+        columns_v = columns(c.head_dim_v)
+        self.sums = floats(max_parts(max_rows) * c.n_head, columns_v + softmax.TAIL)
+        group, columns_k = c.n_head // c.n_head_kv, columns(c.head_dim_k)
         wide = prefill_amx.scratch_bytes(group, columns_k, columns_v) if cpu.AMX else 0
         self.scratch_bytes = max(softmax.scratch_bytes(group, columns_v), wide)
         self.scratch = aligned(threads * self.scratch_bytes)

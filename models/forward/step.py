@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
 from ...kernels.attention import softmax
 from ...kernels.ops import linear
-from ...kernels.pages import PAGE
+from ...kernels.shapes import PAGE
 
 I64Array = npt.NDArray[np.int64]
 
@@ -26,34 +27,56 @@ def split(pages: int, threads: int, kv_heads: int) -> int:
     return min(max(best, -(-threads // kv_heads)), pages, MAX_SPLITS) if threads > 1 else 1
 
 
+class PlanKind(Enum):
+    """Kinds of steps, each with a plan of its own."""
+
+    DECODE = "decode"  # a row of one sequence: the tokens before it are split between threads
+    PREFILL = "prefill"  # several rows, of a prompt or of several sequences: blocks of rows, and no splits
+
+    @staticmethod
+    def of(rows: int) -> PlanKind:
+        """Return the kind of a step of `rows` tokens."""
+        return PlanKind.DECODE if rows == 1 else PlanKind.PREFILL
+
+    def parts(self, n_batch: int) -> int:
+        """Return how many sums a head's attention leaves at most: one for each row and each split of its tokens."""
+        return MAX_SPLITS if self is PlanKind.DECODE else n_batch
+
+
+def max_parts(n_batch: int) -> int:
+    """Return the sums that a head's attention leaves at most, in a step of any kind."""
+    return max(kind.parts(n_batch) for kind in PlanKind)
+
+
 @dataclass(frozen=True)
 class Span:
     """Tokens of one sequence that a step takes in: they stand at `position` and after, and attend to all before.
 
-    table: the sequence's pages, int64, long enough for position + len(tokens) and kept alive by the caller.
-    window_table: those in layers that keep only a window, likewise by position; what left the window is not read.
+    tables: the sequence's pages in the layers of each kind (see models/cache/kinds.py), int64, each long enough for
+    position + len(tokens) and kept alive by the caller; pages that have left a window are not read.
     """
 
     tokens: Sequence[int]
     position: int
-    table: I64Array
-    window_table: I64Array
+    tables: Sequence[I64Array]
 
 
 class Step:
     """The numbers of a step: int64 each, in arrays whose addresses stay."""
 
-    def __init__(self, max_rows: int, threads: int, kv_heads: int, *, experts: int = 0, experts_used: int = 0) -> None:
-        """kv_heads: of a layer, the fewest."""
+    def __init__(
+        self, max_rows: int, threads: int, kv_heads: int, *, kinds: int = 1, experts: int = 0, experts_used: int = 0
+    ) -> None:
+        """kv_heads: of the layer that has the fewest. kinds: of layers, each with page tables of its own."""
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
         self._kv_heads = kv_heads
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
         self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
         self.wide_chunks = self._numbers[2:3]  # of linear.WIDE_CHUNK rows
-        self.outs = self._numbers[3:4]  # rows whose logits are wanted
-        self.out_chunks = self._numbers[4:5]
-        self.wide_out_chunks = self._numbers[5:6]
+        self.n_logits = self._numbers[3:4]  # rows whose logits are wanted
+        self.logits_chunks = self._numbers[4:5]
+        self.wide_logits_chunks = self._numbers[5:6]
         self.splits = self._numbers[6:7]  # parts of the tokens in decode
         self.split_pages = self._numbers[7:8]
         self.span_splits = self._numbers[8:9]  # spans x splits
@@ -63,13 +86,12 @@ class Step:
         self.expert_spans = self._numbers[12:13]  # experts that are chosen, at most
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
-        self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
-        self.window_places = np.zeros(max_rows, np.int64)
-        self.out_rows = np.zeros(max_rows, np.int64)
+        self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + place in it
+        self.logits_rows = np.zeros(max_rows, np.int64)
         self.spans = np.zeros((max_rows, softmax.SPAN), np.int64)
 
-    def fill(self, spans: Sequence[Span], outs: Sequence[int], group: int) -> None:
-        """Describe a step of these spans, with logits for the rows `outs`; group: query heads per KV head."""
+    def fill(self, spans: Sequence[Span], logits_rows: Sequence[int], group: int) -> None:
+        """Describe a step of these spans, with logits of the rows `logits_rows`; group: query heads per KV head."""
         self._spans_now = tuple(spans)  # their tables are read by address, also where the step is done again
         row = longest = 0
         pages = 1
@@ -78,22 +100,25 @@ class Step:
             positions = np.arange(span.position, span.position + n)
             self.tokens[row : row + n] = span.tokens
             self.positions[row : row + n] = positions
-            self.places[row : row + n] = span.table[positions // PAGE] * PAGE + positions % PAGE
-            self.window_places[row : row + n] = span.window_table[positions // PAGE] * PAGE + positions % PAGE
-            self.spans[i] = row, n, span.position, span.table.ctypes.data, span.window_table.ctypes.data
+            self.spans[i, :3] = row, n, span.position
+            for kind, table in enumerate(span.tables):
+                self.slots[kind, row : row + n] = table[positions // PAGE] * PAGE + positions % PAGE
+                self.spans[i, softmax.TABLES + kind] = table.ctypes.data
             longest = max(longest, n)
             pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
             row += n
         self.rows[0], self.chunks[0] = row, -(-row // linear.CHUNK)
         self.pairs[0] = row * self._experts_used
         self.expert_spans[0] = min(self.pairs[0], self._experts)
-        self.outs[0], self.out_chunks[0] = len(outs), -(-len(outs) // linear.CHUNK)
-        self.wide_chunks[0], self.wide_out_chunks[0] = -(-row // linear.WIDE_CHUNK), -(-len(outs) // linear.WIDE_CHUNK)
-        self.out_rows[: len(outs)] = outs
-        decode = row == 1  # several rows, also of as many sequences, are for attend_many: no splits
-        per_split = -(-pages // split(pages, self.threads, self._kv_heads)) if decode else pages
+        n_logits = len(logits_rows)
+        self.n_logits[0], self.logits_chunks[0] = n_logits, -(-n_logits // linear.CHUNK)
+        self.wide_chunks[0], self.wide_logits_chunks[0] = (-(-n // linear.WIDE_CHUNK) for n in (row, n_logits))
+        self.logits_rows[:n_logits] = logits_rows
+        splits = split(pages, self.threads, self._kv_heads) if PlanKind.of(row) is PlanKind.DECODE else 1
+        per_split = -(-pages // splits)
         self.splits[0] = -(-pages // per_split)
         self.split_pages[0] = per_split
         self.span_splits[0] = len(spans) * self.splits[0]
+        assert row * self.splits[0] <= max_parts(self.max_rows), "attention leaves more sums than there is room for"
         self.blocks[0] = -(-longest // softmax.block_rows(group))
         self.span_blocks[0] = len(spans) * self.blocks[0]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import tiny
-from fake_llm import REPLY, FakeLLM, FakeParams, FakeSampler, FakeSession
+from fake_llm import REPLY, FakeLLM, FakeSampler, FakeSession
 
-from pyllm.engine.generate import Timings, common_prefix, generate
+from pyllm.engine.generate import common_prefix, generate
+from pyllm.engine.results import Timings
 from pyllm.models.file.gguf import GGUF
 
 
@@ -22,7 +23,7 @@ def run(
     llm: FakeLLM, prompt: list[int], session: FakeSession | None = None, **options: Any
 ) -> tuple[str, Any, Timings]:
     timings = Timings()
-    sampler = FakeSampler(FakeParams(), 0, llm.config.n_vocab)
+    sampler = FakeSampler()
     options = {"timings": timings} | options
     pieces = list(generate(session or llm.session(), prompt, sampler, llm.tokenizer, **options))
     assert all(piece.stop is None for piece in pieces[:-1])
@@ -38,7 +39,7 @@ def test_until_the_end_token(llm: FakeLLM) -> None:
 
 def test_pieces_are_whole_characters(llm: FakeLLM) -> None:
     llm.reply = "😀é"  # one token a byte
-    pieces = list(generate(llm.session(), [5], FakeSampler(FakeParams(), 0, llm.config.n_vocab), llm.tokenizer))
+    pieces = list(generate(llm.session(), [5], FakeSampler(), llm.tokenizer))
     assert [piece.text for piece in pieces if piece.text] == ["😀", "é"]
 
 
@@ -89,7 +90,7 @@ def test_depth_is_what_the_decoded_tokens_read(llm: FakeLLM) -> None:
 
 
 def test_the_sampler_sees_prompt_and_answer(llm: FakeLLM) -> None:
-    sampler = FakeSampler(FakeParams(), 0, llm.config.n_vocab)
+    sampler = FakeSampler()
     list(generate(llm.session(), [5, 6], sampler, llm.tokenizer, n_predict=2))
     assert sampler.accepted == [5, 6, *llm.tokenizer.encode(REPLY)[:2]]
 

@@ -11,35 +11,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.engine.sampler import Sampler, SamplerParams
+from pyllm.engine.sampler import Sampler, SamplingParams
 from pyllm.models.errors import NumberError, UsageError
 
 LOGITS = np.array([1.0, 4.0, -2.0, 3.5, 0.0, 3.9, -1.0, 2.0], np.float32)
 
 
 def sampler(seed: int = 0, n_vocab: int = len(LOGITS), **params: Any) -> Sampler:
-    return Sampler(SamplerParams(**params), seed, n_vocab)
+    return Sampler(SamplingParams(seed=seed, **params), n_vocab)
 
 
 def test_the_defaults_are_llama_cpps() -> None:
-    p = SamplerParams()
-    assert (p.temp, p.top_k, p.top_p, p.min_p) == (0.8, 40, 0.95, 0.05)
+    p = SamplingParams()
+    assert (p.temperature, p.top_k, p.top_p, p.min_p) == (0.8, 40, 0.95, 0.05)
     assert (p.repeat_penalty, p.repeat_last_n) == (1.0, 64)
 
 
 @pytest.mark.parametrize("temp", [0.0, -1.0])
 def test_no_temperature_is_greedy(temp: float) -> None:
-    assert [sampler(temp=temp)(LOGITS) for _ in range(5)] == [1] * 5
-    assert sampler(temp=temp)(np.zeros(8, np.float32)) == 0
+    assert [sampler(temperature=temp)(LOGITS) for _ in range(5)] == [1] * 5
+    assert sampler(temperature=temp)(np.zeros(8, np.float32)) == 0
 
 
 def test_one_candidate_is_certain() -> None:
-    for params in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temp": 1e-9}):
+    for params in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 1e-9}):
         assert {sampler(seed, **params)(LOGITS) for seed in range(20)} == {1}, params
 
 
 def test_filters_come_before_the_temperature() -> None:
-    ids, p = sampler(top_k=3, top_p=1.0, min_p=0.0, temp=1e9).candidates(LOGITS)
+    ids, p = sampler(top_k=3, top_p=1.0, min_p=0.0, temperature=1e9).candidates(LOGITS)
     assert ids.tolist() == [1, 3, 5]
     np.testing.assert_allclose(p, 1 / 3, rtol=1e-6)
     # top-p sums the probabilities of what top-k left: of 0.40 0.36 0.24 the first two make 0.76
@@ -47,7 +47,7 @@ def test_filters_come_before_the_temperature() -> None:
 
 
 def test_a_penalty_holds_recent_tokens_back() -> None:
-    s = sampler(temp=0.0, repeat_penalty=2.0, repeat_last_n=2)
+    s = sampler(temperature=0.0, repeat_penalty=2.0, repeat_last_n=2)
     before = LOGITS.copy()
     chosen = []
     for _ in range(4):
@@ -56,7 +56,7 @@ def test_a_penalty_holds_recent_tokens_back() -> None:
     assert chosen == [1, 5, 3, 1]  # 4.0, 3.9, 3.5, and by then the first is no longer recent
     np.testing.assert_array_equal(LOGITS, before)
     negative = np.array([-1.0, -1.5], np.float32)
-    s = sampler(n_vocab=2, temp=0.0, repeat_penalty=2.0)
+    s = sampler(n_vocab=2, temperature=0.0, repeat_penalty=2.0)
     s.accept(0)
     s.accept(0)  # counts once
     assert s(negative) == 1
@@ -65,7 +65,7 @@ def test_a_penalty_holds_recent_tokens_back() -> None:
 
 def test_a_penalty_of_all_tokens_or_none() -> None:
     for last_n, expected in ((-1, 3), (0, 1)):
-        s = sampler(temp=0.0, repeat_penalty=3.0, repeat_last_n=last_n)
+        s = sampler(temperature=0.0, repeat_penalty=3.0, repeat_last_n=last_n)
         for token in [1, 5, *[2] * 100]:
             s.accept(token)
         assert s(LOGITS) == expected
@@ -74,7 +74,7 @@ def test_a_penalty_of_all_tokens_or_none() -> None:
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    params=st.fixed_dictionaries({"temp": st.floats(0.1, 3), "top_k": st.integers(0, 9)}),
+    params=st.fixed_dictionaries({"temperature": st.floats(0.1, 3), "top_k": st.integers(0, 9)}),
 )
 def test_the_same_seed_gives_the_same_tokens(seed: int, params: dict[str, Any]) -> None:
     a, b = sampler(seed, **params), sampler(seed, **params)
@@ -90,7 +90,7 @@ def test_a_random_seed_can_be_used_again() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    s, n_draws = sampler(7, top_k=5, temp=1.3), 20_000
+    s, n_draws = sampler(7, top_k=5, temperature=1.3), 20_000
     ids, p = s.candidates(LOGITS)
     drawn = np.bincount([s(LOGITS) for _ in range(n_draws)], minlength=len(LOGITS))
     assert drawn.sum() == drawn[ids].sum()
@@ -100,8 +100,8 @@ def test_draws_follow_the_probabilities() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"temp": math.nan}, "--temp: is nan, must be a finite number"),
-        ({"temp": math.inf}, "--temp: is inf"),
+        ({"temperature": math.nan}, "--temp: is nan, must be a finite number"),
+        ({"temperature": math.inf}, "--temp: is inf"),
         ({"top_k": -1}, "--top-k: is -1, must be 0 (all) or more"),
         ({"top_p": 1.1}, "--top-p: is 1.1, must be from 0 to 1"),
         ({"top_p": math.nan}, "--top-p: is nan"),
@@ -113,7 +113,7 @@ def test_draws_follow_the_probabilities() -> None:
 )
 def test_values_without_a_meaning_are_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        SamplerParams(**params)
+        SamplingParams(**params)
     assert message in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_broken_logits_are_an_error(temp: float, broken: list[float]) -> None:
     logits = LOGITS.copy()
     logits[: len(broken)] = broken
     with pytest.raises(NumberError, match="logits that are not numbers"):
-        sampler(temp=temp)(logits)
+        sampler(temperature=temp)(logits)
 
 
 def test_tokens_can_be_ruled_out() -> None:

@@ -11,7 +11,11 @@ import pytest
 import tiny
 
 from pyllm.engine.llm import LLM
+from pyllm.engine.sequence import Sequence, pools
+from pyllm.engine.stepper import Session
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import PyllmError, UsageError
+from pyllm.models.forward.step import PlanKind
 
 TOKENS = list(range(3, 103))
 
@@ -19,7 +23,7 @@ TOKENS = list(range(3, 103))
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     path = tiny.write(tmp_path_factory.mktemp("tiny") / "m.gguf")
-    llm = LLM.load(path, n_ctx=128, cache_type_k="f32", cache_type_v="f32", n_threads=1, n_batch=32, max_outs=16)
+    llm = LLM(path, n_ctx=128, cache_type_k="f32", cache_type_v="f32", n_threads=1, n_batch=32, max_logits=16)
     yield llm
     llm.close()
 
@@ -27,15 +31,15 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
 def test_tokens_and_pages(llm: LLM) -> None:
     s = llm.session()
     assert (s.n_past, s.tokens) == (0, [])
-    free = llm._pool.free
+    free = llm.pools[0].free
     s.prefill(TOKENS[:70])
     s.decode(7)
     assert (s.n_past, s.tokens) == (71, TOKENS[:70] + [7])
-    assert llm._pool.free == free - 2
+    assert llm.pools[0].free == free - 2
     s.rewind(64)
-    assert (s.tokens, llm._pool.free) == (TOKENS[:64], free - 1)
+    assert (s.tokens, llm.pools[0].free) == (TOKENS[:64], free - 1)
     s.close()
-    assert (s.tokens, llm._pool.free) == ([], free)
+    assert (s.tokens, llm.pools[0].free) == ([], free)
 
 
 def test_prefill_goes_in_batches_and_says_so(llm: LLM) -> None:
@@ -51,8 +55,8 @@ def test_prefill_goes_in_batches_and_says_so(llm: LLM) -> None:
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing(llm: LLM) -> None:
-    fresh = LLM(llm.model, llm.tokenizer, llm.template, llm.n_ctx)
-    s = fresh.session()
+    all_pages = pools(llm.model.kv)
+    s = Session(Sequence(all_pages, llm.model.kv, llm.n_ctx), llm.stepper)
     s.prefill(TOKENS)
     for n in (29, 1000):
         with pytest.raises(UsageError, match=rf"{n} tokens after 100 .* 128"):
@@ -63,7 +67,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(llm: LLM) -> None:
         s.decode(5)
     assert s.n_past == 128
     with pytest.raises(PyllmError, match="full"):
-        fresh.session().prefill(TOKENS[:1])
+        Session(Sequence(all_pages, llm.model.kv, llm.n_ctx), llm.stepper).prefill(TOKENS[:1])
     s.rewind(100)
     s.decode(5)
 
@@ -71,13 +75,15 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(llm: LLM) -> None:
 def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
     def weights(one: LLM) -> list[int]:
         return [
-            int(op.args["weights"][0]) for op in one.model.decode_plan.ops if "weights" in (op.args.dtype.names or ())
+            int(op.args["weights"][0])
+            for op in one.model.plans[PlanKind.DECODE].ops
+            if "weights" in (op.args.dtype.names or ())
         ]
 
-    other = llm.beside(n_ctx=64, cache_type_k="q8_0", cache_type_v="q8_0", n_batch=8)
-    assert (other.n_ctx, other.n_threads, other.model.max_outs) == (64, 1, 16)
+    other = llm.beside(CacheSpec("q8_0", "q8_0"), n_ctx=64, n_batch=8)
+    assert (other.n_ctx, other.n_threads, other.model.max_logits) == (64, 1, 16)
     assert weights(other) == weights(llm) != []
-    mine = LLM(llm.model, llm.tokenizer, llm.template, llm.n_ctx).session()
+    mine = Session(Sequence(pools(llm.model.kv), llm.model.kv, llm.n_ctx), llm.stepper)
     assert 0 < np.abs(mine.prefill(TOKENS[:40]).copy() - other.session().prefill(TOKENS[:40])).max() < 0.1
     other.close()
 
@@ -85,7 +91,7 @@ def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
 def test_a_decode_step_allocates_nothing(tmp_path: Path) -> None:
     """But what Python needs to say where it is: no array of what flows through the model, and nothing that stays."""
     path = tiny.write(tmp_path / "m.gguf", types="q8_0")
-    llm = LLM.load(path, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0", n_threads=1, n_batch=32)
+    llm = LLM(path, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0", n_threads=1, n_batch=32)
     s = llm.session()
     s.prefill(TOKENS[:70])
     for token in TOKENS[:40]:

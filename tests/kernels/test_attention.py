@@ -85,7 +85,8 @@ def attend(
         seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and splits != WIDE else own
         stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
         expected.append(naive.attention(seen, *stored, window, softcap, sinks))
-        records[i] = row, count, length - count, 0, table.ctypes.data
+        records[i, :3] = row, count, length - count
+        records[i, softmax.TABLES + 1] = table.ctypes.data
         row += count
 
     wide, many, splits = splits == WIDE, splits <= 0, max(splits, 1)
@@ -105,7 +106,7 @@ def attend(
     rig.run(
         attend_one(k_type, v_type, group) if not many else (attend_wide if wide else attend_many)(k_type, v_type),
         len(spans) * kv_heads * (blocks if many else splits),
-        spans=records, table=softmax.WINDOW_TABLE, window=window or softmax.ALL, softcap=softcap,
+        spans=records, table=softmax.table_at(1), window=window or softmax.ALL, softcap=softcap,
         splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
         q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],

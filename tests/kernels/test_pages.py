@@ -41,6 +41,7 @@ def check(x: np.ndarray, fmt: Format, places: np.ndarray, expected: np.ndarray) 
 @settings(deadline=None, max_examples=40)
 @given(x=TOKENS, places=st.lists(st.integers(0, 191), min_size=3, max_size=3, unique=True).map(np.array))
 @example(x=np.zeros((3, 32), np.float32), places=np.array([0, 15, 16]))
+@example(x=np.full((3, 32), 6e-26, np.float32), places=np.array([0, 1, 2]))  # whose squares are 0
 @example(x=np.full((3, 64), 1e-39, np.float32), places=np.array([63, 64, 191]))
 @example(x=np.tile(np.array([3, -3] * 16, np.float32), (3, 1)), places=np.array([1, 2, 3]))
 def test_stored_is_what_the_format_encodes(fmt: Format, x: np.ndarray, places: np.ndarray) -> None:
@@ -95,7 +96,7 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
         rope.rope_store("f32", "f32", neox), rows * kv_heads,
         q=q, k=k, v=v, q_stride=q.strides[0], k_stride=k.strides[0], v_stride=v.strides[0],
         q_norm=q_norm, k_norm=k_norm, norm_rows=int(norm == "row"), eps=1e-5,
-        turns=turns, rope_dim=rope_dim, positions=positions, places=places,
+        turns=turns, rope_dim=rope_dim, positions=positions, slots=places,
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
         k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scales=scales,

@@ -11,7 +11,8 @@ import tiny
 
 from pyllm.kernels.formats.table import CACHE_TYPES
 from pyllm.models.arch.registry import read_config
-from pyllm.models.cache.sizes import check_cache_type, kv_bytes_per_token, side_bytes_per_token
+from pyllm.models.cache.sizes import check_cache_type, side_bytes, token_bytes
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.config import Config, Layer, Rope
 from pyllm.models.errors import ModelError, UsageError
 from pyllm.models.file.gguf import GGUF
@@ -171,10 +172,10 @@ def heads_of(tmp_path: Path) -> Any:
 
 def test_bytes_of_a_token(heads_of: Any) -> None:
     c = heads_of(64, 32)
-    assert side_bytes_per_token(c, "k", "q8_0") == 5 * 2 * 2 * 34
-    assert side_bytes_per_token(c, "v", "q8_0") == 5 * 2 * 34
-    assert kv_bytes_per_token(c, "f16", "q4_0") == 5 * 2 * (64 * 2 + 18)
-    assert kv_bytes_per_token(c, "f32", "f32") == 5 * 2 * 96 * 4
+    assert side_bytes(c, CacheSpec("q8_0"), "k") == 5 * 2 * 2 * 34
+    assert side_bytes(c, CacheSpec(v="q8_0"), "v") == 5 * 2 * 34
+    assert token_bytes(c, CacheSpec("f16", "q4_0")) == 5 * 2 * (64 * 2 + 18)
+    assert token_bytes(c, CacheSpec("f32", "f32")) == 5 * 2 * 96 * 4
 
 
 def test_every_cache_type_fits_heads_of_32(heads_of: Any) -> None:

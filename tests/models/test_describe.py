@@ -59,7 +59,7 @@ def test_heads_that_a_type_cannot_hold(tmp_path: Path) -> None:
     cache = describe(GGUF.open(tiny.write(tmp_path / "m.gguf", head_dim=16)))["cache"]
     assert cache["k"]["q8_0"] is None
     assert cache["pairs"]["f16/q8_0"] is None
-    assert cache["pairs"]["f16/f16"] == 2 * 2 * 16 * 2 * 2
+    assert cache["pairs"]["f16/f16"] == 2 * 2 * 32 * 2 * 2, "heads of 16 are padded to blocks of 32 in the cache"
 
 
 @pytest.mark.parametrize(

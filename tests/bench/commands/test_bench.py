@@ -130,7 +130,7 @@ def test_engines_that_do_not_fit_together(model: str, monkeypatch: pytest.Monkey
         return [[(c.type_k, c.n_depth) for c in group] for group in groups(cases, Models())]
 
     gguf, config = Models()[Path(model)]
-    needs = [engines.needs(gguf, config, positions(c.setup, cases)[0], c.type_k, c.type_v) for c in cases]
+    needs = [engines.needs(gguf, config, positions(c.setup, cases)[0], c.cache) for c in cases]
     need, weights = max(n.total - engines.PROGRAM for n in needs), needs[0].weights
 
     def of(k: str) -> list[tuple[str, int]]:

@@ -16,11 +16,12 @@ from pyllm.bench.commands import perplexity
 from pyllm.bench.commands.perplexity import Result
 from pyllm.bench.quality import caches as caches_module
 from pyllm.bench.quality import divergence, text_windows
-from pyllm.bench.quality.caches import EXACT, Cache, Caches
+from pyllm.bench.quality.caches import EXACT, Caches
 from pyllm.bench.quality.divergence import Apart
-from pyllm.engine.machine.progress import Bars
-from pyllm.kernels.pages import PAGE
+from pyllm.engine.machine.bars import Bars
+from pyllm.kernels.shapes import PAGE
 from pyllm.models.arch.registry import read_config
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import FitError, UsageError
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.text.tokenizer import Tokenizer
@@ -149,12 +150,12 @@ def over(path: Path, n_ctx: int) -> Caches:
 
 def test_no_room_for_the_reference(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     caches = over(Path(model), 512)
-    small, pairs = Cache("q8_0", "q8_0"), [Cache(k, "q8_0") for k in ("q8_0", "q4_0", "f16")]
+    small, pairs = CacheSpec("q8_0", "q8_0"), [CacheSpec(k, "q8_0") for k in ("q8_0", "q4_0", "f16")]
 
     def free(n: int) -> None:
         monkeypatch.setattr(caches_module, "free_memory", lambda mapped: (n, "the machine"))
 
-    def need(*together: Cache, n_ctx: int = 512) -> int:
+    def need(*together: CacheSpec, n_ctx: int = 512) -> int:
         return caches_module.PROGRAM + caches._weights + sum(caches._taken(cache, n_ctx) for cache in together)
 
     free(1 << 40)
@@ -189,7 +190,7 @@ def test_what_quantized_caches_cost(smollm2: Path, shared: Path) -> None:
         for r in rows
         if r["model"].startswith("smollm2")
     }
-    found = [Result(Cache("f16", "f16")), *(Result(Cache(*pair)) for pair in PAIRS)]
+    found = [Result(CacheSpec("f16", "f16")), *(Result(CacheSpec(*pair)) for pair in PAIRS)]
     perplexity.score(caches, found, scored, kl=True, decode=False, progress=Bars())
     got = [divergence.statistics(Apart.joined(result.apart)) for result in found]
     assert got[0]["kld_mean"] < NOISE and got[0]["same_top"] > 0.95, "f16"

@@ -26,6 +26,7 @@ from pyllm.engine.llm import LLM
 from pyllm.kernels.formats.table import FORMATS
 from pyllm.kernels.lang import cpu
 from pyllm.kernels.plan import Cost, Team
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import FitError, UsageError
 from pyllm.models.file.gguf import GGUF
 
@@ -50,7 +51,7 @@ def command(capsys: pytest.CaptureFixture[str], flags: str, *argv: str) -> tuple
 
 
 def case(model: Path, **changes: Any) -> Case:
-    return replace(Case(model, 0, 1, 0, 64, 64, "q8_0", "f16", "none", 2), **changes)
+    return replace(Case(model, 0, 1, 0, 64, 64, CacheSpec("q8_0", "f16", "none"), 2), **changes)
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), [("f16", "f16"), ("q8_0", "f16")])
@@ -60,7 +61,7 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
 ) -> None:
     """Bytes to the byte, multiply-adds by the architecture's formula; both from the file alone."""
     g = GGUF.open(model)
-    llm = LLM.load(g, n_ctx=256, cache_type_k=k_type, cache_type_v=v_type, n_threads=1, n_batch=64)
+    llm = LLM(g, n_ctx=256, cache_type_k=k_type, cache_type_v=v_type, n_threads=1, n_batch=64)
     try:
         found = llm.model.cost(rows, depth + rows)
     finally:
@@ -81,7 +82,7 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
         times = 1 if name == "output.weight" else rows
         kind = "i8" if name == "output.weight" else wide
         products[kind if FORMATS[t.type].bits else "f32"] += times * t.shape[0] * t.shape[1]
-    wanted = min(rows, llm.model.max_outs)
+    wanted = min(rows, llm.model.max_logits)
     products["i8"] += (wanted - 1) * vocabulary * matrices["output.weight"].shape[1]
     assert {kind: getattr(found, f"macs_{kind}") for kind in products} == products
 
@@ -131,14 +132,14 @@ def test_a_profile(model: Path) -> None:
 
 
 def test_a_cache_is_filled_with_copies(model: Path) -> None:
-    llm = LLM.load(model, n_ctx=1024, cache_type_k="q8_0", n_threads=1, n_batch=64)
+    llm = LLM(model, n_ctx=1024, cache_type_k="q8_0", n_threads=1, n_batch=64)
     session = llm.session()
     tokens = engines.random_tokens(llm.config.n_vocab, 900)
     engines.repeated(session, tokens, lambda *_: None)
     assert session.n_past == 900
     layer = llm.model.kv.layers[1]
     pages = layer.v_pool.reshape(2, llm.model.kv.n_pages, -1)
-    table = session._table.pages
+    table = session.sequence.tables[0].pages
     for i in range(engines.REPEATED // 64, 14):
         assert (pages[:, table[i]] == pages[:, table[i % 8]]).all() and pages[:, table[i]].any()
     assert np.isfinite(session.decode(1)).all()
@@ -152,7 +153,7 @@ def made(
     ops = [Operation("attn_q", 0.4 / rate, 0.1 / rate, Cost(weights=10**6, macs_i8=10**6), 2)]
     costs = Cost(k=10**6, macs_i8=10**6), Cost(), Cost(v=10**6, macs_f32=10**6)
     ops += [Operation(f"attend {p}", 0.2 / rate, 0, c) for p, c in zip(operations.PARTS, costs, strict=True)]
-    c = Case(Path("m.gguf"), rows if rows > 1 else 0, int(rows == 1), depth, 512, 512, k, v, "none", threads)
+    c = Case(Path("m.gguf"), rows if rows > 1 else 0, int(rows == 1), depth, 512, 512, CacheSpec(k, v, "none"), threads)
     return Profile(c, rows, depth + rows, 1 / rate, 1.01 / rate, tuple(ops), 1.02 / rate, 0.001, None)
 
 
@@ -195,7 +196,7 @@ def test_curves_gains_and_capacity() -> None:
         "both, against f16/f16 at depth 64 with 2 threads: q8_0/q4_0 +40.0% tokens/s.",
     ]
     assert [row[-1] for row in views.versus(profiles, ("f16", "f16")).rows] == ["", "", "+20.0%", "+10.0%", "+40.0%"]
-    need = views.Needs(weights=1 << 30, kv_per_token=1 << 10, buffers=0, n_ctx=0)
+    need = views.Needs(weights=1 << 30, kv_per_token=1 << 10, positions_per_token=0, buffers=0, n_ctx=0)
     assert views.capacity(lambda pair: need, [("f16", "f16")], 2 << 30).rows == [
         ["f16/f16", "1,024", "4.0 MiB", "1,048,576", "256"]
     ]

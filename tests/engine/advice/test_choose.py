@@ -56,9 +56,9 @@ def test_a_use_is_judged_by_its_worst_task(config: Config) -> None:
 
 
 def test_where_there_is_no_room_the_least_loss_counts(config: Config) -> None:
-    found = advise(studied(prose=PROSE), config, "chat", lambda k, v: k == v == "q4_0")
+    found = advise(studied(prose=PROSE), config, "chat", lambda cache: cache.pair == "q4_0/q4_0")
     assert found and str(found.chosen) == "q4_0/q4_0" and not found.enough
-    assert advise(studied(prose=PROSE), config, "chat", lambda k, v: False) is None
+    assert advise(studied(prose=PROSE), config, "chat", lambda cache: False) is None
     assert advise({}, config, "chat") is None
 
 

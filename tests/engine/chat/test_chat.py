@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from fake_llm import REPLY, FakeLLM, FakeParams, FakeSampler, FakeSession, install
+from fake_llm import REPLY, FakeLLM, FakeSession, install
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -22,6 +21,8 @@ from prompt_toolkit.output import DummyOutput
 from pyllm.__main__ import main
 from pyllm.engine.chat import terminal
 from pyllm.engine.chat.chat import Chat
+from pyllm.engine.commands import screen
+from pyllm.engine.sampler import SamplingParams
 from pyllm.models.file.gguf import GGUF
 
 
@@ -45,9 +46,7 @@ def llm(tmp_path: Path) -> FakeLLM:
 
 @pytest.fixture
 def chat(llm: FakeLLM) -> Chat:
-    args = argparse.Namespace(predict=-1, system_prompt=None, cache_type_k="f16", cache_type_v="q8_0")
-    new_sampler: Callable[[], FakeSampler] = lambda: FakeSampler(FakeParams(), 0, llm.config.n_vocab)  # noqa: E731
-    return Chat(llm, args, 0.5, new_sampler, io.StringIO())  # type: ignore[arg-type]
+    return Chat(llm, SamplingParams(), screen, load=0.5, out=io.StringIO())  # type: ignore[arg-type]
 
 
 def said(chat: Chat) -> str:
@@ -99,7 +98,7 @@ def test_a_path_is_no_command(chat: Chat) -> None:
 
 
 def test_clear(chat: Chat, llm: FakeLLM) -> None:
-    chat._args.system_prompt = "Short."
+    chat.system_prompt = "Short."
     chat.loop(Keyboard("hello", "/clear", "the world"))
     assert [message["content"] for message in chat.messages] == ["Short.", "the world", REPLY]
 

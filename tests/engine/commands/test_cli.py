@@ -19,6 +19,7 @@ from fake_llm import REPLY, FakeLLM, FakeSession, install
 from pyllm import __version__
 from pyllm.__main__ import main
 from pyllm.engine.store import sources
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import ModelError
 
 ROOT = Path(__file__).parents[3]
@@ -86,13 +87,7 @@ def test_a_prompt(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[
     assert out == REPLY + "\n"
     for part in ("load:", "prompt:", "first token:", "answer:", "read per token:", "KV cache:", "peak memory:", "GB/s"):
         assert part in err
-    assert llm.loaded == {
-        "n_ctx": 512,
-        "cache_type_k": "f16",
-        "cache_type_v": "f16",
-        "n_threads": None,
-        "cache_rotate": "auto",
-    }
+    assert llm.loaded == {"n_ctx": 512, "n_threads": None, "cache": CacheSpec("f16", "f16", "auto")}
 
 
 @pytest.mark.parametrize(
@@ -115,13 +110,7 @@ def test_settings_reach_the_engine(llm: type[FakeLLM], model: str, capsys: pytes
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == ""
-    assert llm.loaded == {
-        "n_ctx": 256,
-        "cache_type_k": "q8_0",
-        "cache_type_v": "q4_0",
-        "n_threads": 2,
-        "cache_rotate": "auto",
-    }
+    assert llm.loaded == {"n_ctx": 256, "n_threads": 2, "cache": CacheSpec("q8_0", "q4_0", "auto")}
     assert result["settings"] == {
         "model": "tiny", "n_ctx": 256, "threads": 2, "cache_type_k": "q8_0", "cache_type_v": "q4_0", "predict": 4,
         "cache_rotate": "auto", "raw": False, "system_prompt": "Short.", "seed": 5, "temp": 0.0, "top_k": 3,

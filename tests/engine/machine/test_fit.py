@@ -15,7 +15,8 @@ import tiny
 
 from pyllm.engine.machine import fit
 from pyllm.models.arch.registry import read_config
-from pyllm.models.cache.sizes import kv_bytes_per_token
+from pyllm.models.cache.sizes import token_bytes
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.config import Config
 from pyllm.models.errors import FitError, UsageError
 from pyllm.models.file.gguf import GGUF
@@ -33,35 +34,36 @@ def leave(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_needs(model: tuple[GGUF, Config]) -> None:
     gguf, config = model
-    need = fit.needs(gguf, config, 1000, "q8_0", "q4_0")
+    need = fit.needs(gguf, config, 1000, CacheSpec("q8_0", "q4_0"))
     assert need.weights == sum(tensor.data.nbytes for tensor in gguf.tensors.values())
     rope = 4 * config.layers[0].rope.dim + 4  # type: ignore[union-attr]
-    assert need.kv == 1024 * (kv_bytes_per_token(config, "q8_0", "q4_0") + rope), "whole pages"
-    assert need.total > need.weights + need.kv
+    assert need.kv == 1024 * token_bytes(config, CacheSpec("q8_0", "q4_0")), "whole pages"
+    assert need.positions == 1024 * rope
+    assert need.total > need.weights + need.kv + need.positions
 
 
 def test_heads_are_padded(tmp_path: Path) -> None:
     gguf = GGUF.open(tiny.write(tmp_path / "odd.gguf", head_dim=40))
     config = read_config(gguf)
-    assert fit.padded(config, "f16", "f32", windows=False) == config.n_layer * config.n_head_kv * 64 * (2 + 4)
+    assert token_bytes(config, CacheSpec("f16", "f32")) == config.n_layer * config.n_head_kv * 64 * (2 + 4)
     with pytest.raises(UsageError, match="use one of f32, f16, bf16"):
-        fit.needs(gguf, config, 64, "q8_0", "f16")
+        fit.needs(gguf, config, 64, CacheSpec("q8_0", "f16"))
 
 
 MEASURE = """
 import re, sys
 from pyllm.engine.llm import LLM
 from pyllm.engine.machine.fit import needs
-from pyllm.engine.sampler import Sampler, SamplerParams
+from pyllm.engine.sampler import SamplingParams
 from pyllm.models.arch.registry import read_config
 from pyllm.models.file.gguf import GGUF
 gguf = GGUF.open(sys.argv[1])
 config = read_config(gguf)
-llm = LLM.load(gguf, n_ctx=1024, cache_type_k="f32", cache_type_v="f32")
-Sampler(SamplerParams(), 1, config.n_vocab)(llm.session().prefill(range(1024)))
+llm = LLM(gguf, n_ctx=1024, cache_type_k="f32", cache_type_v="f32")
+llm.sampler(SamplingParams(seed=1))(llm.session().prefill(range(1024)))
 status = open("/proc/self/status").read()
 anonymous, file = (int(re.search(rf"{name}:\\s+(\\d+)", status)[1]) << 10 for name in ("RssAnon", "RssFile"))
-print(needs(gguf, config, 1024, "f32", "f32").total, anonymous + file - gguf.nbytes)
+print(needs(gguf, config, 1024, llm.cache).total, anonymous + file - gguf.nbytes)
 """
 
 
@@ -76,26 +78,26 @@ def test_what_is_taken(smollm2: Path) -> None:
 
 
 def test_what_fits(model: tuple[GGUF, Config]) -> None:
-    fit.check_fit(*model, 512, "f16", "f16")
+    fit.check_fit(*model, 512, CacheSpec())
 
 
 def test_the_proposed_context_fits(model: tuple[GGUF, Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    leave(fit.needs(*model, 20_000, "f16", "f16").total, monkeypatch)
+    leave(fit.needs(*model, 20_000, CacheSpec()).total, monkeypatch)
     with pytest.raises(FitError) as error:
-        fit.check_fit(*model, 1_000_000, "f16", "f16")
+        fit.check_fit(*model, 1_000_000, CacheSpec())
     assert error.value.exit_code == 4
     message = str(error.value)
     for part in ("weights", "KV cache", "-c 1000000 at f16/f16", "a test leaves"):
         assert part in message
     match = re.search(r"-c (\d+) would fit", message)
     assert match is not None and int(match[1]) == 20_032, "20,000 in whole pages"
-    fit.check_fit(*model, int(match[1]), "f16", "f16")
+    fit.check_fit(*model, int(match[1]), CacheSpec())
 
 
 def test_weights_alone_do_not_fit(model: tuple[GGUF, Config], monkeypatch: pytest.MonkeyPatch) -> None:
     leave(1000, monkeypatch)
     with pytest.raises(FitError, match="no context fits beside the weights"):
-        fit.check_fit(*model, 512, "f16", "f16")
+        fit.check_fit(*model, 512, CacheSpec())
 
 
 def test_the_tightest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:

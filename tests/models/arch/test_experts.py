@@ -25,7 +25,7 @@ MIXED = {"": "q4_0", "ffn_down": "q8_0", "token_embd": "q8_0", "output.": "f16"}
 
 
 def load(path: Path, threads: int = 1) -> LLM:
-    return LLM.load(path, n_ctx=256, cache_type_k="f32", cache_type_v="f32", n_threads=threads, max_outs=128)
+    return LLM(path, n_ctx=256, cache_type_k="f32", cache_type_v="f32", n_threads=threads, max_logits=128)
 
 
 def logits(llm: LLM, pieces: list[int]) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_several_sequences_in_a_step(tmp_path: Path) -> None:
     """One token each: their experts are brought together, and none disturbs another."""
     llm = load(tiny.write(tmp_path / "m.gguf", **SHAPE))
     tables = [np.array([page], np.int64) for page in range(3)]
-    spans = [Span([token], 0, table, table) for token, table in zip(TOKENS, tables, strict=False)]
+    spans = [Span([token], 0, [table]) for token, table in zip(TOKENS, tables, strict=False)]
     alone = [llm.model.step([span], [0])[0].copy() for span in spans]
     assert naive.nmse(llm.model.step(spans, [0, 1, 2]), np.stack(alone)) < 1e-11
     llm.close()

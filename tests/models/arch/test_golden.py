@@ -18,7 +18,7 @@ F32Array = npt.NDArray[np.float32]
 
 @contextmanager
 def loaded(path: Path, k_type: str, v_type: str) -> Iterator[LLM]:
-    llm = LLM.load(path, n_ctx=512, cache_type_k=k_type, cache_type_v=v_type, max_outs=64)
+    llm = LLM(path, n_ctx=512, cache_type_k=k_type, cache_type_v=v_type, max_logits=64)
     try:
         yield llm
     finally:

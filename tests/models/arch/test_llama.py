@@ -13,9 +13,13 @@ import pytest
 import tiny
 
 from pyllm.engine.page_table import PagePool, PageTable
-from pyllm.engine.session import Session
+from pyllm.engine.sequence import Sequence as TokenSequence
+from pyllm.engine.sequence import pools
+from pyllm.engine.stepper import Session, Stepper
 from pyllm.kernels.lang import cpu
 from pyllm.models.arch.registry import load_weights, read_config
+from pyllm.models.cache.layer_map import written
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.model import Model
 from pyllm.models.forward.step import Span
@@ -38,9 +42,10 @@ def load(tmp_path: Path) -> Iterator[Load]:
         shape = {"n_embd": 192, "n_head": 6, "n_head_kv": 2} | model
         g = GGUF.open(tiny.write(tmp_path / f"{len(models)}.gguf", **shape))
         config = read_config(g)
-        pairs = cache if isinstance(cache, list) else [cache] * config.n_layer
-        sizes = {"n_ctx": N_CTX, "n_batch": 128, "max_outs": 128}
-        models.append(Model(load_weights(g, config), types=pairs, threads=threads, rotate=rotate, **sizes))
+        types = zip(*cache, strict=True) if isinstance(cache, list) else ([t] * config.n_layer for t in cache)
+        spec = CacheSpec(*map(written, types), rotate)
+        sizes = {"n_ctx": N_CTX, "n_batch": 128, "max_logits": 128}
+        models.append(Model(load_weights(g, config), spec, threads=threads, **sizes))
         return models[-1]
 
     yield load
@@ -50,7 +55,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
 
 def session(model: Model) -> Session:
     """A sequence with all pages to itself."""
-    return Session(model, PagePool(model.kv.n_pages), N_CTX)
+    return Session(TokenSequence(pools(model.kv), model.kv, N_CTX), Stepper(model))
 
 
 def logits(model: Model, tokens: Sequence[int] = TOKENS) -> np.ndarray:
@@ -194,8 +199,8 @@ def test_sessions_do_not_disturb_each_other(load: Load) -> None:
     for tokens in (TOKENS, TOKENS[20:]):
         s = session(model)
         alone.append([s.prefill(tokens[start:end]).copy() for start, end in pieces])
-    pool = PagePool(model.kv.n_pages)
-    one, other = Session(model, pool, 256), Session(model, pool, 256)
+    every, stepper = pools(model.kv), Stepper(model)
+    one, other = (Session(TokenSequence(every, model.kv, 256), stepper) for _ in range(2))
     for i, (start, end) in enumerate(pieces):
         np.testing.assert_array_equal(one.prefill(TOKENS[start:end]), alone[0][i])
         np.testing.assert_array_equal(other.prefill(TOKENS[20 + start : 20 + end]), alone[1][i])
@@ -212,8 +217,8 @@ def test_several_sequences_in_a_step(load: Load, threads: int, lengths: list[tup
         table = PageTable(pool, N_CTX)
         table.reserve(past + n)
         for start in range(0, past, 128):
-            model.step([Span(tokens[start : min(start + 128, past)], start, table.pages, table.pages)], [])
-        spans.append(Span(tokens[past : past + n], past, table.pages, table.pages))
+            model.step([Span(tokens[start : min(start + 128, past)], start, [table.pages])], [])
+        spans.append(Span(tokens[past : past + n], past, [table.pages]))
         expected.append(model.step(spans[-1:], [n - 1])[0].copy())
     outs = np.cumsum([n for _, n in lengths]) - 1
     assert naive.nmse(model.step(spans, outs.tolist()), np.stack(expected)) < 1e-11

@@ -13,8 +13,10 @@ import pytest
 from pyllm.engine.llm import LLM
 from pyllm.kernels import plan
 from pyllm.models.arch.registry import load_weights, read_config
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.model import Model
+from pyllm.models.forward.step import PlanKind
 
 
 @pytest.mark.parametrize(("name", "kind"), architectures.CASES)
@@ -26,7 +28,7 @@ def test_logits(name: str, kind: str, tmp_path: Path) -> None:
     assert digest == str(recorded["model"]), "tests/tiny.py writes another model: run record_logits.py again"
     expected = recorded["logits"].astype(np.float32)
     tokens = architectures.TOKENS
-    llm = LLM.load(path, n_ctx=128, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_outs=len(tokens))
+    llm = LLM(path, n_ctx=128, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_logits=len(tokens))
     session = llm.session()
     ((_, at_once),) = session.score(tokens)
     assert naive.nmse(at_once[:, :: architectures.STEP], expected) < 1e-4
@@ -41,7 +43,7 @@ def test_barriers(name: str, most: int, tmp_path: Path) -> None:
     """How often the threads wait for each other in a layer of a decode step; what is small does not make them."""
     g = GGUF.open(architectures.write(tmp_path, name, "f32"))
     loaded = load_weights(g, read_config(g))
-    model = Model(loaded, n_ctx=64, types=[("f32", "f32")] * loaded.config.n_layer, threads=1)
-    ops = [op for op in model.decode_plan.ops if op.part == "blk.0"]
+    model = Model(loaded, CacheSpec("f32", "f32"), n_ctx=64, threads=1)
+    ops = [op for op in model.plans[PlanKind.DECODE].ops if op.part == "blk.0"]
     assert sum(op.kind == plan._BARRIER for op in ops) == most
     model.close()

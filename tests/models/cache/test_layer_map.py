@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyllm.kernels.formats.table import CACHE_TYPES
 from pyllm.models.cache import layer_map
-from pyllm.models.cache.layer_map import parse, resolve, together, written
+from pyllm.models.cache.layer_map import merged, parse, resolve, written
 from pyllm.models.errors import UsageError
 
 FLAG = "--cache-type-k-layers"
@@ -25,8 +25,8 @@ def test_the_last_layers_count_from_the_end() -> None:
 
 
 def test_others_take_the_type_given_beside_the_map() -> None:
-    assert types(together("q4_0", "1:q8_0"), 3) == types("*:q4_0,1:q8_0", 3) == ["q4_0", "q8_0", "q4_0"]
-    assert together(None, None) == "f16" and together("q8_0", None) == "q8_0" and together(None, "0:f16") == "0:f16"
+    assert types(merged("q4_0", "1:q8_0"), 3) == types("*:q4_0,1:q8_0", 3) == ["q4_0", "q8_0", "q4_0"]
+    assert merged(None, None) == "f16" and merged("q8_0", None) == "q8_0" and merged(None, "0:f16") == "0:f16"
 
 
 def test_a_type_alone_is_for_all_layers() -> None:

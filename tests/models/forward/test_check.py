@@ -16,7 +16,7 @@ TOKENS = list(range(3, 23))
 
 def answer(path: Path, cache_type: str = "f32") -> None:
     """A prompt of two batches and a token, checked."""
-    llm = LLM.load(path, n_ctx=128, cache_type_k=cache_type, cache_type_v="f32", n_threads=1, n_batch=16)
+    llm = LLM(path, n_ctx=128, cache_type_k=cache_type, cache_type_v="f32", n_threads=1, n_batch=16)
     llm.checked = True
     try:
         session = llm.session()

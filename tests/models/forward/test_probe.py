@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from pyllm.bench.quality.attention_errors import errors, rotated, rounded
-from pyllm.bench.quality.caches import Cache, Caches
+from pyllm.bench.quality.caches import Caches
 from pyllm.models.arch.registry import read_config
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.probe import Attended
 from pyllm.models.text.tokenizer import Tokenizer
@@ -24,17 +25,17 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Caches:
     return Caches(g, read_config(g), Tokenizer.from_gguf(g), 192, 1)
 
 
-def held(caches: Caches, cache: Cache) -> list[Attended]:
+def held(caches: Caches, cache: CacheSpec) -> list[Attended]:
     with caches.open([cache]) as (engine,):
         session = engine.session()
         session.prefill(TOKENS)
-        return list(engine.model.attended())
+        return list(engine.attended())
 
 
 @pytest.mark.parametrize("mode", ["auto", "none"])
 def test_what_the_cache_gives_back(caches: Caches, mode: str) -> None:
     """A layer whose input is exact holds, to the bit, what NumPy makes of the exact K and V; and so are its errors."""
-    exact, got = held(caches, Cache("f32", "f32")), held(caches, Cache("1:q4_0,*:f32", "1:q4_0,*:f32", mode))
+    exact, got = held(caches, CacheSpec("f32", "f32")), held(caches, CacheSpec("1:q4_0,*:f32", "1:q4_0,*:f32", mode))
     np.testing.assert_array_equal(exact[0].k, got[0].k)
     layer, size = caches.config.layers[1], 64 if mode == "auto" else 0
     k_hat, v_hat = (rotated(x, size) for x in (got[1].k, got[1].v))
@@ -49,7 +50,7 @@ def test_what_the_cache_gives_back(caches: Caches, mode: str) -> None:
 
 def test_queries_keys_and_values_give_the_attention(caches: Caches) -> None:
     """Nothing is rounded: no errors; and the weights that they are taken of are those of the oracle."""
-    exact = held(caches, Cache("f32", "f32"))[1]
+    exact = held(caches, CacheSpec("f32", "f32"))[1]
     found = errors(exact, exact.k, exact.v, caches.config.layers[1], np.arange(75, 150))
     assert found["logit_rms"] == found["weights_kld"] == found["output_k"] == found["output_v"] == 0
     assert found["top_overlap"] == 1

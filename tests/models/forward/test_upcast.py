@@ -14,6 +14,7 @@ from pyllm.engine.machine import fit
 from pyllm.kernels.formats import tiles
 from pyllm.kernels.plan import Team
 from pyllm.models.arch.registry import read_config
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.describe import describe
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.file.header import TENSOR_TYPES, Tensor
@@ -73,5 +74,5 @@ def test_what_is_said_and_counted(tmp_path: Path) -> None:
     replaced(g, "output.weight", "iq3_s", random_rows("iq3_s", *shape)[0])
     assert describe(g)["problem"] is None
     assert upcast.held(g.tensors) == before - shape[0] * shape[1] * 4 + shape[0] * shape[1] * 34 // 32
-    assert fit.needs(g, config, 64, "f16", "f16").weights == upcast.held(g.tensors)
+    assert fit.needs(g, config, 64, CacheSpec()).weights == upcast.held(g.tensors)
     assert upcast.note(g.tensors.values()) == "iq3_s: decoded to q8_0 while loading, 0 MiB of memory for 0 MiB"

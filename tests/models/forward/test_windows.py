@@ -12,10 +12,13 @@ import pytest
 import tiny
 
 from pyllm.engine.machine import fit
-from pyllm.engine.page_table import PAGE, PagePool
-from pyllm.engine.session import Session
+from pyllm.engine.page_table import PAGE
+from pyllm.engine.sequence import Sequence, pools
+from pyllm.engine.stepper import Session, Stepper
 from pyllm.models.arch.registry import load_weights, read_config
-from pyllm.models.cache.store import SLACK
+from pyllm.models.cache.kinds import SLACK
+from pyllm.models.cache.sizes import cache_bytes
+from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.loaded import Loaded
 from pyllm.models.forward.model import Model
@@ -45,7 +48,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture
 def model(loaded: Loaded, pair: tuple[str, str]) -> Iterator[Model]:
-    model = Model(loaded, n_ctx=N_CTX, types=[pair] * 3, threads=2, n_batch=BATCH, max_outs=BATCH)
+    model = Model(loaded, CacheSpec(*pair), n_ctx=N_CTX, threads=2, n_batch=BATCH, max_logits=BATCH)
     yield model
     model.close()
 
@@ -53,15 +56,15 @@ def model(loaded: Loaded, pair: tuple[str, str]) -> Iterator[Model]:
 @pytest.fixture
 def whole(loaded: Loaded, pair: tuple[str, str]) -> Iterator[np.ndarray]:
     """The logits after each token, by a model that keeps all pages."""
-    model = Model(loaded, n_ctx=N_CTX, types=[pair] * 3, threads=1, n_batch=N_CTX, max_outs=N_CTX)
-    assert model.kv.n_window_pages == model.kv.n_pages
+    model = Model(loaded, CacheSpec(*pair), n_ctx=N_CTX, threads=1, n_batch=N_CTX, max_logits=N_CTX)
+    assert model.kv.tables[1].pool == model.kv.n_pages
     ((_, logits),) = session(model).score(TOKENS)
     yield logits.copy()
     model.close()
 
 
 def session(model: Model) -> Session:
-    return Session(model, PagePool(model.kv.n_pages, PagePool(model.kv.n_window_pages)), N_CTX)
+    return Session(Sequence(pools(model.kv), model.kv, N_CTX), Stepper(model))
 
 
 def bound(pair: tuple[str, str]) -> float:
@@ -69,7 +72,7 @@ def bound(pair: tuple[str, str]) -> float:
 
 
 def test_only_the_window_is_kept(model: Model) -> None:
-    assert (model.kv.kept_pages, model.kv.n_window_pages, model.kv.n_pages) == (KEPT, KEPT, N_CTX // PAGE)
+    assert (model.kv.tables[1].kept, model.kv.tables[1].pool, model.kv.n_pages) == (KEPT, KEPT, N_CTX // PAGE)
     bytes_of = [layer.k_pool.nbytes for layer in model.kv.layers]
     assert bytes_of[0] == bytes_of[2] == bytes_of[1] * KEPT // model.kv.n_pages
     near, far = model.cost(1, WINDOW), model.cost(1, N_CTX)
@@ -79,9 +82,10 @@ def test_only_the_window_is_kept(model: Model) -> None:
 
 def test_memory_is_as_large_as_said(loaded: Loaded, model: Model, pair: tuple[str, str], tmp_path: Path) -> None:
     g = GGUF.open(tiny.write(tmp_path / "m.gguf"))  # its weights do not matter
-    need = fit.needs(g, loaded.config, N_CTX, *pair)
+    need = fit.needs(g, loaded.config, N_CTX, model.kv.spec)
     tables = N_CTX * 4 * (64 + 1)  # turns, at one base for all layers, and the scale
-    assert need.kv == model.kv.nbytes + tables
+    assert need.kv == model.kv.nbytes == cache_bytes(loaded.config, model.kv.spec, N_CTX, n_batch=BATCH)
+    assert need.positions == tables
     fits = need.largest_ctx(need.total)
     assert fits == N_CTX
     assert need.largest_ctx(need.total - need.kv + 100_000) < N_CTX
@@ -102,7 +106,7 @@ def test_pages_go_round(model: Model, whole: np.ndarray, pair: tuple[str, str]) 
     got = np.concatenate([got, *(s.decode(t)[None].copy() for t in TOKENS[-20:])])
     assert naive.nmse(got, whole) < bound(pair)
     s.close()
-    assert s._windows._pool.free == KEPT
+    assert s.sequence.tables[1]._pool.free == KEPT
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -125,7 +129,7 @@ def test_what_is_kept_is_not_taken_again(model: Model) -> None:
     s = session(model)
     s.prefill(TOKENS[:1000])
     steps: list[int] = []
-    s._after_step = lambda: steps.append(s.n_past)
+    s._stepper._after_step = lambda: steps.append(s.n_past)
     s.rewind(1000 - SLACK)
     assert not steps
     s.rewind(200)
@@ -136,9 +140,9 @@ def test_what_is_kept_is_not_taken_again(model: Model) -> None:
 
 
 def test_two_sequences(loaded: Loaded) -> None:
-    model = Model(loaded, n_ctx=2 * N_CTX, types=[("f32", "f32")] * 3, threads=1, n_batch=BATCH, sequences=2)
-    pool = PagePool(model.kv.n_pages, PagePool(model.kv.n_window_pages))
-    sessions = [Session(model, pool, N_CTX) for _ in range(2)]
+    model = Model(loaded, CacheSpec("f32", "f32"), n_ctx=2 * N_CTX, threads=1, n_batch=BATCH, sequences=2)
+    every, stepper = pools(model.kv), Stepper(model)
+    sessions = [Session(Sequence(every, model.kv, N_CTX), stepper) for _ in range(2)]
     tokens = TOKENS, TOKENS[::-1]
     alone = []
     for each in tokens:
@@ -161,6 +165,6 @@ def test_a_window_that_no_context_leaves(tmp_path: Path) -> None:
         tmp_path / "m.gguf", arch="gemma3", n_layer=3, n_embd=192, n_head=6, tied=True, overrides=overrides
     )
     g = GGUF.open(path)
-    model = Model(load_weights(g, read_config(g)), n_ctx=128, types=[("f32", "f32")] * 3, threads=1, n_batch=BATCH)
-    assert model.kv.n_window_pages == model.kv.n_pages == 2
+    model = Model(load_weights(g, read_config(g)), CacheSpec("f32", "f32"), n_ctx=128, threads=1, n_batch=BATCH)
+    assert model.kv.tables[1].pool == model.kv.n_pages == 2
     model.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -15,19 +15,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0  # seconds of silence that nobody minds
 PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what really takes long
-
-
-class Progress(Protocol):
-    """Called again and again while a stage goes on; `next` by name.
-
-    `total` is in bytes above a million, else a count; 0 where nobody knows it.
-    """
-
-    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None: ...
-
-
-def silent(stage: str, done: int, total: int, next: str = "") -> None:
-    """The Progress of those who want none."""
 
 
 class Bars:
@@ -65,7 +52,8 @@ class Bars:
         if elapsed >= PATIENCE_LOG and self._since[stage] != float("inf"):
             self._since[stage] = float("inf")  # said
             amount = f" ({_amount(total)})" if total else ""
-            print(f"pyllm: {stage}{amount} ...", file=sys.stderr, flush=True)
+            sys.stderr.write(f"pyllm: {stage}{amount} ...\n")
+            sys.stderr.flush()
 
     def _draw(self, stage: str, done: int, total: int, next: str) -> None:
         if self._rich is None:

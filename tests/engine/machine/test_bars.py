@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pyllm.engine.machine import progress
-from pyllm.engine.machine.progress import Bars
+from pyllm.engine.machine import bars
+from pyllm.engine.machine.bars import Bars
 
 
 class Stderr(io.StringIO):
@@ -21,8 +21,8 @@ class Stderr(io.StringIO):
         monkeypatch.setattr(sys, "stderr", self)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv("COLUMNS", "150")
-        monkeypatch.setattr(progress, "PATIENCE", patience)
-        monkeypatch.setattr(progress, "PATIENCE_LOG", patience)
+        monkeypatch.setattr(bars, "PATIENCE", patience)
+        monkeypatch.setattr(bars, "PATIENCE_LOG", patience)
 
     def isatty(self) -> bool:
         return self._terminal

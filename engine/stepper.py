@@ -1,0 +1,129 @@
+"""Steps one sequence at a time through a model: tokens in, logits out. Keeps nothing of a sequence itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Tokens
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels.shapes import PAGE
+from ..models.errors import UsageError
+from ..models.forward.model import Model
+from .sequence import Sequence
+
+F32Array = npt.NDArray[np.float32]
+
+
+class Stepper:
+    """Takes a sequence's tokens in, and gives logits out, which are valid until the model's next step."""
+
+    def __init__(self, model: Model, after_step: Callable[[], None] = lambda: None) -> None:
+        """after_step: called after each step of the model; it may raise, and then the step's tokens do not count."""
+        self.model, self._after_step = model, after_step
+
+    def _take(self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int]) -> F32Array:
+        logits = self.model.step([sequence.span(tokens)], logits_rows)
+        self._after_step()
+        sequence.extend(tokens)
+        return logits
+
+    def _check(self, sequence: Sequence, n: int) -> None:
+        if n == 0:
+            raise UsageError("the prompt is empty: there is no token to continue from")
+        if sequence.n_past + n > sequence.n_ctx:
+            full = f"{n} tokens after {sequence.n_past} do not fit in the context of {sequence.n_ctx}"
+            raise UsageError(f"{full}; use a larger -c")
+
+    def prefill(
+        self, sequence: Sequence, tokens: Tokens[int], progress: Callable[[int, int], None] | None = None
+    ) -> F32Array:
+        """Take in tokens, n_batch at a time, and return the logits after the last, (n_vocab,). Calls progress."""
+        self._check(sequence, len(tokens))
+        n, size = len(tokens), self.model.n_batch
+        for start in range(0, n, size):
+            batch = tokens[start : start + size]
+            logits = self._take(sequence, batch, [len(batch) - 1] if start + size >= n else [])
+            if progress is not None:
+                progress(min(n, start + size), n)
+        last: F32Array = logits[0]
+        return last
+
+    def decode(self, sequence: Sequence, token: int) -> F32Array:
+        """Take in one token and return the logits after it: (n_vocab,)."""
+        self._check(sequence, 1)
+        logits: F32Array = self._take(sequence, [token], [0])[0]
+        return logits
+
+    def score(self, sequence: Sequence, tokens: Tokens[int]) -> Iterator[tuple[int, F32Array]]:
+        """Take in tokens and yield the logits after each, piece by piece: (index of the first, (rows, n_vocab))."""
+        self._check(sequence, len(tokens))
+        size = min(self.model.max_logits, self.model.n_batch)
+        for start in range(0, len(tokens), size):
+            batch = tokens[start : start + size]
+            yield start, self._take(sequence, batch, range(len(batch)))
+
+    def repeat(self, sequence: Sequence, n: int) -> None:
+        """Have n tokens in the cache by copying the full pages that there are, to time a step at that depth.
+
+        What is computed from them makes no sense, but memory is as full of it as of real tokens.
+        """
+        full = sequence.n_past // PAGE
+        assert full and sequence.n_past <= n <= sequence.n_ctx
+        sequence.reserve(n)
+        whole = sequence.tables[0]  # pages of windows go round: what they hold is as good
+        for i in range(full, whole.count):
+            self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
+        sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
+
+    def rewind(self, sequence: Sequence, n: int) -> None:
+        """Go back to the first n tokens, which are taken in again where a window has left what the next one sees."""
+        kept = sequence.tokens[:n]
+        again = not sequence.can_truncate(len(kept))
+        sequence.truncate(0 if again else len(kept))
+        if again and kept:
+            self.prefill(sequence, kept)
+
+
+class Session:
+    """A sequence with what steps it, for those who run one at a time."""
+
+    def __init__(self, sequence: Sequence, stepper: Stepper) -> None:
+        self.sequence, self._stepper = sequence, stepper
+
+    @property
+    def n_ctx(self) -> int:
+        return self.sequence.n_ctx
+
+    @property
+    def n_past(self) -> int:
+        return self.sequence.n_past
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.sequence.tokens
+
+    def prefill(self, tokens: Tokens[int], progress: Callable[[int, int], None] | None = None) -> F32Array:
+        """Take in tokens; see Stepper.prefill."""
+        return self._stepper.prefill(self.sequence, tokens, progress)
+
+    def decode(self, token: int) -> F32Array:
+        """Take in one token; see Stepper.decode."""
+        return self._stepper.decode(self.sequence, token)
+
+    def score(self, tokens: Tokens[int]) -> Iterator[tuple[int, F32Array]]:
+        """Take in tokens and see the logits after each; see Stepper.score."""
+        return self._stepper.score(self.sequence, tokens)
+
+    def repeat(self, n: int) -> None:
+        """Fill the cache to n tokens with copies; see Stepper.repeat."""
+        self._stepper.repeat(self.sequence, n)
+
+    def rewind(self, n: int) -> None:
+        """Go back to the first n tokens; see Stepper.rewind."""
+        self._stepper.rewind(self.sequence, n)
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self.sequence.truncate(0)

@@ -1,0 +1,97 @@
+"""How a KV cache is kept, as one value: types of K and V by layer, rotation, policy. Knows no memory."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+
+from ..config import Config
+from ..errors import UsageError
+from . import layer_map, rotation
+
+POLICIES = ("",)
+"""Names of the policies that decide which tokens are kept, and in what; the empty one keeps all as they are."""
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """A type for K and one for V, or a map of types by layer (see layer_map.py), and which sides are rotated.
+
+    Two specs that say the same are equal: maps are brought into one form. Raises UsageError for what no model could be
+    run with; whether a model has the layers and the heads for it, `sizes.check` says.
+    """
+
+    k: str = layer_map.DEFAULT
+    v: str = layer_map.DEFAULT
+    rotate: str = "auto"  # one of rotation.MODES
+    policy: str = ""  # one of POLICIES
+
+    def __post_init__(self) -> None:
+        for side in "kv":
+            object.__setattr__(self, side, layer_map.normal(side, getattr(self, side)))
+        if self.rotate not in rotation.MODES:
+            known = ", ".join(rotation.MODES)
+            raise UsageError(f"--cache-rotate {self.rotate[:40]}: unknown; use one of {known}")
+        if self.policy not in POLICIES:
+            raise UsageError(f"--cache-policy {self.policy[:40]}: unknown policy; leave it out")
+
+    @classmethod
+    def of_flags(
+        cls, k: str | None, k_layers: str | None, v: str | None, v_layers: str | None, rotate: str = "auto"
+    ) -> CacheSpec:
+        """Return what the values of -ctk, --cache-type-k-layers, and those of V, say together; None: not given."""
+        return cls(layer_map.merged(k, k_layers), layer_map.merged(v, v_layers), rotate)
+
+    @classmethod
+    def parse(cls, text: str) -> CacheSpec:
+        """Return the spec that flags such as "-ctk q8_0 -ctv q4_0 --cache-rotate none" stand for; raises UsageError."""
+        given: dict[str, str] = {}
+        words = iter(shlex.split(text))
+        for flag in words:
+            name, _, value = flag.partition("=")
+            name = _SHORT.get(name, name)
+            if name not in _FLAGS or name in given:
+                raise UsageError(f"{flag[:60]!r}: not a flag of a cache; use {', '.join(_FLAGS)}, each once")
+            value = value or next(words, "")
+            if not value:
+                raise UsageError(f"{name}: has no value")
+            given[name] = value
+        k, k_layers, v, v_layers, rotate = (given.get(flag) for flag in _FLAGS)
+        return cls.of_flags(k, k_layers, v, v_layers, rotate or "auto")
+
+    def __str__(self) -> str:
+        """The flags that give this cache: parse(str(spec)) == spec."""
+        flags = []
+        for side, types in (("k", self.k), ("v", self.v)):
+            flags += [f"--cache-type-{side}-layers={types}" if ":" in types else f"-ct{side} {types}"]
+        return " ".join(flags + ([f"--cache-rotate {self.rotate}"] if self.rotate != "auto" else []))
+
+    @property
+    def pair(self) -> str:
+        """The types alone, as tables show them: "q8_0/q4_0"."""
+        return f"{self.k}/{self.v}"
+
+    @property
+    def key(self) -> str:
+        """A stable name for files and tables of results: "q8_0/q4_0 auto"."""
+        return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
+
+    def side(self, side: str, n_layer: int) -> tuple[str, ...]:
+        """Return the type of each layer on a side, "k" or "v"; raises UsageError where a map does not fit n_layer."""
+        return layer_map.types(side, self.k if side == "k" else self.v, n_layer)
+
+    def layers(self, n_layer: int) -> list[tuple[str, str]]:
+        """Return the types of K and of V in each layer; raises UsageError."""
+        return list(zip(self.side("k", n_layer), self.side("v", n_layer), strict=True))
+
+    def resolved(self, config: Config) -> CacheSpec:
+        """Return the same cache with its maps written out for this model's layers; raises UsageError."""
+
+        def written(types: tuple[str, ...]) -> str:
+            return types[0] if len(set(types)) == 1 else layer_map.written(types)
+
+        return replace(self, k=written(self.side("k", config.n_layer)), v=written(self.side("v", config.n_layer)))
+
+
+_FLAGS = ("--cache-type-k", "--cache-type-k-layers", "--cache-type-v", "--cache-type-v-layers", "--cache-rotate")
+_SHORT = {"-ctk": "--cache-type-k", "-ctv": "--cache-type-v"}
