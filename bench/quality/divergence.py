@@ -32,7 +32,7 @@ def surprise(logp: F32Array, targets: Ids) -> F64Array:
 
 
 @dataclass(frozen=True)
-class Apart:
+class Divergence:
     """Two runs over the same tokens, by token."""
 
     nll: F64Array  # of the token that follows
@@ -44,18 +44,20 @@ class Apart:
     right_reference: npt.NDArray[np.bool_]
 
     @staticmethod
-    def of(reference: F32Array, logp: F32Array, targets: Ids) -> Apart:
+    def of(reference: F32Array, logp: F32Array, targets: Ids) -> Divergence:
         """From log-probabilities (rows, n_vocab) of both."""
         nll, nll_reference = surprise(logp, targets), surprise(reference, targets)
         kld = (np.exp(reference) * (reference - logp)).sum(axis=-1, dtype=np.float64)
         top, top_reference = logp.argmax(axis=-1), reference.argmax(axis=-1)
         delta_p = np.exp(-nll) - np.exp(-nll_reference)
-        return Apart(nll, nll_reference, kld, delta_p, top == top_reference, top == targets, top_reference == targets)
+        return Divergence(
+            nll, nll_reference, kld, delta_p, top == top_reference, top == targets, top_reference == targets
+        )
 
     @staticmethod
-    def joined(parts: Sequence[Apart]) -> Apart:
-        names = Apart.__dataclass_fields__
-        return Apart(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def joined(parts: Sequence[Divergence]) -> Divergence:
+        names = Divergence.__dataclass_fields__
+        return Divergence(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def mean_error(x: F64Array) -> tuple[float, float]:
@@ -70,25 +72,25 @@ def perplexity(nll: F64Array) -> dict[str, float]:
     return {"ppl": ppl, "ppl_error": ppl * error, "nll": mean, "nll_error": error}
 
 
-def statistics(apart: Apart) -> dict[str, Any]:
+def statistics(divergence: Divergence) -> dict[str, Any]:
     """All that llama-perplexity says of a divergence; shares and probabilities from 0 to 1."""
-    found: dict[str, Any] = perplexity(apart.nll)
-    reference = perplexity(apart.nll_reference)
+    found: dict[str, Any] = perplexity(divergence.nll)
+    reference = perplexity(divergence.nll_reference)
     found |= {"ppl_reference": reference["ppl"], "ppl_reference_error": reference["ppl_error"]}
     # Both runs see the same tokens, so the error of a difference is that of the differences.
-    found["ln_ppl_ratio"], found["ln_ppl_ratio_error"] = mean_error(apart.nll - apart.nll_reference)
-    found["kld_mean"], found["kld_error"] = mean_error(apart.kld)
-    found["kld_max"], found["kld_min"] = float(apart.kld.max()), float(apart.kld.min())
-    found["kld_percentiles"] = _percentiles(apart.kld)
-    found["delta_p_mean"], found["delta_p_error"] = mean_error(apart.delta_p)
-    found["delta_p_max"], found["delta_p_min"] = float(apart.delta_p.max()), float(apart.delta_p.min())
-    found["delta_p_percentiles"] = _percentiles(apart.delta_p)
-    square, error = mean_error(apart.delta_p**2)
+    found["ln_ppl_ratio"], found["ln_ppl_ratio_error"] = mean_error(divergence.nll - divergence.nll_reference)
+    found["kld_mean"], found["kld_error"] = mean_error(divergence.kld)
+    found["kld_max"], found["kld_min"] = float(divergence.kld.max()), float(divergence.kld.min())
+    found["kld_percentiles"] = _percentiles(divergence.kld)
+    found["delta_p_mean"], found["delta_p_error"] = mean_error(divergence.delta_p)
+    found["delta_p_max"], found["delta_p_min"] = float(divergence.delta_p.max()), float(divergence.delta_p.min())
+    found["delta_p_percentiles"] = _percentiles(divergence.delta_p)
+    square, error = mean_error(divergence.delta_p**2)
     found["delta_p_rms"] = square**0.5
     found["delta_p_rms_error"] = 0.5 * error / square**0.5 if square else 0.0
-    share = float(apart.same_top.mean())
+    share = float(divergence.same_top.mean())
     found["same_top"] = share
-    found["same_top_error"] = float(np.sqrt(share * (1 - share) / max(len(apart.same_top) - 1, 1)))
+    found["same_top_error"] = float(np.sqrt(share * (1 - share) / max(len(divergence.same_top) - 1, 1)))
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.session import Session
-from .divergence import Apart, log_softmax, surprise
+from .divergence import Divergence, log_softmax, surprise
 
 F32Array = npt.NDArray[np.float32]
 
@@ -36,22 +36,22 @@ def surprises(session: Session, tokens: Sequence[int], begin: int, *, decode: bo
     return np.concatenate(found)
 
 
-def apart(
+def divergences(
     reference: Session, sessions: Sequence[Session], tokens: Sequence[int], begin: int, *, decode: bool = False
-) -> list[Apart]:
+) -> list[Divergence]:
     """How far each session is from the reference at the tokens behind number `begin`."""
     for session in (reference, *sessions):
         _fill(session, tokens[:begin])
     scored = tokens[begin:-1]
     others = [logprobs(session, scored, decode=decode) for session in sessions]
-    parts: list[list[Apart]] = [[] for _ in sessions]
+    parts: list[list[Divergence]] = [[] for _ in sessions]
     at = begin + 1
     for expected in logprobs(reference, scored, decode=decode):
         targets = np.array(tokens[at : at + len(expected)])
         for found, other in zip(parts, others, strict=True):
-            found.append(Apart.of(expected, next(other), targets))
+            found.append(Divergence.of(expected, next(other), targets))
         at += len(expected)
-    return [Apart.joined(found) for found in parts]
+    return [Divergence.joined(found) for found in parts]
 
 
 def _fill(session: Session, tokens: Sequence[int]) -> None:

@@ -14,8 +14,8 @@ from ...models.cache import layer_map, rotation
 from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
-from ..quality.divergence import Apart
-from ..quality.scoring import apart
+from ..quality.divergence import Divergence
+from ..quality.scoring import divergences
 from .cells import Cell
 from .tasks import TASKS, Sample, samples
 from .texts import Sources
@@ -80,16 +80,16 @@ def _score(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) 
     asked = bench.samples(cell)
     if not asked:
         return [{"samples": 0} for _ in others]
-    parts: list[list[Apart]] = [[] for _ in others]
+    parts: list[list[Divergence]] = [[] for _ in others]
     for sample in asked:
-        for found, part in zip(parts, apart(exact, others, sample.tokens, len(sample.prompt) - 1), strict=True):
+        for found, part in zip(parts, divergences(exact, others, sample.tokens, len(sample.prompt) - 1), strict=True):
             found.append(part)
     return [_summary(found) for found in parts]
 
 
-def _summary(parts: Sequence[Apart]) -> dict[str, Any]:
+def _summary(parts: Sequence[Divergence]) -> dict[str, Any]:
     """By sample. What divergence.statistics says, the answers that are right in every token, and where loss arises."""
-    whole = divergence.statistics(Apart.joined(parts))
+    whole = divergence.statistics(Divergence.joined(parts))
     keys = ("ppl", "ppl_reference", "nll", "ln_ppl_ratio", "ln_ppl_ratio_error", "kld_mean", "kld_error", "kld_max",
             "delta_p_mean", "delta_p_rms", "same_top", "same_top_error")  # fmt: skip
     length = min(len(part.kld) for part in parts)

@@ -17,7 +17,7 @@ from pyllm.bench.commands.perplexity import Result
 from pyllm.bench.quality import caches as caches_module
 from pyllm.bench.quality import divergence, text_windows
 from pyllm.bench.quality.caches import EXACT, Cache, Caches
-from pyllm.bench.quality.divergence import Apart
+from pyllm.bench.quality.divergence import Divergence
 from pyllm.engine.machine.progress import Bars
 from pyllm.kernels.pages import PAGE
 from pyllm.models.arch.registry import read_config
@@ -191,7 +191,7 @@ def test_what_quantized_caches_cost(smollm2: Path, shared: Path) -> None:
     }
     found = [Result(Cache("f16", "f16")), *(Result(Cache(*pair)) for pair in PAIRS)]
     perplexity.score(caches, found, scored, kl=True, decode=False, progress=Bars())
-    got = [divergence.statistics(Apart.joined(result.apart)) for result in found]
+    got = [divergence.statistics(Divergence.joined(result.apart)) for result in found]
     assert got[0]["kld_mean"] < NOISE and got[0]["same_top"] > 0.95, "f16"
     mean = {}
     for pair, ours in zip(PAIRS, got[1:], strict=True):
