@@ -42,7 +42,6 @@ DARK = Look("#12151a", "#e6e8eb", "#474e58",
 LOOKS = {"light": LIGHT, "dark": DARK}
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SUFFIXES = (".svg", ".png", ".pdf")
 
 Axes = Any
 """matplotlib's."""
@@ -61,7 +60,7 @@ class Plot:
     height: float = 3.9  # inches; all plots are equally wide
 
     def save(self, path: Path, look: Look = LIGHT) -> None:
-        """Write it as the file's suffix says, one of SUFFIXES; raises PyllmError."""
+        """Write it in the format that its suffix names: .svg, .png or .pdf. Raises PyllmError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._rendered(path.suffix.removeprefix("."), look))

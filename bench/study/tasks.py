@@ -31,7 +31,6 @@ class Task:
     """A kind of question; `make` yields samples of at most so many tokens, as many as it has, seeded."""
 
     name: str
-    summary: str
     make: Callable[[Sources, Tokenizer, int, random.Random], Iterator[Sample]]
     fills: bool = True  # its samples are as long as the context; others have a length of their own
 
@@ -152,11 +151,11 @@ FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. T
 TASKS = {
     task.name: task
     for task in (
-        Task("prose", "the second half of a text, token by token", _prose),
-        Task("questions", "short questions, up to 128 tokens", _questions, fills=False),
-        Task("sums", "worked sums, some 300 tokens", _sums, fills=False),
-        Task("passkey", "a number hidden in filler", _passkey),
-        Task("dictionary", "the value of one key among many", _dictionary),
-        Task("copy", "a random sequence, repeated", _copy),
+        Task("prose", _prose),
+        Task("questions", _questions, fills=False),
+        Task("sums", _sums, fills=False),
+        Task("passkey", _passkey),
+        Task("dictionary", _dictionary),
+        Task("copy", _copy),
     )
 }

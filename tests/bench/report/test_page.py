@@ -76,7 +76,7 @@ def test_an_inline_plot_has_the_pages_colours() -> None:
         assert all(f"--{name}: {colour};" in plot.variables(look) for name, colour in look.colours().items())
 
 
-@pytest.mark.parametrize("suffix", plot.SUFFIXES)
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
 def test_files(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "new" / f"curve{suffix}"
     for look in plot.LOOKS.values():
