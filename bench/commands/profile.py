@@ -36,8 +36,8 @@ from ..speed.engines import Models
 from .shared import StatusLine, models
 
 THREADS = 1024
+WIDTH = 132  # characters per line where stdout is not a terminal
 NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say where the bus is full."
-PROMPT = 2048  # tokens of a prefill step at most
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,7 +217,10 @@ def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -
     if args.json:
         print(json.dumps(figures, indent=2))
     else:
-        report.print()
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else WIDTH
+        report.show(Console(highlight=False, markup=False, width=width))
     say = sys.stderr if args.json else sys.stdout
     if args.plots:
         for path in report.save_plots(Path(args.plots), args.plot_format):

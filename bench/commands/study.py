@@ -21,10 +21,12 @@ from ...models.text.tokenizer import Tokenizer
 from ..quality import text_windows
 from ..quality.caches import Caches
 from ..report import plot
+from ..report.tables import markdown
 from ..speed import cases
-from ..study import findings, study_page
+from ..study import study_page
 from ..study.cells import Options, Results
 from ..study.filling import all_types, fill, headed, in_order
+from ..study.findings import Findings
 from ..study.measure import Bench
 from ..study.texts import collect
 
@@ -71,12 +73,12 @@ def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Op
     if args.json:
         print(json.dumps({"heading": study.heading, "results": results}, sort_keys=True))
         return
-    report = findings.Report(study.heading, results, config, options)
-    for title, columns, rows in report.tables():
-        sys.stdout.write(f"{title}\n\n{findings.as_text(columns, rows)}\n")
+    findings = Findings(study.heading, results, config, options)
+    for table in findings.tables():
+        sys.stdout.write(f"{table.caption}\n\n{markdown(table.columns, table.rows)}\n")
     print(f"study: {study.path} ({len(results)} cells)", file=sys.stderr)
     if args.report:
         folder = Path(args.report)
-        study_page.write(report, folder)
+        study_page.write(findings, folder)
         more = "" if plot.available() else " (plots need matplotlib: pip install 'pyllm[plot]')"
         print(f"report: {folder / study_page.PAGE}{more}", file=sys.stderr)

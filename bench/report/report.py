@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...models.errors import PyllmError
 from . import plot
 from .page import Page
 from .plot import LOOKS, Plot
 
-WIDTH = 132  # of what is printed where there is no terminal
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,12 @@ class Report:
                     page.table(table.caption, table.columns, table.rows)
         return page
 
-    def print(self) -> None:
-        """To stdout."""
+    def show(self, console: Console) -> None:
+        """Print the report for a terminal: text, bars and tables, without plots."""
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
         console.print(Text(self.title, style="bold"), Text(self.about), sep="\n")
         for section in self.sections:
             if not section.text and all(table.only == "page" for table in section.tables):

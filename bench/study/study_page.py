@@ -7,15 +7,17 @@ from pathlib import Path
 from ..report import plot
 from ..report.page import Page
 from . import plots
-from .findings import Report
+from .findings import Findings
 
 PAGE = "report.html"
 
 
-def write(report: Report, folder: Path) -> None:
+def write(findings: Findings, folder: Path) -> None:
     """The page, and each plot as SVG and PNG."""
-    page = Page(f"What K and V cost: {report.heading['model']}", f"{report.heading['file']}, {report.heading['prose']}")
-    pictures = list(plots.plots(report)) if plot.available() else []
+    page = Page(
+        f"What K and V cost: {findings.heading['model']}", f"{findings.heading['file']}, {findings.heading['prose']}"
+    )
+    pictures = list(plots.plots(findings)) if plot.available() else []
     if pictures:
         page.section("Pictures")
     for picture in pictures:
@@ -24,6 +26,6 @@ def write(report: Report, folder: Path) -> None:
             picture.save(folder / f"{picture.name}{suffix}")
     page.section("Tables", "KLD: divergence from the same model with an f32 cache, in nats. Small models fail many "
                  "tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
-    for title, columns, rows in report.tables():
-        page.table(title, columns, rows)
+    for table in findings.tables():
+        page.table(table.caption, table.columns, table.rows)
     page.write(folder / PAGE)
