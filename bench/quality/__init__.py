@@ -1,1 +1,1 @@
-"""What a cache costs in quality: a text through several caches, and how far apart their logits are."""
+"""What a cache costs in quality: a text through several caches, and the divergence of their logits."""

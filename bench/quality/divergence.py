@@ -1,4 +1,4 @@
-"""What logits say about a text, and how far those of two runs are apart: llama-perplexity's statistics over arrays.
+"""Perplexity of a run and KL divergence of two runs from their logits: llama-perplexity's statistics over arrays.
 
 Knows no model: per-token values go in, means with their errors and percentiles come out.
 """
@@ -20,32 +20,32 @@ PERCENTILES = (0.1, 1, 5, 10, 50, 90, 95, 99, 99.9)
 
 
 def log_softmax(logits: F32Array) -> F32Array:
-    """Log-probabilities of the last axis; a copy."""
+    """Return log-probabilities over the last axis, as a new array."""
     shifted: F32Array = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
 
 def surprise(logp: F32Array, targets: Ids) -> F64Array:
-    """-log p of the token that follows each row."""
+    """Return -log p, in nats, of the token that follows each row."""
     return -logp[np.arange(len(targets)), targets].astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Two runs over the same tokens, by token."""
+    """A run compared with a reference run over the same tokens, token by token."""
 
     nll: F64Array  # of the token that follows
     nll_reference: F64Array
-    kld: F64Array  # of the run from the reference, in nats
-    delta_p: F64Array  # by how much the following token's probability is higher than in the reference
+    kld: F64Array  # KL divergence of the run from the reference, in nats
+    delta_p: F64Array  # probability of the following token, minus that in the reference
     same_top: npt.NDArray[np.bool_]  # whether the likeliest token is the same
-    right: npt.NDArray[np.bool_]  # whether it is the one that follows
+    right: npt.NDArray[np.bool_]  # whether the likeliest token is the one that follows
     right_reference: npt.NDArray[np.bool_]
 
     @staticmethod
     def of(reference: F32Array, logp: F32Array, targets: Ids) -> Divergence:
-        """From log-probabilities (rows, n_vocab) of both."""
+        """Compare log-probabilities (rows, n_vocab) of both runs; targets (rows,) are the tokens that follow."""
         nll, nll_reference = surprise(logp, targets), surprise(reference, targets)
         kld = (np.exp(reference) * (reference - logp)).sum(axis=-1, dtype=np.float64)
         top, top_reference = logp.argmax(axis=-1), reference.argmax(axis=-1)
@@ -56,28 +56,29 @@ class Divergence:
 
     @staticmethod
     def joined(parts: Sequence[Divergence]) -> Divergence:
+        """Return the parts, one after the other, as one."""
         names = Divergence.__dataclass_fields__
         return Divergence(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def mean_error(x: F64Array) -> tuple[float, float]:
-    """The mean and its standard error, as llama-perplexity has it; 0 for a single value."""
+    """Return the mean and its standard error, as llama-perplexity computes it; the error of a single value is 0."""
     return float(x.mean()), float(x.std() / np.sqrt(max(len(x) - 1, 1)))
 
 
 def perplexity(nll: F64Array) -> dict[str, float]:
-    """exp of the mean, its error to the first order."""
+    """Return the perplexity, exp of the mean, and its error to first order; nll is in nats."""
     mean, error = mean_error(nll)
     ppl = float(np.exp(mean))
     return {"ppl": ppl, "ppl_error": ppl * error, "nll": mean, "nll_error": error}
 
 
 def statistics(divergence: Divergence) -> dict[str, Any]:
-    """All that llama-perplexity says of a divergence; shares and probabilities from 0 to 1."""
+    """Return all that llama-perplexity reports of a divergence; shares and probabilities are from 0 to 1."""
     found: dict[str, Any] = perplexity(divergence.nll)
     reference = perplexity(divergence.nll_reference)
     found |= {"ppl_reference": reference["ppl"], "ppl_reference_error": reference["ppl_error"]}
-    # Both runs see the same tokens, so the error of a difference is that of the differences.
+    # Both runs see the same tokens, so their errors are correlated: take the error of the paired differences.
     found["ln_ppl_ratio"], found["ln_ppl_ratio_error"] = mean_error(divergence.nll - divergence.nll_reference)
     found["kld_mean"], found["kld_error"] = mean_error(divergence.kld)
     found["kld_max"], found["kld_min"] = float(divergence.kld.max()), float(divergence.kld.min())
