@@ -1,4 +1,4 @@
-"""`pyllm study kv`: measures cell after cell as long as the budget lasts, keeps each, and shows what came of it."""
+"""`pyllm study kv`: measures cell after cell until the budget is spent, keeps each, and shows the findings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..study.texts import collect
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; after Ctrl-C, what is known until then."""
+    """Measure and print; after Ctrl-C, print what is known until then."""
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         heading = headed(gguf, config, asked, args.seed)
         study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
         if study.set_aside:
-            print(f"pyllm: {study.path} was damaged and is kept as {study.set_aside}", file=sys.stderr)
+            print(f"pyllm: {study.path} was damaged; it is kept as {study.set_aside}", file=sys.stderr)
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
         try:
             with impatient():
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen(args: argparse.Namespace, config: Config) -> Options:
-    """What the flags ask for, by default all quantized types and f16; raises UsageError."""
+    """Return the options that the flags give; the default types are all quantized ones and f16. Raises UsageError."""
     named = cases.names("--types", args.types, CACHE_TYPES) if args.types else all_types(config)
     for name in named:
         kv_bytes_per_token(config, name, name)  # refuses what the heads cannot hold

@@ -1,4 +1,4 @@
-"""A study's pictures: the heat map, loss against bytes, against length and distance, layers; computes no statistics."""
+"""A study's plots: heat map, loss against bytes, length and distance, and by layer; computes no statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .tasks import TASKS
 
 
 def plots(findings: Findings) -> Iterator[Plot]:
-    """Those for which there are results."""
+    """Yield the plots for which there are results."""
     first, main = findings.options.contexts[0], findings.options.rotate[0]
     types, pairs = ("f32", *findings.options.types), findings.options.pairs()
     loss = {(k, v, r): found["kld_mean"] for k in types for v in types for r in findings.options.rotate
@@ -81,7 +81,7 @@ def _lengths(axes: Axes, look: Look, findings: Findings, task: str) -> None:
 
 
 def _doubling(axes: Axes) -> None:
-    """Numbers of tokens, each step twice as many, written out."""
+    """Give x a scale of powers of two, with plain numbers."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
 

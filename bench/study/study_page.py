@@ -1,4 +1,4 @@
-"""A study as one page with its pictures; computes nothing."""
+"""A study as one page with its plots; computes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = "report.html"
 
 
 def write(findings: Findings, folder: Path) -> None:
-    """The page, and each plot as SVG and PNG."""
+    """Write the page, and each plot as SVG and PNG. Raises PyllmError."""
     page = Page(
         f"What K and V cost: {findings.heading['model']}", f"{findings.heading['file']}, {findings.heading['prose']}"
     )
@@ -24,8 +24,8 @@ def write(findings: Findings, folder: Path) -> None:
         page.figure(picture.svg())
         for suffix in (".svg", ".png"):
             picture.save(folder / f"{picture.name}{suffix}")
-    page.section("Tables", "KLD: divergence from the same model with an f32 cache, in nats. Small models fail many "
-                 "tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
+    page.section("Tables", "KLD: the KL divergence from the same model with an f32 cache, in nats. Small models fail "
+                 "many tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
     for table in findings.tables():
         page.table(table.caption, table.columns, table.rows)
     page.write(folder / PAGE)

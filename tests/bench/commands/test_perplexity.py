@@ -1,4 +1,4 @@
-"""`pyllm perplexity` as a user meets it, over a tiny model; and a real one against llama.cpp's figures."""
+"""`pyllm perplexity` as a user sees it, on a tiny model; and a real model compared with llama.cpp's figures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_as_the_formula_says(model: str, text: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("how", [[], ["--decode"]])
-def test_f32_is_not_apart_from_itself(
+def test_f32_does_not_diverge_from_itself(
     model: str, text: str, capsys: pytest.CaptureFixture[str], how: list[str]
 ) -> None:
     flags = ["-f", text, "-c", "80", "--chunks", "2", "--kl", "-ctk", "f32,q8_0", "-ctv", "f32", *how]
@@ -170,7 +170,7 @@ def test_no_room_for_the_reference(model: str, monkeypatch: pytest.MonkeyPatch) 
     assert PAGE == 64, "contexts are offered in pages"
 
 
-# A row of llama.cpp's that is 0.004 is its own noise; above it, ours are within a factor of 1.5.
+# Where llama.cpp's KLD is 0.004 it is noise; above that, ours is within a factor of 1.5 of it.
 NOISE = 0.005
 PAIRS = [("q8_0", "q8_0", "none")]
 PAIRS += [(k, v, r) for k, v in (("q8_0", "q4_0"), ("q4_0", "q8_0"), ("q4_0", "q4_0")) for r in ("none", "auto")]

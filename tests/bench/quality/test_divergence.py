@@ -1,4 +1,4 @@
-"""Statistics of logits, against their formulas spelled out token by token."""
+"""Statistics of logits, compared with their formulas written out token by token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def divergence(a: int, b: int, n: int = 40) -> Divergence:
     return Divergence.of(log_softmax(rows(a, n)), log_softmax(rows(b, n)), targets)
 
 
-def test_a_run_is_not_apart_from_itself() -> None:
+def test_a_run_does_not_diverge_from_itself() -> None:
     same = statistics(divergence(1, 1))
     assert same["kld_mean"] == same["kld_max"] == same["delta_p_rms"] == same["ln_ppl_ratio"] == 0
     assert same["same_top"] == 1 and same["ppl"] == same["ppl_reference"]
@@ -67,7 +67,7 @@ def test_one_token_has_no_error() -> None:
     assert statistics(divergence(1, 2, 1))["same_top_error"] == 0
 
 
-def test_logits_far_apart_stay_finite() -> None:
+def test_extreme_logits_stay_finite() -> None:
     logits = np.array([[1e4, -1e4, 0.0]], np.float32)
     logp = log_softmax(logits)
     assert np.isfinite(logp).all() and logp[0, 0] == 0
