@@ -68,7 +68,7 @@ class Bound:
 
 
 def bound(op: Operation, roofs: Roofs, threads: int, footprint: float) -> Bound | None:
-    """Return the roof under which the operation takes longest; None for small ones, which no roof limits.
+    """Return the roof under which the operation takes longest; None if it streams nothing: no roof limits it.
 
     footprint: bytes that a step streams, which decide in which cache they fit.
     """

@@ -1,4 +1,4 @@
-"""How decode's speed grows with the number of threads, and where it stops: found from profiles, said in words."""
+"""The growth of decode's speed with the number of threads, and where it ends: found in profiles, said in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Point:
     threads: int
     tokens_per_second: float
     gbps: float
-    ceiling: float  # bytes per second that the same threads read at most, from a buffer of as many bytes as a step
+    ceiling: float  # bytes per second that the same threads read at most, over as many bytes as a step
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `bench` and `profile` share: the model files that their flags name, and the status line."""
+"""Shared by `bench` and `profile`: the model files that their flags name, and the status line."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Event:
 
 
 class Unavailable(Exception):
-    """There are no counters; the message says why."""
+    """Raised where there are no counters; the message says why."""
 
 
 def events(devices: Path = DEVICES) -> list[Event]:

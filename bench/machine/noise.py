@@ -1,4 +1,4 @@
-"""Which build was measured, and whether the machine was busy with something else meanwhile."""
+"""The build that was measured, and what else kept the machine busy meanwhile."""
 
 from __future__ import annotations
 

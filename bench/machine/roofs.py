@@ -1,4 +1,4 @@
-"""What the engine's threads can do at most here, in bytes and multiply-adds per second; kept in a file per machine."""
+"""The most that the engine's threads can do here, in bytes and multiply-adds per second; kept in a file per machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Roofs:
 
     machine: str  # its key, from `machine()`
     cpu: str
-    measured: str  # when
+    measured: str  # when, in UTC
     last_level_cache: int
     streams: dict[str, dict[int, Curve]]  # kind of ARRAYS -> threads -> bytes of all arrays -> bytes per second
     peaks: dict[str, Curve]  # path of peak.PATHS -> threads -> multiply-adds per second

@@ -56,7 +56,7 @@ def errors(
     scores, scores_hat = (_scores(q, k, layer) for k in (exact.k, k_hat))
     p, p_hat = _softmax(scores, seen), _softmax(scores_hat, seen)
     off = np.where(seen, scores_hat - scores, 0)
-    off -= off.sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)  # softmax does not see a shift of all
+    off -= off.sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)  # softmax ignores a common offset
     off = np.where(seen, off, 0)
     count = seen.sum() * layer.n_head
     out = _output(p, exact.v)

@@ -79,11 +79,11 @@ class Peer:
                 return self._run(case, ["-p", 0, "-n", 0, "-pg", f"{case.n_prompt},{case.n_gen}", *depth])[0]
             return self._run(case, ["-p", case.n_prompt, "-n", case.n_gen, *depth])[0]
         if self.depth != "-gp":
-            raise Unable("this llama-bench knows no depth")
+            raise Unable("this llama-bench supports no depth")
         if not case.n_prompt:
             return self._run(case, ["-p", 0, "-n", 0, "-gp", f"{case.n_depth},{case.n_gen}"])[0]
         if case.n_gen:
-            raise Unable("this llama-bench knows no depth for prompt and generation together")
+            raise Unable("this llama-bench supports no depth for prompt and generation together")
         # A prompt at a depth: the time of the longer prompt minus that of the shorter.
         whole = case.n_depth + case.n_prompt
         before, all_of_it = self._run(case, ["-p", f"{case.n_depth},{whole}", "-n", 0])

@@ -70,7 +70,7 @@ class Suite:
         self.status(-1, self.repetitions, "warming up")
 
     def _prepare(self, engines: Engines, cases: Sequence[Case]) -> None:
-        """Load and fill caches now: progress bars have a thread, which must not run during a measurement."""
+        """Load engines and fill caches now: progress bars have a thread, which must not run during a measurement."""
         with Bars() as progress:
             for case in cases:
                 engine = engines.of(case.setup, progress)

@@ -1,4 +1,4 @@
-"""How long cases take, with repetitions interleaved over all cases and runners; and the bytes that they read."""
+"""The times of cases, with repetitions interleaved over all cases and runners, and the bytes that they read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .engines import Engines, random_tokens
 
 
 class Unable(Exception):
-    """A runner cannot run a case; the message says why."""
+    """Raised by a runner that cannot run a case; the message says why."""
 
 
 class Runner(Protocol):

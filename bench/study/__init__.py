@@ -1,1 +1,1 @@
-"""What quantizing K and V costs, measured cell after cell."""
+"""A study of what quantizing K and V costs, measured cell after cell."""

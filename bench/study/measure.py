@@ -160,7 +160,7 @@ def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return a list of each figure with an entry per layer; weights_k and weights_v are empty for a fused K and V."""
+    """Return a list of each figure with an entry per layer; weights_k and weights_v are empty for a fused QKV."""
     found: dict[str, list[float]] = {"weights_k": [], "weights_v": []}
     tensors = bench.caches.gguf.tensors
     for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):

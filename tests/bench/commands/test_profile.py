@@ -72,14 +72,14 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     for side, name in ((found.k, k_type), (found.v, v_type)):
         assert side == layers * blocks * (depth + rows) * kv_heads * FORMATS[name].row_bytes(dim)
     seen = sum(depth + row + 1 for row in range(rows))
-    wide = "bf16" if cpu.AMX and rows > 1 else "i8"
+    linear = "bf16" if cpu.AMX and rows > 1 else "i8"
     products = {"i8": 0, "bf16": 0, "f32": 0}
-    whole = wide == "bf16" and "f32" not in (k_type, v_type)
-    for kind in (wide,) * 2 if whole else ("i8" if FORMATS[k_type].bits else "f32", "f32"):
+    whole = linear == "bf16" and "f32" not in (k_type, v_type)
+    for kind in (linear,) * 2 if whole else ("i8" if FORMATS[k_type].bits else "f32", "f32"):
         products[kind] += layers * seen * heads * dim
     for name, t in matrices.items():
         times = 1 if name == "output.weight" else rows
-        kind = "i8" if name == "output.weight" else wide
+        kind = "i8" if name == "output.weight" else linear
         products[kind if FORMATS[t.type].bits else "f32"] += times * t.shape[0] * t.shape[1]
     wanted = min(rows, llm.model.max_outs)
     products["i8"] += (wanted - 1) * vocabulary * matrices["output.weight"].shape[1]
