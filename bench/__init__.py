@@ -1,1 +1,1 @@
-"""What is measured: throughput, the memory bus, quality; nothing below imports it."""
+"""Measurements: throughput, the memory bus, quality; nothing below imports it."""

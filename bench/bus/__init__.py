@@ -1,1 +1,1 @@
-"""Where a step's time goes, operation by operation, against what the machine can do."""
+"""The time of a step, operation by operation, compared with what the machine can do."""

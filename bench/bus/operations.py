@@ -16,25 +16,25 @@ from ..machine.roofs import Roofs
 F64Array = npt.NDArray[np.float64]
 I64Array = npt.NDArray[np.int64]
 
-LOGITS = ("output", "token_embd")  # the matrix's name, as the operation's
+LOGITS = ("output", "token_embd")  # operations that compute logits, by the names of their matrices
 ATTEND = "attend"
 PARTS = ("Q·Kᵀ", "softmax", "A·V")
-"""Of attention, which one operation does."""
+"""The parts of attention, which are one operation in the plan."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """All operations of a step that have the same name."""
+    """All operations of a step that have the same name, merged."""
 
     name: str
     seconds: float  # from the end of the one before to its own end
-    waiting: float = 0.0  # of these: how long the threads stood at its barrier, on average
+    waiting: float = 0.0  # part of these seconds that the threads spent at its barrier, on average
     cost: Cost = field(default_factory=Cost)
-    times: int = 1  # in a step
+    times: int = 1  # how often it runs in a step
 
     @property
     def streamed(self) -> int:
-        """Bytes of what is too much to stay near: weights, K and V."""
+        """Bytes of weights, K and V, which are too large to stay in a cache near the core."""
         return self.cost.weights + self.cost.k + self.cost.v
 
     @property
@@ -61,16 +61,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Bound:
-    """The roof that binds an operation, and how near to it the operation is: 1 is at it."""
+    """The roof that limits an operation, and the share of it that the operation reaches, 1 being all."""
 
     roof: str
     share: float
 
 
 def bound(op: Operation, roofs: Roofs, threads: int, footprint: float) -> Bound | None:
-    """The roof under which the operation takes longest; None where none binds it: it is small, and waits for itself.
+    """Return the roof under which the operation takes longest; None if it streams nothing: no roof limits it.
 
-    footprint: bytes that a step streams, which decide from which cache they come.
+    footprint: bytes that a step streams, which decide in which cache they fit.
     """
     if not op.streamed or not op.seconds:
         return None
@@ -82,24 +82,24 @@ def bound(op: Operation, roofs: Roofs, threads: int, footprint: float) -> Bound 
 
 
 def timed(plan: Plan, stamps: I64Array) -> tuple[F64Array, F64Array]:
-    """Of each operation of a replay, in ticks: how long it took, and how much of that its threads waited on average."""
+    """Return, for each operation of a replay, its ticks and how many of these its threads waited on average."""
     threads = len(stamps) - 1
-    ends = np.maximum.accumulate(stamps[0])  # without a barrier between, a thread may be ahead of the others
-    took, told = np.diff(ends).astype(np.float64), stamps[1:, 1:].mean(axis=0)
+    ends = np.maximum.accumulate(stamps[0])  # where no barrier stands between, a thread may run ahead
+    took, recorded = np.diff(ends).astype(np.float64), stamps[1:, 1:].mean(axis=0)
     waits = np.zeros_like(took)
     barrier = 0
     for i, op in enumerate(plan.ops):
-        if op.solo:  # all others wait meanwhile, and tell so at the barrier, which comes after it
+        if op.solo:  # one thread works; the others wait for it at the next barrier, which records that
             waits[i] = took[i] * (threads - 1) / threads
             waits[barrier] -= waits[i]
         else:
             barrier = i
-        waits[barrier] += told[i]
+        waits[barrier] += recorded[i]
     return took, np.clip(waits, 0, took)
 
 
 def by_name(plan: Plan, seconds: F64Array, waits: F64Array, rows: int, context: int) -> list[Operation]:
-    """The operations of a step of `rows` tokens after which the cache holds `context`, those of all layers together."""
+    """Merge the operations of all layers by name, for a step of `rows` tokens after which the cache holds `context`."""
     found: dict[str, Operation] = {}
     for op, took, waited in zip(plan.ops, seconds, waits, strict=True):
         name = "logits" if op.name in LOGITS else op.name
@@ -115,9 +115,9 @@ def by_name(plan: Plan, seconds: F64Array, waits: F64Array, rows: int, context: 
 
 
 def with_parts(operations: Sequence[Operation], parts: Sequence[float], config: Config) -> list[Operation]:
-    """Attention as three operations. parts: time of Q·Kᵀ alone, of that and the softmax, and of all of it.
+    """Return the operations with attention split into three.
 
-    Their proportion divides the time that attention took within its step.
+    parts: time of Q·Kᵀ alone, of Q·Kᵀ and softmax, and of all three. Attention's time is divided in this proportion.
     """
     return [part for op in operations for part in (_split(op, parts, config) if op.name == ATTEND else [op])]
 

@@ -1,4 +1,4 @@
-"""Profiles as plots: roofline, time by depth, saturation, K against V; matplotlib is met only when one is painted."""
+"""Profiles as plots: roofline, time by depth, saturation, K against V; imports matplotlib only to paint one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .operations import ATTEND, PARTS, Operation
 from .profiling import Profile
 from .saturation import Curve
 
-TOLD = 0.04  # of a step: an operation that takes less has no name in the roofline
+NAMED = 0.04  # share of a step that an operation must take to be named in the roofline
 KINDS = ("q, k, v, output", "feed-forward", "logits", *PARTS, "small ones", "Python")
 
 
 def kinds(profile: Profile) -> dict[str, float]:
-    """Seconds of a step by what KINDS name."""
+    """Return the seconds of a step by kind of operation, one of KINDS."""
     found = dict.fromkeys(KINDS, 0.0)
     for op in profile.operations:
         found[_kind(op)] += op.seconds
@@ -36,8 +36,8 @@ def _kind(op: Operation) -> str:
     return "small ones"
 
 
-def together(profile: Profile) -> list[Operation]:
-    """The operations of a step that stream, summed up by kind."""
+def merged(profile: Profile) -> list[Operation]:
+    """Merge the operations of a step by kind: those that stream weights, K or V and multiply."""
     found: dict[str, Operation] = {}
     for op in profile.operations:
         if op.streamed and op.macs:
@@ -48,11 +48,11 @@ def together(profile: Profile) -> list[Operation]:
 
 
 def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
-    """Multiply-adds per second against those per byte, each kind of operation under its roofs, of a few profiles."""
+    """Plot multiply-adds per second against those per byte, under the roofs, for each kind of operation."""
 
     def paint(axes: Axes, look: Look) -> None:
         axes.set(xscale="log", yscale="log")
-        points = [[(op, op.macs / op.streamed) for op in together(p)] for p in profiles]
+        points = [[(op, op.macs / op.streamed) for op in merged(p)] for p in profiles]
         low, high = 0.25, max(400.0, *(1.5 * x for found in points for _, x in found))
         memory, near = roofs.bandwidth(threads) / 1e9, roofs.bandwidth(threads, 256 << 10) / 1e9
         paths = [*(["amx"] if cpu.AMX else []), cpu.DOT, "f32"]
@@ -70,9 +70,9 @@ def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
             near_by: dict[int, list[tuple[Operation, float]]] = {}
             for op, x in found:
                 axes.scatter([x], [op.gmacs], s=14 + 170 * op.seconds / profile.whole, alpha=0.85, **how)
-                if op.seconds > TOLD * profile.whole:
+                if op.seconds > NAMED * profile.whole:
                     near_by.setdefault(round(log10(x)), []).append((op, x))
-            for group in near_by.values():  # what lies close together is named together, the fastest first
+            for group in near_by.values():  # one label for what lies close together, the fastest first
                 group.sort(key=lambda pair: -pair[0].gmacs)
                 middle = (group[0][0].gmacs * group[-1][0].gmacs) ** 0.5
                 at = max(x for _, x in group), middle
@@ -87,9 +87,9 @@ def _say(axes: Axes, text: str, at: tuple[float, float], away: tuple[int, int], 
 
 
 def by_depth(profiles: Sequence[Profile]) -> Plot:
-    """Time of a step by kind of operation, a bar for each depth. The profiles differ in their depth only."""
+    """Plot the time of a step by kind of operation, a bar for each depth. The profiles differ only in depth."""
     ordered = sorted(profiles, key=lambda p: p.case.n_depth)
-    many = ordered[0].many
+    prefill = ordered[0].many
 
     def paint(axes: Axes, look: Look) -> None:
         at = range(len(ordered))
@@ -104,15 +104,15 @@ def by_depth(profiles: Sequence[Profile]) -> Plot:
         axes.grid(axis="x", visible=False)
 
     case = ordered[0].case
-    what = f"Prefill of {ordered[0].rows} tokens" if many else "Time per token"
+    what = f"Prefill of {ordered[0].rows} tokens" if prefill else "Time per token"
     title = f"{what}, K {case.type_k}, V {case.type_v}, {case.n_threads} threads"
     return Plot(
-        "prefill-by-depth" if many else "decode-by-depth", title, "tokens in the cache before", "ms", paint, 4.2
+        "prefill-by-depth" if prefill else "decode-by-depth", title, "tokens in the cache before", "ms", paint, 4.2
     )
 
 
 def saturation(curves: Sequence[Curve]) -> Plot:
-    """What decode reads against the number of threads, under what these threads can read; a ring marks the knee."""
+    """Plot GB/s of decode against the number of threads, under what these threads can read. A ring marks the knee."""
 
     def paint(axes: Axes, look: Look) -> None:
         roof = max(curves, key=lambda curve: len(curve.points)).points
@@ -121,7 +121,7 @@ def saturation(curves: Sequence[Curve]) -> Plot:
             [p.ceiling / 1e9 for p in roof],
             "--",
             color=look.ink,
-            label="as many threads can read",
+            label="what these threads can read",
         )
         for i, curve in enumerate(curves):
             colour, marker = look.series[i % len(look.series)], MARKERS[i % len(MARKERS)]
@@ -142,7 +142,7 @@ def saturation(curves: Sequence[Curve]) -> Plot:
 
 
 def versus(profiles: Sequence[Profile]) -> Plot:
-    """Where a token's time goes, a bar for each pair of types. The profiles differ in their types only."""
+    """Plot where a token's time goes, a bar for each pair of types. The profiles differ only in types."""
 
     def paint(axes: Axes, look: Look) -> None:
         at = range(len(profiles))

@@ -1,4 +1,4 @@
-"""How decode grows with the number of threads, and where it stops growing; found from the data, told in words."""
+"""The growth of decode's speed with the number of threads, and where it ends: found in profiles, said in words."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from itertools import groupby
 from ..machine.roofs import Roofs
 from .profiling import Profile
 
-ENOUGH = 0.95  # of the best rate: with as many threads the curve has reached its top
-FULL = 0.85  # of what the same threads read at most: the bus has no more to give
+ENOUGH = 0.95  # share of the best rate at which the curve has reached its top
+FULL = 0.85  # share of the ceiling, what the same threads can read, at which the bus is full
 
 
 @dataclass(frozen=True)
 class Point:
+    """Decode with one number of threads."""
+
     threads: int
     tokens_per_second: float
     gbps: float
-    ceiling: float  # bytes per second that as many threads read, of as many bytes
+    ceiling: float  # bytes per second that the same threads read at most, over as many bytes as a step
 
 
 @dataclass(frozen=True)
@@ -35,24 +37,24 @@ class Curve:
 
     @property
     def knee(self) -> int:
-        """The least number of threads that are as good as any."""
+        """The smallest number of threads that is as fast as any."""
         best = max(p.tokens_per_second for p in self.points)
         return next(p.threads for p in self.points if p.tokens_per_second >= ENOUGH * best)
 
     def words(self, cores: int) -> str:
-        """What the curve shows, and what it cannot."""
+        """Say in a sentence what the curve shows. cores: how many this machine has."""
         at = next(p for p in self.points if p.threads == self.knee)
         share = at.gbps * 1e9 / at.ceiling
         most = self.points[-1].threads
         threads = f"{at.threads} threads" if at.threads > 1 else "1 thread"
         if len(self.points) == 1:
-            return f"{self.name}: one number of threads shows no curve; -t 1-{max(2, cores)} does."
+            return f"{self.name}: one number of threads shows no curve; use -t 1-{max(2, cores)}."
         if at.threads < most and share >= FULL:
             fill = "fill" if at.threads > 1 else "fills"
-            return f"{self.name}: {threads} {fill} the bus ({share:.0%} of what can be read so); more only wait."
+            return f"{self.name}: {threads} {fill} the bus ({share:.0%} of what they can read); more threads only wait."
         if at.threads < most:
-            least = f"{self.name}: more than {threads} bring nothing"
-            return f"{least}, yet they read {share:.0%} of what they could: it is not the bus."
+            least = f"{self.name}: more than {threads} gain nothing"
+            return f"{least}, yet they read only {share:.0%} of what they could: it is not the bus."
         seen = f"every thread up to {most} helped ({share:.0%} of what {threads} can read)"
         if share >= FULL:
             return f"{self.name}: {seen}: the bus is full with all of them."
@@ -61,7 +63,7 @@ class Curve:
 
 
 def curves(profiles: Sequence[Profile], roofs: Roofs) -> Iterator[Curve]:
-    """Of the decode cases that differ in their threads only."""
+    """Yield a curve for each set of decode cases that differ only in their number of threads."""
 
     def rest(p: Profile) -> tuple[int, str, str]:
         return p.case.n_depth, p.case.type_k, p.case.type_v

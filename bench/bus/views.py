@@ -13,12 +13,12 @@ from .operations import ATTEND, PARTS, Operation, bound
 from .profiling import Profile
 from .saturation import Curve
 
-SESSION = 4096  # tokens of one that is counted
+SESSION = 4096  # tokens of the sessions that `capacity` counts
 Pair = tuple[str, str]
 
 
 def name(profile: Profile) -> str:
-    """Decode at depth 2048, K q8_0, V f16, 2 threads."""
+    """Name a profile: "decode of a token at depth 2048, K q8_0, V f16, 2 threads"."""
     case = profile.case
     what = f"prefill of {profile.rows} tokens" if profile.many else "decode of a token"
     threads = f"{case.n_threads} threads" if case.n_threads > 1 else "1 thread"
@@ -38,7 +38,7 @@ def _ms(seconds: float) -> str:
 
 
 def operations(profile: Profile, roofs: Roofs, *, full: bool = False) -> Table:
-    """A line for each operation, and what is around them. full: bytes and multiply-adds of every kind."""
+    """Return a line for each operation and for what is around them. full: list bytes and multiply-adds by kind."""
     columns = ["operation", "times", "ms", "share", "waiting"]
     columns += ["weights", "K", "V", "activations"] if full else ["weights, K, V"]
     columns += ["int8 MMAC", "bf16 MMAC", "f32 MMAC"] if full else ["MMAC"]
@@ -62,20 +62,20 @@ def operations(profile: Profile, roofs: Roofs, *, full: bool = False) -> Table:
     blank = [""] * (len(columns) - 5)
     waiting = sum(op.waiting for op in profile.operations)
     rows.append(["all operations", "", _ms(profile.planned), f"{profile.planned / profile.whole:.1%}",
-                 f"{waiting / profile.whole:.1%}", *row(_together(profile))[5:-2], "", ""])  # fmt: skip
+                 f"{waiting / profile.whole:.1%}", *row(_merged(profile))[5:-2], "", ""])  # fmt: skip
     rows.append(["Python around them", "", _ms(profile.python), f"{profile.python / profile.whole:.1%}", "", *blank])
     if profile.sampling:
         rows.append(["sampling, after it", "", _ms(profile.sampling), "", "", *blank])
     return Table(name(profile), columns, rows, "page" if full else "terminal")
 
 
-def _together(profile: Profile) -> Operation:
+def _merged(profile: Profile) -> Operation:
     cost = sum((op.cost for op in profile.operations[1:]), profile.operations[0].cost)
     return Operation("all", profile.planned, cost=cost)
 
 
 def saturation(curves: Sequence[Curve]) -> Table:
-    """Tokens/s and GB/s against the number of threads."""
+    """Return tokens/s and GB/s for each number of threads."""
     rows = [
         [f"{curve.name}", f"{p.threads}", f"{p.tokens_per_second:.2f}", f"{p.gbps:.1f}", f"{p.ceiling / 1e9:.1f}",
          f"{p.gbps * 1e9 / p.ceiling:.0%}", "here" if p.threads == curve.knee else ""]
@@ -85,7 +85,7 @@ def saturation(curves: Sequence[Curve]) -> Table:
 
 
 def versus(profiles: Sequence[Profile], base: Pair) -> Table:
-    """Decode, for each pair of types and depth. Gains are against `base` at the same depth and threads."""
+    """Return decode for each pair of types and each depth, with its gain over `base` at the same depth and threads."""
     columns = ["K/V", "depth", "threads", *(f"{part} ms" for part in PARTS), "K bytes", "V bytes", "MMAC", "tokens/s",
                f"to {'/'.join(base)}"]  # fmt: skip
     rows = []
@@ -100,7 +100,7 @@ def versus(profiles: Sequence[Profile], base: Pair) -> Table:
 
 
 def against(profiles: Sequence[Profile], profile: Profile, pair: Pair) -> Profile | None:
-    """The same case with another pair of types, where it was measured."""
+    """Return the same case with another pair of types, or None if that was not measured."""
     case = profile.case
     for other in profiles:
         o = other.case
@@ -118,7 +118,7 @@ def _gain(profile: Profile, base: Profile | None) -> str:
 
 
 def gains(profiles: Sequence[Profile], base: Pair) -> Iterator[str]:
-    """What quantizing K alone, V alone and both brings at the deepest depth, in words."""
+    """Say what quantizing K alone, V alone and both gains at the deepest depth, a sentence each."""
     deepest = max(p.case.n_depth for p in profiles)
     most = max(p.case.n_threads for p in profiles)
     here = [p for p in profiles if (p.case.n_depth, p.case.n_threads) == (deepest, most)]
@@ -135,7 +135,7 @@ def gains(profiles: Sequence[Profile], base: Pair) -> Iterator[str]:
 
 
 def capacity(needs: Callable[[Pair], Needs], pairs: Sequence[Pair], memory: int) -> Table:
-    """What fits in `memory` bytes beside the weights."""
+    """Return what fits in `memory` bytes beside the weights, for each pair of types."""
     rows = []
     for pair in pairs:
         need = needs(pair)

@@ -1,4 +1,4 @@
-"""`pyllm bench`: reads its flags, has a suite run, and prints; measures nothing itself."""
+"""`pyllm bench`: reads its flags, runs a suite and prints its records; measures nothing itself."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..speed.record import Record
 from ..speed.suite import Suite, spread
 from .shared import StatusLine, models
 
-DRIFT = 0.1  # of the read bandwidth in the course of a run; more is worth a word
-THREADS = 1024
+DRIFT = 0.1  # of the read bandwidth during a run; if it is more, a note says so
+THREADS = 1024  # most that -t takes
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; after Ctrl-C, what was measured until then."""
+    """Measure and print; after Ctrl-C, print what was measured until then."""
     peer = Peer.open(args.against, rotation=args.peer_rotation, extra=args.peer_args) if args.against else None
     with Bars() as progress:
         suite = Suite(grid(args, progress).cases(), args.repetitions, peer, warm_up=args.warmup)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
-    """The lists that the flags give, with llama-bench's defaults; raises UsageError."""
+    """Return the lists that the flags give, with llama-bench's defaults. Raises UsageError."""
 
     def whole(name: str, flag: str, default: int, low: int, high: int = cases.LIMIT) -> list[int]:
         return cases.numbers(flag, getattr(args, name) or [str(default)], low, high)
@@ -57,18 +57,18 @@ def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
         type_v=cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
         cache_rotate=cases.names("--cache-rotate", args.cache_rotate or ["auto"], tuple(MODES)),
         n_threads=whole("threads", "-t", usable_cores(), 1, THREADS),
-        models=list(models(args, progress)),  # last: it may fetch or write a file
+        models=list(models(args, progress)),  # last, after the flags are checked: it may fetch or write a file
     )
 
 
 def notes(suite: Suite, records: Sequence[Record]) -> Iterator[str]:
-    """What a reader must know to believe the figures, or not to."""
+    """Yield what a reader must know to judge the figures, a line each."""
     first = records[0]
     yield f"build: {first['build_commit']} (pyllm {__version__}, Numba {first['numba_version']})"
     yield f"cpu: {first['cpu_info']} ({first['cpu_features']})"
     for threads, found in suite.ceilings.items():
         figures = ", ".join(f"{value / 1e9:.1f}" for value in found)
-        yield f"read bandwidth, -t {threads}: {figures} GB/s (before and after; the bus column is of the higher)"
+        yield f"read bandwidth, -t {threads}: {figures} GB/s (before and after; the bus column refers to the higher)"
     if suite.peer:
         yield f"peer: {suite.peer.description}"
     cache = last_level_cache()
@@ -76,10 +76,10 @@ def notes(suite: Suite, records: Sequence[Record]) -> Iterator[str]:
     if small:
         least = min(r["bytes_weights"] + r["bytes_k"] + r["bytes_v"] for r in small)
         yield (
-            f"note: a token reads {size(least)}, of which the last-level cache ({size(cache)}) may keep much: "
+            f"note: a token reads {size(least)}, much of which may stay in the last-level cache ({size(cache)}): "
             "such a case does not show the memory bus; --synthetic 3B does"
         )
     if any(spread(found) > DRIFT for found in suite.ceilings.values()):
-        yield f"note: the read bandwidth changed by more than {DRIFT:.0%} during the run; compare within it only"
+        yield f"note: the read bandwidth changed by more than {DRIFT:.0%} during the run; compare only within the run"
     if suite.others > BUSY:
         yield f"note: other programs took {suite.others:.0%} of this machine meanwhile; a quiet one gives other figures"

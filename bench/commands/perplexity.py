@@ -26,8 +26,8 @@ from ...models.text.tokenizer import Tokenizer
 from ..machine import noise
 from ..quality import divergence, text_windows
 from ..quality.caches import EXACT, Caches
-from ..quality.divergence import Apart
-from ..quality.scoring import apart, surprises
+from ..quality.divergence import Divergence
+from ..quality.scoring import divergences, surprises
 from ..report.tables import markdown
 from ..speed import cases
 
@@ -70,19 +70,19 @@ class Result:
 
     cache: CacheSpec
     nll: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    apart: list[Apart] = field(default_factory=list)
+    apart: list[Divergence] = field(default_factory=list)
 
     @property
     def windows(self) -> int:
         return len(self.nll)
 
-    def add(self, part: Apart) -> None:
+    def add(self, part: Divergence) -> None:
         self.nll.append(part.nll)
         self.apart.append(part)
 
     def statistics(self) -> dict[str, Any]:
         if self.apart:
-            return divergence.statistics(Apart.joined(self.apart))
+            return divergence.statistics(Divergence.joined(self.apart))
         return divergence.perplexity(np.concatenate(self.nll))
 
     def __str__(self) -> str:
@@ -106,8 +106,8 @@ def score(
             for window in windows:
                 begin = len(window) // 2
                 if kl:
-                    for member, part in zip(members, apart(sessions[0], sessions[1:], window, begin, decode=decode),
-                                            strict=True):  # fmt: skip
+                    parts = divergences(sessions[0], sessions[1:], window, begin, decode=decode)
+                    for member, part in zip(members, parts, strict=True):
                         member.add(part)
                 else:
                     for member, session in zip(members, sessions, strict=True):

@@ -1,4 +1,4 @@
-"""`pyllm profile`: reads its flags, has machine and model measured, and puts the findings into a report."""
+"""`pyllm profile`: reads its flags, has machine and model measured, and makes a report of the findings."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from ..speed.cases import Case
 from ..speed.engines import Models
 from .shared import StatusLine, models
 
-THREADS = 1024
-NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say where the bus is full."
-PROMPT = 2048  # tokens of a prefill step at most
+THREADS = 1024  # most that -t takes
+WIDTH = 132  # characters per line where stdout is not a terminal
+NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say whether the bus was full."
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; after Ctrl-C, what was measured until then."""
+    """Measure and print; after Ctrl-C, print what was measured until then."""
     check(args)
     line = StatusLine()
     conditions = Conditions()
@@ -74,7 +74,7 @@ def about() -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What is asked for can be given: found out before anything is measured."""
+    """Raise, before anything is measured, if what the flags ask for cannot be written."""
     if args.plots or args.html:
         check_folder(Path(args.plots) if args.plots else Path(args.html).absolute().parent)
     if args.plots and not plot.available():
@@ -85,7 +85,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def grid(args: argparse.Namespace, progress: Bars) -> list[Case]:
-    """Decode and prefill at every depth, for every pair of types and number of threads; raises UsageError."""
+    """Return decode and prefill at each depth, for each pair of types and number of threads. Raises UsageError."""
 
     def whole(name: str, flag: str, default: list[int], low: int, high: int = cases.LIMIT) -> list[int]:
         texts = getattr(args, name)
@@ -109,7 +109,7 @@ def grid(args: argparse.Namespace, progress: Bars) -> list[Case]:
 def of_model(
     profiles: Sequence[Profile], here: Roofs, opened: Models, memory: int | None, *, sure: bool
 ) -> Iterator[Section]:
-    """The findings about a model. sure: nothing spoiled the figures, so that verdicts can be given."""
+    """Yield the findings about a model. sure: nothing spoiled the figures, so verdicts can be given."""
     decode = [p for p in profiles if not p.many]
     most = max(p.case.n_threads for p in profiles)
     base = (profiles[0].case.type_k, profiles[0].case.type_v)
@@ -126,8 +126,8 @@ def of_model(
     if len(pairs) > 1:
         deepest = max(p.case.n_depth for p in decode)
         last = [p for p in decode if (p.case.n_depth, p.case.n_threads) == (deepest, most)]
-        plots = [(pictures.versus(last), "Time per token, tokens/s, and bytes of K and V that a token reads.")]
-        words = [*views.gains(decode, base), *([] if sure else ["This machine was not quiet: expect other gains."])]
+        plots = [(pictures.versus(last), "Time per token, tokens/s, and the bytes of K and V that a token reads.")]
+        words = [*views.gains(decode, base), *([] if sure else ["This machine was not quiet: gains may differ."])]
         yield Section("K against V", words, [views.versus(decode, base)], plots)
     gguf, config = opened[profiles[0].case.model]
 
@@ -143,18 +143,18 @@ def of_model(
 def by_operation(shown: Sequence[Profile], here: Roofs, most: int) -> Section:
     cost = max(0.0, profiling.stamps_cost(shown))
     text = [
-        "A time reaches from the end of the operation before to the operation's own end; waiting is the part of it "
-        "that threads stood at its barrier, on average. Bytes and multiply-adds are counted from the plan. The roof is "
-        "what binds an operation: memory, at the rate that as many threads read as many bytes as the step, or "
+        "An operation's time lasts from the end of the one before to its own end; waiting is the part of it that "
+        "threads spent at its barrier, on average. Bytes and multiply-adds are counted from the plan. The roof is what "
+        "limits an operation: memory, at the rate at which the same threads read as many bytes as the step does, or "
         "multiply-adds.",
-        "Q·Kᵀ, softmax and A·V are one operation: it was run without A·V, and without both A·V and softmax, and its "
-        "time within the step is divided in this proportion. Caches were filled with copies of a few computed pages.",
+        "Q·Kᵀ, softmax and A·V are one operation. It was also run without A·V, and without A·V and softmax; its time "
+        "in the step is divided in this proportion. Caches were filled with copies of a few computed pages.",
         f"The stamps cost {cost:.1%} of a decode step.",
     ]
-    last = [next(p for p in reversed(shown) if p.many is many) for many in sorted({p.many for p in shown})]
+    last = [next(p for p in reversed(shown) if p.many is prefill) for prefill in sorted({p.many for p in shown})]
     pics = [(pictures.roofline(last, here, most), "The larger the mark, the more time the operation takes.")]
-    for many in (False, True):
-        depths = [p for p in shown if p.many is many]
+    for prefill in (False, True):
+        depths = [p for p in shown if p.many is prefill]
         if len(depths) > 1:
             pics.append((pictures.by_depth(depths), ""))
     bars: list[str] = []
@@ -171,18 +171,18 @@ def by_operation(shown: Sequence[Profile], here: Roofs, most: int) -> Section:
 
 
 def counted(profiles: Sequence[Profile], counters: Counters) -> Section:
-    """What hardware counted beside what the plan counts."""
+    """Compare the bytes that the hardware counted with those of the plan."""
     if counters.why:
         return Section("Hardware counters", [f"None: {counters.why}. All bytes here are counted from the plan."])
     rows = [[views.name(p), size(p.streamed), size(p.dram), f"{p.dram / p.streamed:.0%}"] for p in profiles if p.dram]
-    text = ["Bytes that the memory controllers say were read during a step, by all programs together."]
+    text = ["Bytes that all programs read during a step, counted by the memory controllers."]
     return Section("Hardware counters", text, [Table("", ["step", "by the plan", "by hardware", "of it"], rows)])
 
 
 def of_machine(here: Roofs) -> Section:
     text = [
-        f"The best of a few measurements by the engine's own threads, {here.measured}; kept for this machine. "
-        "As in STREAM, a copy counts two bytes and a triad three for each that is written."
+        f"The best of a few measurements by the engine's own threads, {here.measured}, kept for this machine. "
+        "As in STREAM, a copy counts two bytes for each that is written, a triad three."
     ]
     tables = [Table("GB/s", *roofs.table(here, kind)) for kind in roofs.ARRAYS]
     peaks = [[path, *(f"{rate / 1e9:,.0f}" for rate in curve.values())] for path, curve in here.peaks.items()]
@@ -191,18 +191,18 @@ def of_machine(here: Roofs) -> Section:
 
 
 def cached(profiles: Sequence[Profile]) -> Iterator[str]:
-    """Said of steps that a cache holds."""
+    """Warn of steps that a cache may hold."""
     last = host.last_level_cache()
     small = [p.streamed for p in profiles if p.streamed < 2 * last and not p.many]
     if small:
         yield (
-            f"a token reads {size(min(small))}, of which the last-level cache ({size(last)}) may keep much: "
+            f"a token reads {size(min(small))}, much of which may stay in the last-level cache ({size(last)}): "
             "such a case does not show the memory bus; --synthetic 3B does"
         )
 
 
 def as_json(profiles: Sequence[Profile], here: Roofs, warnings: Sequence[str], counters: Counters) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures as one JSON object."""
     return {
         "version": __version__,
         "build": noise.build(),
@@ -214,11 +214,14 @@ def as_json(profiles: Sequence[Profile], here: Roofs, warnings: Sequence[str], c
 
 
 def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -> None:
-    """Print it, and write what was asked for."""
+    """Print the report, and write the files that the flags ask for."""
     if args.json:
         print(json.dumps(figures, indent=2))
     else:
-        report.print()
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else WIDTH
+        report.show(Console(highlight=False, markup=False, width=width))
     say = sys.stderr if args.json else sys.stdout
     if args.plots:
         for path in report.save_plots(Path(args.plots), args.plot_format):

@@ -1,4 +1,4 @@
-"""What `bench` and `profile` share: the files that their flags name, and the line that says what is being measured."""
+"""Shared by `bench` and `profile`: the model files that their flags name, and the status line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..speed import cases, synthetic
 
 
 def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
-    """The files that MODEL, -m and --synthetic name; without them the default model."""
+    """Yield the files that MODEL, -m and --synthetic name, or that of the default model."""
     types = cases.names("--synthetic-type", args.synthetic_type or ["q4_0"], WEIGHT_TYPES)
     made = cases.names("--synthetic", args.synthetic or [], tuple(synthetic.SHAPES))
     named: list[str | None] = [*([args.model] if args.model else []), *(args.models or [])]
@@ -26,9 +26,9 @@ def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
 
 
 class StatusLine:
-    """What is being measured, on stderr: one line that changes on a terminal, a line for each repetition elsewhere.
+    """Says on stderr what is being measured: in one line that changes on a terminal, else in one per repetition.
 
-    It draws only when it is called, between measurements.
+    It writes only when it is called, between measurements.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`pyllm study kv`: measures cell after cell as long as the budget lasts, keeps each, and shows what came of it."""
+"""`pyllm study kv`: measures cell after cell until the budget is spent, keeps each, and shows the findings."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from ...models.text.tokenizer import Tokenizer
 from ..quality import text_windows
 from ..quality.caches import Caches
 from ..report import plot
+from ..report.tables import markdown
 from ..speed import cases
-from ..study import findings, study_page
+from ..study import study_page
 from ..study.cells import Options, Results
 from ..study.filling import all_types, fill, headed, in_order
+from ..study.findings import Findings
 from ..study.measure import Bench
 from ..study.texts import collect
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; after Ctrl-C, what is known until then."""
+    """Measure and print; after Ctrl-C, print what is known until then."""
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         heading = headed(gguf, config, asked, args.seed)
         study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
         if study.set_aside:
-            print(f"pyllm: {study.path} was damaged and is kept as {study.set_aside}", file=sys.stderr)
+            print(f"pyllm: {study.path} was damaged; it is kept as {study.set_aside}", file=sys.stderr)
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
         try:
             with impatient():
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen(args: argparse.Namespace, config: Config) -> Options:
-    """What the flags ask for, by default all quantized types and f16; raises UsageError."""
+    """Return the options that the flags give; the default types are all quantized ones and f16. Raises UsageError."""
     named = cases.names("--types", args.types, CACHE_TYPES) if args.types else all_types(config)
     for name in named:
         token_bytes(config, CacheSpec(name, name))  # refuses what the heads cannot hold
@@ -72,12 +74,12 @@ def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Op
     if args.json:
         print(json.dumps({"heading": study.heading, "results": results}, sort_keys=True))
         return
-    report = findings.Report(study.heading, results, config, options)
-    for title, columns, rows in report.tables():
-        sys.stdout.write(f"{title}\n\n{findings.as_text(columns, rows)}\n")
+    findings = Findings(study.heading, results, config, options)
+    for table in findings.tables():
+        sys.stdout.write(f"{table.caption}\n\n{markdown(table.columns, table.rows)}\n")
     print(f"study: {study.path} ({len(results)} cells)", file=sys.stderr)
     if args.report:
         folder = Path(args.report)
-        study_page.write(report, folder)
+        study_page.write(findings, folder)
         more = "" if plot.available() else " (plots need matplotlib: pip install 'pyllm[plot]')"
         print(f"report: {folder / study_page.PAGE}{more}", file=sys.stderr)

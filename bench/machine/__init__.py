@@ -1,1 +1,1 @@
-"""What this machine can do at most, and how quiet it is."""
+"""The limits of this machine, and how quiet it is."""

@@ -1,4 +1,4 @@
-"""The read bandwidth that the engine's own threads reach: the ceiling that decode is set against."""
+"""The read bandwidth that the engine's own threads reach: the ceiling that decode is compared with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from ...kernels.lang.buffers import aligned
 from ...kernels.plan import Plan, Team
 from ...kernels.roofs import read_loop
 
-CHUNK = 256 << 10  # bytes that a thread takes at once
+CHUNK = 256 << 10  # bytes that a thread takes at a time
 SMALLEST = 512 << 20
 PASSES = 8
 
 
 def buffer_bytes() -> int:
-    """Four times the last-level cache, so that little of it stays there, and no more than a quarter of what is free."""
+    """Return four times the last-level cache, so that little stays there, but at most a quarter of free memory."""
     wanted = max(SMALLEST, 4 * last_level_cache())
     return max(CHUNK, min(wanted, free_memory()[0] // 4) // CHUNK * CHUNK)
 
 
 def touched(team: Team, nbytes: int, chunk: int = CHUNK) -> np.ndarray:
-    """Memory whose pages the team wrote first: they lie near its threads. What nobody wrote is one page of zeros."""
+    """Return memory whose pages the team wrote, so that they are near its threads.
+
+    Pages that nobody wrote would all be the same page of zeros.
+    """
     data, plan = aligned(nbytes), Plan()
     plan.add("fill", read_loop.fill, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=0)
     team.run(plan)
@@ -33,7 +36,7 @@ def touched(team: Team, nbytes: int, chunk: int = CHUNK) -> np.ndarray:
 
 
 class Reader:
-    """A buffer that a team reads."""
+    """A buffer that a team reads again and again."""
 
     def __init__(self, team: Team, nbytes: int, chunk: int = CHUNK) -> None:
         assert nbytes % chunk == 0 and chunk % read_loop.STEP == 0
@@ -43,14 +46,14 @@ class Reader:
         self._read.add("read", read_loop.read, items=nbytes // chunk, data=data, chunk=chunk, passes=1, sums=self._sums)
 
     def read(self) -> float:
-        """Read it all once; the sum of what was read, which is one for each four bytes."""
+        """Read it all once and return the sum of what was read, which is 1 for each four bytes."""
         self._sums[:] = 0
         self._team.run(self._read)
         return float(self._sums.sum())
 
 
 def ceiling(team: Team, nbytes: int | None = None) -> float:
-    """Bytes per second that the team reads: the median of a few passes over memory that no cache holds."""
+    """Return the bytes per second that the team reads: the median of a few passes over more than a cache holds."""
     reader = Reader(team, nbytes or buffer_bytes())
     reader.read()
     seconds = []
@@ -58,5 +61,5 @@ def ceiling(team: Team, nbytes: int | None = None) -> float:
         begin = perf_counter()
         reader.read()
         seconds.append(perf_counter() - begin)
-    Reader(team, read_loop.STEP, read_loop.STEP)  # a team holds on to what it ran last: not to the large buffer
+    Reader(team, read_loop.STEP, read_loop.STEP)  # a team keeps the plan it ran last: let go of the large buffer
     return reader.nbytes / median(seconds)

@@ -1,6 +1,6 @@
-"""Bytes that memory controllers count, where the system lends their counters; where not, one line that says why.
+"""Bytes that memory controllers count, where the system allows reading them; otherwise one line that says why.
 
-Linux only: perf_event_open over the uncore units that /sys names, system-wide, so other programs' bytes are in it.
+Linux only: perf_event_open on the uncore units that /sys names. They count for all programs, not for ours alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 DEVICES = Path("/sys/bus/event_source/devices")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-UNITS = ("uncore_imc*", "amd_umc*", "amd_df", "arm_cmn*")  # memory controllers and what stands before them
-EVENTS = ("cas_count_read", "cas_count.read", "data_reads", "data_read")  # reads, by the names that makers gave them
+UNITS = ("uncore_imc*", "amd_umc*", "amd_df", "arm_cmn*")  # memory controllers and the fabrics in front of them
+EVENTS = ("cas_count_read", "cas_count.read", "data_reads", "data_read")  # reads, by their makers' names
 _CALL = {"x86_64": 298, "aarch64": 241}  # perf_event_open, Linux
 _SCALES = {"MiB": 1 << 20, "KiB": 1 << 10, "Bytes": 1, "": 1}
 
@@ -30,18 +30,18 @@ class Event:
     """A counter of bytes that one unit offers."""
 
     unit: str
-    kind: int  # of perf_event_attr
+    kind: int  # `type` of perf_event_attr
     config: int
-    cpus: tuple[int, ...]  # that it is asked through
-    scale: float  # bytes of a count
+    cpus: tuple[int, ...]  # through which it is opened
+    scale: float  # bytes per count
 
 
 class Unavailable(Exception):
-    """There are no counters; the message says why."""
+    """Raised where there are no counters; the message says why."""
 
 
 def events(devices: Path = DEVICES) -> list[Event]:
-    """Of all memory controllers; raises Unavailable."""
+    """Return the read counter of each memory controller. Raises Unavailable."""
     if not devices.is_dir():
         raise Unavailable(f"this system has no {devices}")
     units = [unit for pattern in UNITS for unit in sorted(devices.glob(pattern))]
@@ -60,7 +60,7 @@ def _events(unit: Path) -> Iterator[Event]:
     for name in EVENTS:
         with suppress(OSError, ValueError, KeyError):
             config = _config(unit, (unit / "events" / name).read_text())
-            scale, unit_of = 64.0, "Bytes"  # a count is a cache line where nothing else is said
+            scale, unit_of = 64.0, "Bytes"  # without a scale a count is a cache line
             with suppress(OSError):
                 scale = float((unit / "events" / f"{name}.scale").read_text())
                 unit_of = (unit / "events" / f"{name}.unit").read_text().strip()
@@ -70,7 +70,7 @@ def _events(unit: Path) -> Iterator[Event]:
 
 
 def _config(unit: Path, terms: str) -> int:
-    """`event=0x04,umask=0x03` by the bits that the unit's `format` gives to each term."""
+    """Return the config of terms such as `event=0x04,umask=0x03`, each at the bits that the unit's `format` names."""
     config = 0
     for term in terms.strip().split(","):
         name, _, value = term.partition("=")
@@ -91,7 +91,7 @@ def _open(event: Event, cpu: int) -> int:
 
 
 class Counters:
-    """Bytes read from memory until now, by the hardware. `why` says why there are none; then `read` gives None."""
+    """The hardware's counters of bytes read from memory. `why` says why there are none, if so."""
 
     def __init__(self, devices: Path = DEVICES) -> None:
         self.why = ""
@@ -104,10 +104,11 @@ class Counters:
         except KeyError:
             self.why = f"unknown on {platform.machine()}"
         except OSError as error:
-            self.why = f"they are there, but the system does not lend them ({error.strerror}){_cure(error)}"
+            self.why = f"they exist, but the system does not lend them ({error.strerror}){_cure(error)}"
             self.close()
 
     def read(self) -> float | None:
+        """Return the bytes read until now, or None where there are no counters."""
         if not self._files:
             return None
         return float(sum(scale * int.from_bytes(os.read(file, 8), sys.byteorder) for file, scale in self._files))

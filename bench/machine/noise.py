@@ -1,4 +1,4 @@
-"""What a figure was measured on, and whether the machine had other things to do meanwhile."""
+"""The build that was measured, and what else kept the machine busy meanwhile."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ... import __version__
 from ...engine.machine import host
 from ...engine.machine.host import CPUS
 
-STOLEN = 0.01  # of the cores' time
-BUSY = 0.05  # of the machine's cores; more of it in other hands is worth a word
+STOLEN = 0.01  # of the cores' time, taken by the hypervisor
+BUSY = 0.05  # of the cores' time; if other programs take more, a warning says so
 
 
 def build() -> str:
-    """The commit, if this is a checkout, else the version."""
+    """Return the commit if this is a checkout, else the version."""
     with suppress(OSError, subprocess.SubprocessError):
         root = Path(__file__).resolve().parents[2]
         if (root / ".git").exists():
@@ -29,14 +29,14 @@ def build() -> str:
 
 
 class Others:
-    """The share of the machine that other programs took since this was made."""
+    """Measures the share of the machine that other programs take, from when it is made."""
 
     def __init__(self) -> None:
         self._since, self._busy = monotonic(), self._others()
 
     @staticmethod
     def _others() -> float:
-        """Seconds of CPU that were neither idle nor ours; a hypervisor's are among them."""
+        """Return the seconds of CPU that were neither idle nor ours; those stolen by a hypervisor are included."""
         times = psutil.cpu_times()._asdict()
         names = ("user", "nice", "system", "irq", "softirq", "steal")
         own = psutil.Process().cpu_times()._asdict()
@@ -44,19 +44,20 @@ class Others:
         return float(sum(times.get(name, 0.0) for name in names) - sum(own.get(name, 0.0) for name in ours))
 
     def share(self) -> float:
-        """From 0 to 1."""
+        """Return the share, from 0 to 1, since this was made."""
         elapsed = (monotonic() - self._since) * (psutil.cpu_count() or 1)
         return min(1.0, max(0.0, (self._others() - self._busy) / elapsed)) if elapsed else 0.0
 
 
 class Conditions:
-    """What else happened on this machine since this was made, as far as it spoils figures."""
+    """Watches, from when it is made, for what else happens on this machine and spoils figures."""
 
     def __init__(self) -> None:
         self._others, self._since = Others(), monotonic()
         self._steal, self._throttled = _steal(), throttled()
 
     def warnings(self) -> Iterator[str]:
+        """Yield a sentence for each thing that spoiled figures since this was made."""
         if (quota := host.cpu_quota()) is not None and quota < host.affinity():
             yield f"the container may use {quota:g} cores' worth of time: threads are stopped in turns to keep to it"
         if (share := self._others.share()) > BUSY:
@@ -73,7 +74,7 @@ def _steal() -> float:
 
 
 def throttled(cpus: Path = CPUS) -> int:
-    """How often cores were slowed down for their heat, since the machine was started; 0 where nobody tells."""
+    """Return how often cores were slowed down for their heat since boot; 0 where the system does not say."""
     count = 0
     for path in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
         with suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What this machine can do at most by the engine's threads, in bytes and multiply-adds per second; kept per machine."""
+"""The most that the engine's threads can do here, in bytes and multiply-adds per second; kept in a file per machine."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ...kernels.roofs import peak, read_loop
 from ...models.progress import Progress, silent
 from .bandwidth import CHUNK, buffer_bytes, touched
 
-VERSION = 3  # of the files, and of what they tell
-DRIFT = 0.1  # of a quick check against what was kept; more, and all is measured again
+VERSION = 3  # of the files and the meaning of their figures
+DRIFT = 0.1  # between a quick check and what was kept; if it is more, everything is measured again
 NOISY = 0.1  # between the best of a few measurements and their median
 ARRAYS = {"read": 1, "copy": 2, "triad": 3}
-SMALLEST = 16 << 10  # bytes of a thread's share
-OWN = 2 << 20  # bytes of a thread's share up to which it reads its own again and again
-WORK = 256 << 20  # bytes that a measurement moves, at least
+SMALLEST = 16 << 10  # bytes per thread
+OWN = 2 << 20  # up to this many bytes, a thread reads a share of its own again and again
+WORK = 256 << 20  # fewest bytes that a measurement moves
 TRIES = 5
 PEAK_SECONDS = 0.005
 
@@ -40,56 +40,58 @@ Curve = dict[int, float]
 
 @dataclass(frozen=True)
 class Roofs:
-    """The best of a few measurements each."""
+    """The roofs of one machine, each the best of a few measurements."""
 
-    machine: str  # as `machine()` says
+    machine: str  # its key, from `machine()`
     cpu: str
-    measured: str  # when
+    measured: str  # when, in UTC
     last_level_cache: int
     streams: dict[str, dict[int, Curve]]  # kind of ARRAYS -> threads -> bytes of all arrays -> bytes per second
     peaks: dict[str, Curve]  # path of peak.PATHS -> threads -> multiply-adds per second
-    spread: float  # of reading the largest array: how far its median lies below the best, as a share
+    spread: float  # how far the median of reading the largest array lies below the best, as a share
 
     def bandwidth(self, threads: int, nbytes: float = math.inf, kind: str = "read") -> float:
-        """Bytes per second of `threads` that go over `nbytes` again and again; between those measured by the line."""
+        """Return bytes per second of `threads` that go over `nbytes` again and again, by interpolation."""
         curves = self.streams[kind]
         at = {n: float(np.interp(math.log(max(1, nbytes)), [math.log(s) for s in c], [*c.values()]))
               for n, c in curves.items()}  # fmt: skip
         return _between(at, threads)
 
     def peak(self, path: str, threads: int) -> float:
+        """Return multiply-adds per second of `threads` on one of peak.PATHS, by interpolation."""
         return _between(self.peaks[path], threads)
 
     @property
     def threads(self) -> list[int]:
+        """The numbers of threads that were measured, rising."""
         return list(self.peaks["f32"])
 
 
 def _between(values: Mapping[int, float], threads: int) -> float:
-    """By rising numbers of threads; more can do what fewer can."""
+    """Interpolate values by rising number of threads; more threads count as no slower than fewer."""
     return float(np.interp(threads, [*values], np.maximum.accumulate([*values.values()])))
 
 
 def machine() -> str:
-    """Names a machine, as far as it decides over roofs."""
+    """Return a key of all that decides the roofs: CPU, caches, cores, quota, and the way of measuring."""
     caches = [asdict(cache) for cache in host.caches()]
     said = [VERSION, host.cpu_info(), host.cpu_features(), peak.PATHS, host.affinity(), host.cpu_quota(), caches]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def thread_counts(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
+    """Return 1, 2, 4 ... and `most`."""
     return sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most})
 
 
 def measure(most: int, progress: Progress = silent, *, largest: int | None = None) -> Roofs:
-    """Everything, for 1 to `most` threads. largest: bytes of the largest arrays (None: four times the last cache)."""
+    """Measure all roofs for 1 to `most` threads. largest: bytes of the largest arrays (None: `buffer_bytes()`)."""
     counts, largest = thread_counts(most), largest or buffer_bytes()
     data: np.ndarray | None = None
     streams: dict[str, dict[int, Curve]] = {kind: {} for kind in ARRAYS}
     peaks: dict[str, Curve] = {path: {} for path in peak.PATHS}
     spread, done, total = 0.0, 0, len(counts) * (len(ARRAYS) + 1)
-    for threads in reversed(counts):  # all of them touch the pages first
+    for threads in reversed(counts):  # the most threads come first: they write the pages
         team = Team(threads)
         try:
             data = touched(team, largest) if data is None else data
@@ -122,9 +124,10 @@ def _sizes(threads: int, largest: int) -> Iterator[int]:
 
 
 def _stream(kind: str, data: np.ndarray, nbytes: int, threads: int) -> tuple[Plan, int]:
-    """A plan that goes over arrays of `nbytes` in all, and the bytes that it moves.
+    """Return a plan that goes over arrays of `nbytes` in total, and the bytes that it moves.
 
-    Small arrays: a share for each thread, in whose own caches it stays. Large ones: whoever is free takes a piece.
+    Small arrays are divided among the threads, so that each share stays in its thread's own cache. Of large ones, the
+    next free thread takes the next chunk.
     """
     array = nbytes // ARRAYS[kind]
     small = array <= OWN * threads
@@ -142,7 +145,7 @@ def _stream(kind: str, data: np.ndarray, nbytes: int, threads: int) -> tuple[Pla
 
 
 def _rates(stream: tuple[Plan, int], team: Team) -> list[float]:
-    """Bytes per second of a few runs after the first, which brings the data near."""
+    """Return bytes per second of a few runs after the first, which only warms the caches."""
     plan, moved = stream
     return [moved / seconds for seconds in _seconds(plan, team, TRIES)]
 
@@ -158,7 +161,7 @@ def _seconds(plan: Plan, team: Team, tries: int) -> list[float]:
 
 
 def _peak(path: str, team: Team) -> float:
-    """Multiply-adds per second: of as many items as fill a few milliseconds."""
+    """Return multiply-adds per second, over enough items to fill a few milliseconds."""
     kernel, macs = peak.peak(path)
     data, sums = aligned(peak.ROOM), aligned(peak.SUMS * team.threads)
 
@@ -173,7 +176,7 @@ def _peak(path: str, team: Team) -> float:
 
 
 def check(roofs: Roofs, team: Team) -> float:
-    """How far this machine is now from what was kept, as a share: reading large arrays, and multiply-adds."""
+    """Return how far this machine now differs from `roofs`, as a share, in reading large arrays and in f32 peak."""
     threads, largest = team.threads, buffer_bytes()
     read = max(_rates(_stream("read", aligned(largest), largest, threads), team))
     pairs = ((read, roofs.bandwidth(threads)), (_peak("f32", team), roofs.peak("f32", threads)))
@@ -181,12 +184,12 @@ def check(roofs: Roofs, team: Team) -> float:
 
 
 def path(folder: Path) -> Path:
-    """Where they are kept."""
+    """Return the file in which the roofs of this machine are kept."""
     return folder / "machine" / f"{machine()}.json"
 
 
 def keep(roofs: Roofs, folder: Path) -> str:
-    """Write them down; "", or why that could not be."""
+    """Write the roofs to their file; return "", or a line that says why that failed."""
     to = path(folder)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -194,12 +197,12 @@ def keep(roofs: Roofs, folder: Path) -> str:
         part.write_text(json.dumps(asdict(roofs), indent=1))
         part.replace(to)
     except OSError as error:
-        return f"{to}: cannot be written ({error.strerror or error}): this machine is measured again in the next run"
+        return f"{to}: cannot be written ({error.strerror or error}): the next run will measure this machine again"
     return ""
 
 
 def kept(folder: Path) -> Roofs | None:
-    """What was kept for this machine; None where there is nothing, or nothing whole."""
+    """Return the roofs that were kept for this machine; None if there are none or the file is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         raw = json.loads(path(folder).read_text())
         raw["streams"] = {
@@ -219,7 +222,7 @@ def _curve(raw: Mapping[str, float]) -> Curve:
 def of_this_machine(
     most: int, folder: Path, progress: Progress, say: Callable[[str], None], *, again: bool = False
 ) -> Roofs:
-    """What was kept, where a quick check confirms it, or else measured and kept. again: measured in any case."""
+    """Return the kept roofs if a quick check confirms them; otherwise, or if `again`, measure and keep them."""
     roofs = None if again else kept(folder)
     if roofs is not None and max(roofs.threads) >= most:
         team = Team(max(roofs.threads))
@@ -229,7 +232,7 @@ def of_this_machine(
             team.close()
         if drift <= DRIFT:
             return roofs
-        say(f"this machine differs by {drift:.0%} from what was kept of {roofs.measured}: measuring it again")
+        say(f"this machine differs by {drift:.0%} from the figures kept on {roofs.measured}: measuring it again")
     roofs = measure(most, progress)
     if problem := keep(roofs, folder):
         say(problem)
@@ -237,7 +240,7 @@ def of_this_machine(
 
 
 def warnings(roofs: Roofs) -> Iterator[str]:
-    """What a reader must know before he believes them."""
+    """Yield what a reader must know before trusting the roofs."""
     largest = max(next(iter(roofs.streams["read"].values())))
     if roofs.spread > NOISY:
         yield f"the read bandwidth is noisy: its median lies {roofs.spread:.0%} below its best; figures may not repeat"
@@ -249,7 +252,7 @@ def warnings(roofs: Roofs) -> Iterator[str]:
 
 
 def table(roofs: Roofs, kind: str) -> tuple[list[str], Sequence[Sequence[str]]]:
-    """GB/s by size, a column for each number of threads: (columns, rows)."""
+    """Return columns and rows of GB/s by size, a column for each number of threads."""
     counts = [*roofs.streams[kind]]
     sizes = sorted({n for curve in roofs.streams[kind].values() for n in curve})
     rows = [

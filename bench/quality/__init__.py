@@ -1,1 +1,1 @@
-"""What a cache costs in quality: a text through several caches, and how far apart their logits are."""
+"""The cost of a cache in quality: a text through several caches, and the KL divergence of their logits."""

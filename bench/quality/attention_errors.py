@@ -1,6 +1,6 @@
-"""What rounding K and V does to one layer's attention: plain NumPy over its queries, keys and values.
+"""Errors that rounding K and V causes in one layer's attention: plain NumPy over its queries, keys and values.
 
-Each side is looked at alone, with the exact values of the layers before: errors do not add up from layer to layer here.
+Each side is rounded alone, and the layers before are exact: errors do not add up from layer to layer here.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ F32Array = npt.NDArray[np.float32]
 F64Array = npt.NDArray[np.float64]
 
 TOP = 16
-"""The most attended tokens whose overlap is counted."""
+"""Number of most attended tokens whose overlap is counted."""
 FAR = 256
-"""Tokens back from which a token is far."""
+"""Distance, in tokens back, from which on a token counts as far."""
 DISTANCES = (0, 16, 64, 256, 1024, 4096, 1 << 30)
-"""Edges of the distances that errors are told apart by."""
+"""Edges of the bins of distance that errors are reported for."""
 
 
 def rounded(x: F32Array, cache_type: str, rotation: int) -> F32Array:
-    """What the cache gives back of K or V (tokens, heads, dim), rotated in blocks of `rotation` while it is stored."""
+    """Return K or V (tokens, heads, dim) as a cache gives it back that stores it rotated in blocks of `rotation`."""
     fmt = FORMATS[cache_type]
     return rotated(fmt.decode(fmt.encode(rotated(x, rotation))), rotation)
 
 
 def rotated(x: F32Array, size: int) -> F32Array:
-    """Each block of `size` values by the Walsh-Hadamard transform, its own inverse; 0: as it is."""
+    """Apply the Walsh-Hadamard transform, its own inverse, to each block of `size` values (0: change nothing)."""
     if not size:
         return x
     y = x.reshape(*x.shape[:-1], -1, size)
@@ -49,14 +49,14 @@ def rotated(x: F32Array, size: int) -> F32Array:
 def errors(
     exact: Attended, k_hat: F32Array, v_hat: F32Array, layer: Layer, rows: npt.NDArray[np.int64]
 ) -> dict[str, float | list[float | None]]:
-    """For the queries of `rows`, row i at position i. Means over rows and heads."""
+    """Return the errors at the queries of `rows`, as means over rows and heads. Row i of q is at position i."""
     distance = rows[:, None] - np.arange(len(exact.k))
     seen = (distance >= 0) & ((distance < layer.window) if layer.window else True)
     q = exact.q[rows]
     scores, scores_hat = (_scores(q, k, layer) for k in (exact.k, k_hat))
     p, p_hat = _softmax(scores, seen), _softmax(scores_hat, seen)
     off = np.where(seen, scores_hat - scores, 0)
-    off -= off.sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)  # softmax does not see what all share
+    off -= off.sum(axis=-1, keepdims=True) / seen.sum(axis=-1, keepdims=True)  # softmax ignores a common offset
     off = np.where(seen, off, 0)
     count = seen.sum() * layer.n_head
     out = _output(p, exact.v)
@@ -78,7 +78,7 @@ def errors(
 
 
 def _scores(q: F32Array, k: F32Array, layer: Layer) -> F64Array:
-    """(heads, rows, tokens)"""
+    """Return attention logits (heads, rows, tokens), capped where the layer caps them. q is scaled already."""
     k = np.repeat(k, layer.n_head // layer.n_head_kv, axis=1)
     found: F64Array = np.einsum("rhd,thd->hrt", q.astype(np.float64), k.astype(np.float64), optimize=True)
     if layer.softcap:
@@ -100,7 +100,7 @@ def _divergence(p: F64Array, p_hat: F64Array) -> F64Array:
 
 
 def _overlap(p: F64Array, p_hat: F64Array, top: int) -> float:
-    """The share of the most attended tokens that stay among them."""
+    """Return the share of the `top` most attended tokens that are still among the top with p_hat."""
     both = np.zeros(p.shape, np.int8)
     for weights in (p, p_hat):
         at = np.argpartition(weights, -top, axis=-1)[..., -top:]
@@ -119,7 +119,7 @@ def _relative(error: F64Array, whole: F64Array) -> float:
 
 
 def shape(x: F32Array) -> Mapping[str, float]:
-    """How K or V (tokens, heads, dim) of a layer lies: norms per head, and channels that stand out."""
+    """Return norms per head of a layer's K or V (tokens, heads, dim), and how much single channels stand out."""
     channels = np.sqrt((x.astype(np.float64) ** 2).mean(axis=0))  # (heads, dim)
     spectral = [float(np.linalg.norm(x[:, h].astype(np.float64), 2)) for h in range(x.shape[1])]
     return {

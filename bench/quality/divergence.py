@@ -1,4 +1,4 @@
-"""What logits say about a text, and how far those of two runs are apart: llama-perplexity's statistics over arrays.
+"""Perplexity of a run and KL divergence of two runs from their logits: llama-perplexity's statistics over arrays.
 
 Knows no model: per-token values go in, means with their errors and percentiles come out.
 """
@@ -20,75 +20,78 @@ PERCENTILES = (0.1, 1, 5, 10, 50, 90, 95, 99, 99.9)
 
 
 def log_softmax(logits: F32Array) -> F32Array:
-    """Log-probabilities of the last axis; a copy."""
+    """Return log-probabilities over the last axis, as a new array."""
     shifted: F32Array = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
 
 def surprise(logp: F32Array, targets: Ids) -> F64Array:
-    """-log p of the token that follows each row."""
+    """Return -log p, in nats, of the token that follows each row."""
     return -logp[np.arange(len(targets)), targets].astype(np.float64)
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Two runs over the same tokens, by token."""
+class Divergence:
+    """A run compared with a reference run over the same tokens, token by token."""
 
     nll: F64Array  # of the token that follows
     nll_reference: F64Array
-    kld: F64Array  # of the run from the reference, in nats
-    delta_p: F64Array  # by how much the following token's probability is higher than in the reference
+    kld: F64Array  # KL divergence of the run from the reference, in nats
+    delta_p: F64Array  # probability of the following token, minus that in the reference
     same_top: npt.NDArray[np.bool_]  # whether the likeliest token is the same
-    right: npt.NDArray[np.bool_]  # whether it is the one that follows
+    right: npt.NDArray[np.bool_]  # whether the likeliest token is the one that follows
     right_reference: npt.NDArray[np.bool_]
 
     @staticmethod
-    def of(reference: F32Array, logp: F32Array, targets: Ids) -> Apart:
-        """From log-probabilities (rows, n_vocab) of both."""
+    def of(reference: F32Array, logp: F32Array, targets: Ids) -> Divergence:
+        """Compare log-probabilities (rows, n_vocab) of both runs; targets (rows,) are the tokens that follow."""
         nll, nll_reference = surprise(logp, targets), surprise(reference, targets)
         kld = (np.exp(reference) * (reference - logp)).sum(axis=-1, dtype=np.float64)
         top, top_reference = logp.argmax(axis=-1), reference.argmax(axis=-1)
         delta_p = np.exp(-nll) - np.exp(-nll_reference)
-        return Apart(nll, nll_reference, kld, delta_p, top == top_reference, top == targets, top_reference == targets)
+        return Divergence(
+            nll, nll_reference, kld, delta_p, top == top_reference, top == targets, top_reference == targets
+        )
 
     @staticmethod
-    def joined(parts: Sequence[Apart]) -> Apart:
-        names = Apart.__dataclass_fields__
-        return Apart(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def joined(parts: Sequence[Divergence]) -> Divergence:
+        """Return the parts, one after the other, as one."""
+        names = Divergence.__dataclass_fields__
+        return Divergence(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def mean_error(x: F64Array) -> tuple[float, float]:
-    """The mean and its standard error, as llama-perplexity has it; 0 for a single value."""
+    """Return the mean and its standard error, as llama-perplexity computes it; the error of a single value is 0."""
     return float(x.mean()), float(x.std() / np.sqrt(max(len(x) - 1, 1)))
 
 
 def perplexity(nll: F64Array) -> dict[str, float]:
-    """exp of the mean, its error to the first order."""
+    """Return the perplexity, exp of the mean, and its error to first order; nll is in nats."""
     mean, error = mean_error(nll)
     ppl = float(np.exp(mean))
     return {"ppl": ppl, "ppl_error": ppl * error, "nll": mean, "nll_error": error}
 
 
-def statistics(apart: Apart) -> dict[str, Any]:
-    """All that llama-perplexity says of a divergence; shares and probabilities from 0 to 1."""
-    found: dict[str, Any] = perplexity(apart.nll)
-    reference = perplexity(apart.nll_reference)
+def statistics(divergence: Divergence) -> dict[str, Any]:
+    """Return all that llama-perplexity reports of a divergence; shares and probabilities are from 0 to 1."""
+    found: dict[str, Any] = perplexity(divergence.nll)
+    reference = perplexity(divergence.nll_reference)
     found |= {"ppl_reference": reference["ppl"], "ppl_reference_error": reference["ppl_error"]}
-    # Both runs see the same tokens, so the error of a difference is that of the differences.
-    found["ln_ppl_ratio"], found["ln_ppl_ratio_error"] = mean_error(apart.nll - apart.nll_reference)
-    found["kld_mean"], found["kld_error"] = mean_error(apart.kld)
-    found["kld_max"], found["kld_min"] = float(apart.kld.max()), float(apart.kld.min())
-    found["kld_percentiles"] = _percentiles(apart.kld)
-    found["delta_p_mean"], found["delta_p_error"] = mean_error(apart.delta_p)
-    found["delta_p_max"], found["delta_p_min"] = float(apart.delta_p.max()), float(apart.delta_p.min())
-    found["delta_p_percentiles"] = _percentiles(apart.delta_p)
-    square, error = mean_error(apart.delta_p**2)
+    # Both runs see the same tokens, so their errors are correlated: take the error of the paired differences.
+    found["ln_ppl_ratio"], found["ln_ppl_ratio_error"] = mean_error(divergence.nll - divergence.nll_reference)
+    found["kld_mean"], found["kld_error"] = mean_error(divergence.kld)
+    found["kld_max"], found["kld_min"] = float(divergence.kld.max()), float(divergence.kld.min())
+    found["kld_percentiles"] = _percentiles(divergence.kld)
+    found["delta_p_mean"], found["delta_p_error"] = mean_error(divergence.delta_p)
+    found["delta_p_max"], found["delta_p_min"] = float(divergence.delta_p.max()), float(divergence.delta_p.min())
+    found["delta_p_percentiles"] = _percentiles(divergence.delta_p)
+    square, error = mean_error(divergence.delta_p**2)
     found["delta_p_rms"] = square**0.5
     found["delta_p_rms_error"] = 0.5 * error / square**0.5 if square else 0.0
-    share = float(apart.same_top.mean())
+    share = float(divergence.same_top.mean())
     found["same_top"] = share
-    found["same_top_error"] = float(np.sqrt(share * (1 - share) / max(len(apart.same_top) - 1, 1)))
+    found["same_top_error"] = float(np.sqrt(share * (1 - share) / max(len(divergence.same_top) - 1, 1)))
     return found
 
 

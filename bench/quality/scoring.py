@@ -1,6 +1,6 @@
-"""A text through several caches side by side: the same tokens into each session, and what their logits say of them.
+"""Scores a text through several caches side by side: each session gets the same tokens.
 
-No logits are kept: the reference's are compared piece by piece, so memory does not grow with the window.
+No logits are kept: they are compared with the reference's piece by piece, so memory does not grow with the window.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.stepper import Session
-from .divergence import Apart, log_softmax, surprise
+from .divergence import Divergence, log_softmax, surprise
 
 F32Array = npt.NDArray[np.float32]
 
 
 def logprobs(session: Session, tokens: Sequence[int], *, decode: bool) -> Iterator[F32Array]:
-    """Log-probabilities after each token, in pieces of several rows; or one token at a time, through decode."""
+    """Yield log-probabilities (rows, n_vocab) after each token: several rows at once, or single rows with decode."""
     if decode:
         for token in tokens:
             yield log_softmax(session.decode(token)[None])
@@ -27,7 +27,7 @@ def logprobs(session: Session, tokens: Sequence[int], *, decode: bool) -> Iterat
 
 
 def surprises(session: Session, tokens: Sequence[int], begin: int, *, decode: bool = False) -> npt.NDArray[np.float64]:
-    """-log p of the tokens behind number `begin`, each after all before it."""
+    """Return -log p of each token after position `begin`, given all tokens before it."""
     _fill(session, tokens[:begin])
     found, at = [], begin + 1
     for rows in logprobs(session, tokens[begin:-1], decode=decode):
@@ -36,22 +36,22 @@ def surprises(session: Session, tokens: Sequence[int], begin: int, *, decode: bo
     return np.concatenate(found)
 
 
-def apart(
+def divergences(
     reference: Session, sessions: Sequence[Session], tokens: Sequence[int], begin: int, *, decode: bool = False
-) -> list[Apart]:
-    """How far each session is from the reference at the tokens behind number `begin`."""
+) -> list[Divergence]:
+    """Return the divergence of each session from the reference at the tokens after position `begin`."""
     for session in (reference, *sessions):
         _fill(session, tokens[:begin])
     scored = tokens[begin:-1]
     others = [logprobs(session, scored, decode=decode) for session in sessions]
-    parts: list[list[Apart]] = [[] for _ in sessions]
+    parts: list[list[Divergence]] = [[] for _ in sessions]
     at = begin + 1
     for expected in logprobs(reference, scored, decode=decode):
         targets = np.array(tokens[at : at + len(expected)])
         for found, other in zip(parts, others, strict=True):
-            found.append(Apart.of(expected, next(other), targets))
+            found.append(Divergence.of(expected, next(other), targets))
         at += len(expected)
-    return [Apart.joined(found) for found in parts]
+    return [Divergence.joined(found) for found in parts]
 
 
 def _fill(session: Session, tokens: Sequence[int]) -> None:

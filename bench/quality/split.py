@@ -1,7 +1,8 @@
-"""Bits where they count: a type for K and for V in each layer, for a number of bytes and a loss by layer.
+"""Spends bits where they count: chooses a type for K and for V in each layer, within a budget of bytes per token.
 
-Greedy, as KV-AdaQuant fills its budget: all begin with the fewest bits, and the step that saves most loss per byte is
-taken next. A layer's loss shrinks by a factor of 4 with each bit, as a rounding error's square does.
+The choice is greedy, as in KV-AdaQuant: every layer begins with the fewest bits, and the step that saves the most
+loss per byte is taken next. A layer's loss is assumed to shrink by a factor of 4 with each bit, as the square of a
+rounding error does.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from ...models.config import Config
 def allocate(
     loss: Mapping[tuple[str, int], float], types: Sequence[str], config: Config, nbytes: int
 ) -> dict[str, list[str]]:
-    """Types by side ("k", "v") and layer, of `nbytes` per token at most where the smallest fit.
+    """Return a type for each layer, by side ("k", "v"), of at most `nbytes` per token if the smallest types fit.
 
-    loss: by (side, layer).
+    loss: that of one layer's K or V, by (side, layer).
     """
     ladder = sorted(dict.fromkeys(types), key=lambda t: FORMATS[t].bits_per_value)
     at = dict.fromkeys(loss, 0)
-    left = nbytes - sum(_bytes(config, *place, ladder[0]) for place in at)
+    left = nbytes - sum(_bytes(config, *which, ladder[0]) for which in at)
     while True:
         steps = [
-            (_gain(loss[place], ladder[i], ladder[j]) / cost, place, j, cost)
-            for place, i in at.items()
+            (_gain(loss[which], ladder[i], ladder[j]) / cost, which, j, cost)
+            for which, i in at.items()
             for j in range(i + 1, len(ladder))
-            if (cost := _bytes(config, *place, ladder[j]) - _bytes(config, *place, ladder[i])) <= left and cost
+            if (cost := _bytes(config, *which, ladder[j]) - _bytes(config, *which, ladder[i])) <= left and cost
         ]
         if not steps:
             return {side: [ladder[at[side, i]] for i in range(config.n_layer)] for side in "kv"}
-        _, place, to, cost = max(steps, key=lambda step: (step[0], step[1]))
-        at[place], left = to, left - cost
+        _, which, to, cost = max(steps, key=lambda step: (step[0], step[1]))
+        at[which], left = to, left - cost
 
 
 def _gain(loss: float, before: str, after: str) -> float:
@@ -40,7 +41,7 @@ def _gain(loss: float, before: str, after: str) -> float:
 
 
 def _bits(name: str) -> float:
-    """Of precision: a floating-point number's mantissa counts."""
+    """Return the bits of precision; of a floating-point format these are its mantissa's."""
     return float(FORMATS[name].bits or {"f32": 24, "f16": 11, "bf16": 8}[name])
 
 

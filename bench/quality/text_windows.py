@@ -1,4 +1,4 @@
-"""A text to score: read from a file, checked, and cut into llama-perplexity's windows; runs no model."""
+"""Reads a text to score, checks it and cuts it into llama-perplexity's windows; runs no model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...models.text.tokenizer import Tokenizer
 
 
 def read(name: str) -> str:
-    """The text in a file, UTF-8 (-: stdin)."""
+    """Return the text of a UTF-8 file ("-": stdin). Raises UsageError for one that is empty or binary."""
     text = read_file(name)
     said = "stdin" if name == "-" else f"-f {name}"
     if not text.strip():
@@ -20,15 +20,15 @@ def read(name: str) -> str:
 
 
 def check_context(n_ctx: int, config: Config) -> None:
-    """Refuses windows longer than the model was made for: what they would measure is not the cache."""
+    """Raise UsageError for windows longer than the model was trained for: there the model fails, not the cache."""
     if n_ctx > config.n_ctx_train:
         raise UsageError(f"-c {n_ctx}: the model's own context has {config.n_ctx_train} tokens; use that or less")
 
 
 def windows(text: str, tokenizer: Tokenizer, n_ctx: int, limit: int | None = None) -> list[list[int]]:
-    """The text's tokens in windows of n_ctx, `limit` at most; a rest is left out.
+    """Return the text's tokens in windows of n_ctx, at most `limit` of them; what is left at the end is dropped.
 
-    Where the model expects a text to begin with BOS, that takes the place of each window's first token.
+    Where the model expects a text to begin with BOS, it replaces each window's first token.
     """
     tokens = tokenizer.encode(text, bos=True)
     if len(tokens) < n_ctx:
@@ -43,4 +43,4 @@ def windows(text: str, tokenizer: Tokenizer, n_ctx: int, limit: int | None = Non
 
 
 SHORTEST = 8
-"""Tokens of a window, at least."""
+"""Fewest tokens of a window."""

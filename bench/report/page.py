@@ -1,6 +1,6 @@
-"""A report as one HTML file that needs nothing else: sections, tables, figures; knows nothing of what is reported.
+"""A report as one self-contained HTML file: sections, tables, figures; knows nothing of what is reported.
 
-It follows the reader's light or dark, fits a phone and prints. Whatever is given as text is text: it is escaped here.
+It follows the reader's light or dark theme, fits a phone and prints. All text that it is given is escaped here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ h2 {{ break-after: avoid; }}
 
 
 class Page:
-    """A report in the making: parts appear in the order in which they are added."""
+    """A page in the making: parts appear in the order in which they are added."""
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self.title = title
@@ -59,11 +59,11 @@ class Page:
         self._parts += [f"<p>{escape(paragraph)}</p>" for paragraph in paragraphs]
 
     def warning(self, text: str) -> None:
-        """What a reader must know before he believes the figures."""
+        """Add what a reader must know before trusting the figures."""
         self._parts.append(f'<p class="warning">{escape(text)}</p>')
 
     def table(self, caption: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """The first column is to the left, the others, figures, to the right. What does not fit can be moved."""
+        """Add a table: the first column is aligned left, the others, figures, right. A wide one scrolls."""
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
         table = f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
@@ -74,7 +74,7 @@ class Page:
         self._parts.append(f"<figure>{svg}{below}</figure>")
 
     def html(self) -> str:
-        policy = "default-src 'none'; style-src 'unsafe-inline'"  # there is nothing to load, and nothing shall be
+        policy = "default-src 'none'; style-src 'unsafe-inline'"  # there is nothing to load, so nothing may be
         head = (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -84,7 +84,7 @@ class Page:
         return f"{head}<body>\n" + "\n".join(self._parts) + "\n</body>\n</html>\n"
 
     def write(self, path: Path) -> None:
-        """Raises PyllmError where it cannot."""
+        """Write the page to a file. Raises PyllmError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.html(), encoding="utf-8")
@@ -93,7 +93,7 @@ class Page:
 
 
 def show(path: Path) -> str:
-    """Open a page in the browser; "", or a line that says why it was not."""
+    """Open a page in the browser; return "", or a line that says why that was not possible."""
     shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     if (shown or sys.platform in ("win32", "darwin")) and webbrowser.open(path.absolute().as_uri()):
         return ""

@@ -1,7 +1,7 @@
 """One look for all plots: matplotlib where it is installed, light and dark; knows nothing of what is plotted.
 
-A Plot is painted when it is asked for: as a file, or as an SVG whose colours follow the page that it stands in. Colours
-are told apart by people with any colour vision, and where curves cross, markers tell them apart as well.
+A Plot is painted when it is asked for: as a file, or as an SVG whose colours follow the page that it stands in. People
+with any colour vision can distinguish the colours, and where curves cross, markers help too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Svg = NewType("Svg", str)
 
 @dataclass(frozen=True)
 class Look:
-    """Colours, as #rrggbb: no two alike, since an inline SVG knows them by their values."""
+    """Colours, as #rrggbb: no two alike, since an inline SVG replaces them by their values."""
 
     paper: str
     ink: str
@@ -29,7 +29,7 @@ class Look:
     series: tuple[str, ...]
 
     def colours(self) -> dict[str, str]:
-        """By the names that the page's style sheet has for them."""
+        """Return the colours by their names in the page's style sheet."""
         named = {"paper": self.paper, "ink": self.ink, "faint": self.faint}
         return named | {f"series-{i}": colour for i, colour in enumerate(self.series)}
 
@@ -42,18 +42,17 @@ DARK = Look("#12151a", "#e6e8eb", "#474e58",
 LOOKS = {"light": LIGHT, "dark": DARK}
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SUFFIXES = (".svg", ".png", ".pdf")
 
 Axes = Any
-"""matplotlib's."""
+"""matplotlib's Axes, which are not imported here."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture: `paint(axes, look)` draws on matplotlib's axes, in colours of the look. What has a label gets into the
+    """A picture: `paint(axes, look)` draws on matplotlib's axes, in the look's colours. What has a label is in the
     legend."""
 
-    name: str  # of its file
+    name: str  # of its file, without suffix
     title: str
     x: str
     y: str
@@ -61,7 +60,7 @@ class Plot:
     height: float = 3.9  # inches; all plots are equally wide
 
     def save(self, path: Path, look: Look = LIGHT) -> None:
-        """Write it as the file's suffix says, one of SUFFIXES; raises PyllmError."""
+        """Write it in the format that its suffix names: .svg, .png or .pdf. Raises PyllmError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._rendered(path.suffix.removeprefix("."), look))
@@ -69,7 +68,7 @@ class Plot:
             raise PyllmError(f"{path}: cannot be written: {error.strerror or error}") from None
 
     def svg(self) -> Svg:
-        """For a page: as wide as there is room, in the page's colours (`variables`)."""
+        """Return the plot for a page: as wide as there is room, in the page's colours (`variables`)."""
         text = self._rendered("svg", LIGHT).decode()
         text = text[text.index("<svg") :]
         for name, colour in LIGHT.colours().items():
@@ -99,12 +98,12 @@ class Plot:
 
 
 def variables(look: Look) -> str:
-    """The look's colours for a style sheet."""
+    """Return the look's colours as variables of a style sheet."""
     return " ".join(f"--{name}: {colour};" for name, colour in look.colours().items())
 
 
 def available() -> bool:
-    """Whether there is a matplotlib to paint with."""
+    """Say whether matplotlib is installed."""
     try:
         _require()
     except PyllmError:

@@ -1,54 +1,59 @@
-"""The parts of a report, which look alike on the terminal and on a page: text, tables, plots; knows no figures."""
+"""The parts of a report, the same for a terminal and a page: text, tables, plots; knows no figures."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...models.errors import PyllmError
 from . import plot
 from .page import Page
 from .plot import LOOKS, Plot
 
-WIDTH = 132  # of what is printed where there is no terminal
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text; the first column is to the left, the others to the right."""
+    """A table of text; the first column is aligned left, the others right."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    only: str = ""  # "page" or "terminal": where it stands, if not in both
+    only: str = ""  # "page" or "terminal", if it is not for both
 
 
 @dataclass(frozen=True)
 class Section:
+    """A part of a report with a title of its own."""
+
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    plots: Sequence[tuple[Plot, str]] = ()  # with what is said below it
-    chart: Sequence[str] = ()  # lines for the terminal, where there are no plots
+    plots: Sequence[tuple[Plot, str]] = ()  # with their captions
+    chart: Sequence[str] = ()  # lines that stand for the plots on a terminal
 
 
 @dataclass(frozen=True)
 class Report:
+    """A whole report: sections, and warnings about their figures."""
+
     title: str
     about: str  # the machine, the model, the time
     warnings: Sequence[str] = ()
     sections: Sequence[Section] = field(default_factory=list)
 
     def page(self) -> Page:
-        """Without plots where there is no matplotlib, and with a line that says so."""
+        """Return the report as a page; without matplotlib it has no plots but a line that says so."""
         page = Page(self.title, self.about)
         for warning in self.warnings:
             page.warning(warning)
         plots = plot.available()
         if not plots:
-            page.warning("There are no plots in this report: pip install 'pyllm[plot]'")
+            page.warning("This report lacks its plots, which need matplotlib: pip install 'pyllm[plot]'")
         for section in self.sections:
             page.section(section.title, *section.text)
             for picture, caption in section.plots if plots else ():
@@ -58,14 +63,12 @@ class Report:
                     page.table(table.caption, table.columns, table.rows)
         return page
 
-    def print(self) -> None:
-        """To stdout."""
+    def show(self, console: Console) -> None:
+        """Print the report for a terminal: text, bars and tables, without plots."""
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
         console.print(Text(self.title, style="bold"), Text(self.about), sep="\n")
         for section in self.sections:
             if not section.text and all(table.only == "page" for table in section.tables):
@@ -89,7 +92,7 @@ class Report:
             console.print(Text(f"\nnote: {warning}"))
 
     def save_plots(self, folder: Path, suffix: str) -> list[Path]:
-        """All plots, light and dark, as files; raises PyllmError."""
+        """Write all plots, light and dark, as files and return their paths. Raises PyllmError."""
         written = []
         for section in self.sections:
             for picture, _ in section.plots:
@@ -101,7 +104,7 @@ class Report:
 
 
 def check_folder(path: Path) -> None:
-    """Raises PyllmError, before anything is measured, where nothing can be written."""
+    """Make the folder and raise PyllmError if no file can be written there; called before anything is measured."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".pyllm"

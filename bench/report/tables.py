@@ -1,4 +1,4 @@
-"""Rows of text as a Markdown table that is also readable as it stands; knows no units."""
+"""Rows of text as a Markdown table that is readable unrendered too; knows no units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """The first `left` columns stand left, the others right."""
+    """Return the table; the first `left` columns are aligned left, the others right."""
     cells = [list(titles), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 

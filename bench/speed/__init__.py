@@ -1,1 +1,1 @@
-"""Tokens per second: cases, engines, samples, and a peer beside them."""
+"""Tokens per second: cases, engines, samples, and a peer to compare with."""

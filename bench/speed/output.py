@@ -1,4 +1,4 @@
-"""Records as text: a Markdown table for people; CSV, JSON, JSON lines and SQL as llama-bench writes them."""
+"""Records as text: a Markdown table for people; CSV, JSON, JSON lines and SQL in llama-bench's way."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...engine.machine.units import size
 from .cases import label
 from .record import FIELDS, Record
 
-TABLE = "llama_bench"  # of SQL, by llama-bench's name, so that results of both can lie in it
+TABLE = "llama_bench"  # the name of llama-bench's SQL table, so that it can hold results of both
 
 
 def as_csv(records: Sequence[Record]) -> str:
-    """A line of names, then a line for each record, its values quoted as in llama-bench."""
+    """Return a line of names, then a line for each record, with values quoted as in llama-bench."""
     out = io.StringIO()
     out.write(",".join(FIELDS) + "\n")
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
@@ -34,7 +34,10 @@ def as_jsonl(records: Sequence[Record]) -> str:
 
 
 def as_sql(records: Sequence[Record]) -> str:
-    """A table and its rows, for SQLite. A table made by llama-bench lacks pyllm's own columns: add them there."""
+    """Return SQLite statements that create the table and insert the records.
+
+    A table made by llama-bench lacks pyllm's own columns: add them there first.
+    """
     kinds = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
     columns = ",\n".join(f"  {name} {kinds[kind]}" for name, kind in FIELDS.items())
     lines = [f"CREATE TABLE IF NOT EXISTS {TABLE} (\n{columns}\n);\n"]
@@ -55,7 +58,7 @@ def _literal(value: Any) -> str:
 
 
 def as_markdown(records: Sequence[Record]) -> str:
-    """llama-bench's table with a few columns more; settings that nobody changed are left out."""
+    """Return llama-bench's table with a few more columns, without those of settings that all have their default."""
     columns = [column for column in COLUMNS if column.shown(records)]
     cells = [[column.title for column in columns]]
     cells += [[column.text(record) for column in columns] for record in records]
@@ -75,7 +78,7 @@ class Column:
     title: str
     text: Callable[[Record], str]
     left: bool = False
-    usual: tuple[str, object] | None = None  # a field and its value; where all records have it, there is no column
+    usual: tuple[str, object] | None = None  # a field and its default; the column is left out if all records have it
 
     def shown(self, records: Sequence[Record]) -> bool:
         return self.usual is None or any(record[self.usual[0]] != self.usual[1] for record in records)

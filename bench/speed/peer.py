@@ -21,17 +21,20 @@ NO_ROTATION = {"LLAMA_ATTN_ROT_DISABLE": "1"}
 
 @dataclass(frozen=True)
 class Peer:
-    """A llama-bench and its dialect. Each sample is a new process, which loads the model and warms up by itself."""
+    """A llama-bench and its dialect. Each sample is a new process, which loads the model and warms up itself."""
 
     path: Path
     flash: str  # the value of -fa that means on
-    depth: str  # the flag that asks for a depth: -d, -gp (generation only), or none
+    depth: str  # the flag that asks for a depth: -d, -gp (generation only), or "" for none
     environment: dict[str, str]
     extra: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str, *, rotation: bool, extra: str = "") -> Peer:
-        """Reads its --help; raises UsageError if it is no llama-bench. rotation: of K and V in quantized caches."""
+        """Learn its dialect from --help; raise UsageError if it is no llama-bench.
+
+        rotation: whether it may rotate K and V of quantized caches.
+        """
         try:
             done = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
         except (OSError, subprocess.SubprocessError) as error:
@@ -40,7 +43,7 @@ class Peer:
         text = done.stdout + done.stderr
         flash = re.search(r"--flash-attn <([^>]*)>", text)
         if flash is None:
-            raise UsageError(f"--against {path}: is no llama-bench by its --help; give the path of one")
+            raise UsageError(f"--against {path}: its --help is not that of a llama-bench; give the path of one")
         depth = next((flag for flag, sign in (("-d", "--n-depth"), ("-gp", "-gp ")) if sign in text), "")
         environment = {} if rotation or depth == "-gp" else NO_ROTATION
         on = "on" if "on" in re.split(r"\W", flash[1]) else "1"
@@ -48,40 +51,40 @@ class Peer:
 
     @property
     def name(self) -> str:
-        """llama.cpp's fork names depths otherwise, which is how it is known."""
+        """The program's name; the fork ik_llama.cpp is recognized by its flag for depths."""
         return "ik_llama.cpp" if self.depth == "-gp" else "llama.cpp"
 
     @property
     def description(self) -> str:
-        """Whom we compare with, in a line."""
+        """One line that says what we compare with."""
         flags = shlex.join(["-fa", self.flash, *self.extra])
         return f"{self.name}, {self.path} {flags}, rotation of quantized K and V: {self.rotation}"
 
     @property
     def rotation(self) -> str:
-        """Whether it turns quantized K and V before it stores them, which costs time and saves quality."""
+        """Whether it rotates quantized K and V, which costs time and saves quality: "on", "off" or "none"."""
         if self.depth == "-gp":
             return "none"
         return "off" if NO_ROTATION.keys() & (os.environ | self.environment).keys() else "on"
 
     def rotates(self, case: Case) -> str:
-        """As `rotation`, for a case: it does not where pyllm does not."""
+        """Return `rotation` for one case: "off" if pyllm does not rotate in it either."""
         return "off" if self.rotation == "on" and case.cache_rotate == "none" else self.rotation
 
     def sample(self, case: Case) -> int:
-        """Nanoseconds of one repetition."""
+        """Return the nanoseconds of one repetition. Raises Unable."""
         if not case.n_depth or self.depth == "-d":
             depth = ["-d", case.n_depth] if case.n_depth else []
             if case.n_prompt and case.n_gen:
                 return self._run(case, ["-p", 0, "-n", 0, "-pg", f"{case.n_prompt},{case.n_gen}", *depth])[0]
             return self._run(case, ["-p", case.n_prompt, "-n", case.n_gen, *depth])[0]
         if self.depth != "-gp":
-            raise Unable("this llama-bench knows no depth")
+            raise Unable("this llama-bench supports no depth")
         if not case.n_prompt:
             return self._run(case, ["-p", 0, "-n", 0, "-gp", f"{case.n_depth},{case.n_gen}"])[0]
         if case.n_gen:
-            raise Unable("this llama-bench knows no depth for prompt and generation together")
-        # A prompt at a depth: what the longer prompt takes more.
+            raise Unable("this llama-bench supports no depth for prompt and generation together")
+        # A prompt at a depth: the time of the longer prompt minus that of the shorter.
         whole = case.n_depth + case.n_prompt
         before, all_of_it = self._run(case, ["-p", f"{case.n_depth},{whole}", "-n", 0])
         return all_of_it - before
@@ -103,7 +106,7 @@ class Peer:
 
 
 def _complaint(text: str) -> str:
-    """The line of its output that says what is wrong."""
+    """Return the line of its output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
     return (errors or lines or [""])[0][:200]

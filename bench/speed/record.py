@@ -14,7 +14,7 @@ from .throughput import Samples, Traffic, average
 
 Record = dict[str, Any]
 
-# llama-bench's, in its order. What is said of GPUs, and of choices that pyllm does not offer, is the same in each row.
+# llama-bench's, in its order. What concerns GPUs, and choices that pyllm does not offer, is the same in every row.
 LLAMA_BENCH: dict[str, type] = {
     "build_commit": str, "build_number": int, "cpu_info": str, "gpu_info": str, "backends": str,
     "model_filename": str, "model_type": str, "model_size": int, "model_n_params": int, "n_batch": int,
@@ -36,7 +36,7 @@ OURS: dict[str, type] = {
 
 FIELDS: dict[str, type] = {**LLAMA_BENCH, **OURS}
 SAMPLES = ("samples_ns", "samples_ts", "peer_samples_ts")
-"""Lists, which only JSON has room for."""
+"""Lists, which only the JSON formats contain."""
 
 _CONSTANT: Record = {
     "build_number": 0, "gpu_info": "", "backends": "CPU", "cpu_mask": "0x0", "cpu_strict": False, "poll": 0,
@@ -48,7 +48,7 @@ _CONSTANT: Record = {
 
 
 def system() -> Record:
-    """What is the same in all records of a run."""
+    """Return the fields that are the same in all records of a run."""
     from importlib.metadata import version
 
     return {
@@ -62,7 +62,7 @@ def system() -> Record:
 
 
 def model(gguf: GGUF) -> Record:
-    """What is said of a model."""
+    """Return the fields that describe a model."""
     parameters = sum(math.prod(tensor.shape) for tensor in gguf.tensors.values())
     by_type: dict[str, int] = {}
     for tensor in gguf.tensors.values():
@@ -77,12 +77,12 @@ def model(gguf: GGUF) -> Record:
 
 
 def count(n: float) -> str:
-    """134.52 M without the digits: 135M, 1.5B."""
+    """Return a number of parameters in short: 135M, 1.5B."""
     return f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.0f}M" if n >= 1e6 else f"{n / 1e3:.0f}K"
 
 
 def case(case: Case, ours: Samples, traffic: Traffic, ceiling: float) -> Record:
-    """What was measured. ceiling: bytes per second that the same threads read."""
+    """Return the fields of what was measured. ceiling: bytes per second that the same threads read at most."""
     tokens, (avg_ns, stddev_ns), (avg_ts, stddev_ts) = case.n_tokens, average(ours.ns), average(ours.ts)
     gbps = traffic.total / ours.median_ns
     shared = ("n_prompt", "n_gen", "n_depth", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "cache_rotate")
@@ -108,7 +108,7 @@ def case(case: Case, ours: Samples, traffic: Traffic, ceiling: float) -> Record:
 
 
 def peer(name: str, rotation: str, ours: Samples, theirs: Samples | None) -> Record:
-    """The comparison; without figures where the peer could not run the case."""
+    """Return the fields of the comparison, without figures if the peer could not run the case."""
     record: Record = {"peer": name, "peer_rotation": rotation}
     if theirs is None:
         return record
@@ -123,7 +123,7 @@ def peer(name: str, rotation: str, ours: Samples, theirs: Samples | None) -> Rec
 
 
 def complete(*parts: Record) -> Record:
-    """One record with every field, in order; None where nothing is known."""
+    """Return one record with every field, in order; None is what is unknown."""
     known = {name: value for part in parts for name, value in part.items()}
     record = {name: known.get(name) for name in FIELDS}
     return record | {name: known.get(name, []) for name in SAMPLES}

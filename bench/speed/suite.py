@@ -1,4 +1,4 @@
-"""One run of the benchmark: load, warm up, take the ceiling, measure, take the ceiling again; prints nothing."""
+"""One run of the benchmark: load, warm up, measure bandwidth, cases, and bandwidth again; prints nothing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .throughput import Ours, Results, Runner, Traffic, measure
 US = "pyllm"
 
 Status = Callable[[int, int, str], None]
-"""(repetition from 0 on, repetitions, what happens next)"""
+"""Called with the repetition (from 0; -1 before the first), their number, and what is measured next."""
 
 
 @dataclass
 class Suite:
-    """Cases and what came of them. `records` is good at any time, also when a run was broken off."""
+    """Cases and their results. `records` can be called at any time, also after a run was interrupted."""
 
     cases: Sequence[Case]
     repetitions: int
@@ -42,11 +42,11 @@ class Suite:
     _rss_peak: dict[Case, int] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
-        """Measure everything."""
-        together = groups(self.cases, self._models)
-        if len(together) > 1:
-            self.warn(f"the engines do not fit in memory all at once: cases are interleaved in {len(together)} groups")
-        for group in together:
+        """Measure all cases, interleaved, in groups that fit in memory."""
+        found = groups(self.cases, self._models)
+        if len(found) > 1:
+            self.warn(f"the engines do not all fit in memory at once: cases are interleaved in {len(found)} groups")
+        for group in found:
             self._group(group)
 
     def _group(self, cases: Sequence[Case]) -> None:
@@ -71,7 +71,7 @@ class Suite:
         self.status(-1, self.repetitions, "warming up")
 
     def _prepare(self, engines: Engines, cases: Sequence[Case]) -> None:
-        """All that may draw bars: they have a thread, which must not run beside a measurement."""
+        """Load engines and fill caches now: progress bars have a thread, which must not run during a measurement."""
         with Bars() as progress:
             for case in cases:
                 engine = engines.of(case.setup, progress)
@@ -79,13 +79,13 @@ class Suite:
                 self._traffic[case], self._compile_s[case] = Traffic.of(engine.llm, case), engine.compile_s
 
     def _take_ceilings(self, engines: Engines, cases: Sequence[Case]) -> None:
-        """By an engine's own threads, one engine for each number of them."""
+        """Measure the read bandwidth with the threads of one engine for each number of threads."""
         for threads, setup in {case.n_threads: case.setup for case in cases}.items():
             self.status(-1, self.repetitions, f"read bandwidth -t {threads}")
             self.ceilings.setdefault(threads, []).append(ceiling(engines.of(setup, silent).llm.model.team))
 
     def records(self) -> list[record.Record]:
-        """In the order of the cases."""
+        """Return a record for each case measured so far, in the order of the cases."""
         system, found = record.system(), []
         for case in self.cases:
             ours = self._results.get((case, US))
@@ -102,5 +102,5 @@ class Suite:
 
 
 def spread(ceilings: Sequence[float]) -> float:
-    """How far apart measurements of the same ceiling lie, as a share of it."""
+    """Return the range of measurements of the same ceiling, as a share of their median."""
     return (max(ceilings) - min(ceilings)) / median(ceilings)

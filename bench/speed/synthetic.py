@@ -1,6 +1,6 @@
-"""Models of random weights in the shapes of known ones, for machines whose cache swallows a small model.
+"""Models of random weights in the shapes of known ones, for machines whose cache holds a small model.
 
-They say nothing sensible, at the speed of those that do. The values of a small block are encoded once and repeated.
+They talk nonsense at the speed of real ones. The values of a small block are encoded once and repeated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ...kernels.formats.table import FORMATS, Format
 from ...models.errors import FitError, PyllmError
 from ...models.progress import Progress, silent
 
-VERSION = 1  # of the files; one that is written otherwise gets another name
-BLOCK = 1 << 20  # values that are drawn and encoded
-SPARE = 64 << 20  # bytes that stay free on the disk, besides the file
+VERSION = 1  # of the files, and part of their names; raise it when what is written changes
+BLOCK = 1 << 20  # values that are drawn, encoded and repeated
+SPARE = 64 << 20  # bytes that must stay free on the disk after the file is written
 CONTEXT = 32768
 
 
@@ -41,8 +41,8 @@ class Shape:
     n_head: int
     n_head_kv: int
     n_vocab: int
-    tied: bool  # the embedding is the output matrix too
-    n_expert: int = 0  # feed-forwards of n_ff, of which each token meets n_expert_used; 0: there is one
+    tied: bool  # the embedding matrix is also the output matrix
+    n_expert: int = 0  # feed-forwards of size n_ff, of which each token uses n_expert_used; 0: a single one
     n_expert_used: int = 0
 
     @property
@@ -50,7 +50,7 @@ class Shape:
         return self.n_embd // self.n_head
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, rows first."""
+        """Return the shape of each tensor by name, rows first."""
         q, kv = self.n_embd, self.n_head_kv * self.head_dim
         found: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.n_vocab, self.n_embd)}
         for i in range(self.n_layer):
@@ -64,6 +64,7 @@ class Shape:
         return found if self.tied else {**found, "output.weight": (self.n_vocab, self.n_embd)}
 
     def feed_forward(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a layer's feed-forward by name, without `blk` and `weight`."""
         into, back = (self.n_ff, self.n_embd), (self.n_embd, self.n_ff)
         if not self.n_expert:
             return {"ffn_gate": into, "ffn_up": into, "ffn_down": back}
@@ -84,7 +85,10 @@ SHAPES: dict[str, Shape] = {
 
 
 def make(folder: Path, name: str, weight_type: str, progress: Progress = silent) -> Path:
-    """The model `name` of SHAPES with matrices of `weight_type`, written below `folder` if it is not there yet."""
+    """Return the path of model `name` of SHAPES with matrices of `weight_type`; write it below `folder` if it is new.
+
+    Raises FitError or PyllmError if it would not fit in memory or on the disk.
+    """
     path = folder / "synthetic" / f"{name}-{weight_type}-v{VERSION}.gguf"
     if path.exists():
         return path
@@ -102,11 +106,11 @@ def make(folder: Path, name: str, weight_type: str, progress: Progress = silent)
 
 
 def _check_room(folder: Path, name: str, need: int) -> None:
-    """Raises if it would not fit in memory afterwards, or not on the disk; makes the folder."""
+    """Make the folder; raise if the model would not fit in memory or on the disk."""
     free, limit = free_memory()
     if need > free:
         problem = f"its weights take {size(need)} of memory, but {limit} leaves {size(max(free, 0))}"
-        raise FitError(f"--synthetic {name}: {problem}; a smaller size or --synthetic-type takes less")
+        raise FitError(f"--synthetic {name}: {problem}; choose a smaller size or --synthetic-type")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free - SPARE
@@ -119,20 +123,22 @@ def _check_room(folder: Path, name: str, need: int) -> None:
 
 
 def layout(shape: Shape, fmt: Format) -> Iterator[tuple[str, tuple[int, ...], Format, int]]:
-    """Name, shape, format and bytes of each tensor: matrices in `fmt` or, where their rows do not fit, what stands in
-    for it; vectors and what chooses experts in float32, as in every GGUF."""
+    """Yield name, shape, format and bytes of each tensor.
+
+    Matrices are in `fmt` or, if their rows are no whole blocks, in its substitute; vectors and routers in float32.
+    """
     for name, dims in shape.tensors().items():
         own = FORMATS["f32"] if len(dims) == 1 or "ffn_gate_inp" in name else fmt.fitting(dims[-1])
         yield name, dims, own, own.row_bytes(dims[-1]) * math.prod(dims[:-1])
 
 
 def nbytes(shape: Shape, fmt: Format) -> int:
-    """Bytes of all tensors."""
+    """Return the bytes of all tensors."""
     return sum(stored for *_, stored in layout(shape, fmt))
 
 
 def write(path: Path, shape: Shape, weight_type: str, title: str, progress: Progress = silent) -> None:
-    """A GGUF that pyllm and llama.cpp load: weights that keep activations near 1, and a vocabulary of bytes."""
+    """Write a GGUF that pyllm and llama.cpp load: weights that keep activations near 1, and a vocabulary of bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer, shape, title)
     fmt = FORMATS[weight_type]
@@ -196,7 +202,7 @@ def _describe(writer: gguf.GGUFWriter, shape: Shape, title: str) -> None:
 
 
 def _vocabulary(n: int) -> Iterator[str]:
-    """An end token, a printable character for each byte as GPT-2 has it, a merge, and tokens that nobody uses."""
+    """Yield an end token, a character for each byte as in GPT-2, a merge, and unused tokens."""
     yield "<|endoftext|>"
     spare = iter(range(256, 512))
     for byte in range(256):

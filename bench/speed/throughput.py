@@ -1,4 +1,4 @@
-"""How long cases take, repetitions interleaved over all cases and runners; and what they read, by the plan."""
+"""The times of cases, with repetitions interleaved over all cases and runners, and the bytes that they read."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .engines import Engines, random_tokens
 
 
 class Unable(Exception):
-    """A runner cannot run a case; the message says why."""
+    """Raised by a runner that cannot run a case; the message says why."""
 
 
 class Runner(Protocol):
     """Runs cases: pyllm itself, or the program that it is compared with."""
 
     def sample(self, case: Case) -> int:
-        """Nanoseconds that the case took; raises Unable."""
+        """Return the nanoseconds that the case took. Raises Unable."""
 
 
 @dataclass
 class Samples:
-    """What one runner took for one case, in the order in which it was measured."""
+    """The times of one runner for one case, in the order in which they were measured."""
 
     n_tokens: int
     ns: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Samples:
 
 
 def average(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, which llama-bench prints; a single value has none."""
+    """Return mean and standard deviation, as llama-bench prints them; the deviation of a single value is 0."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
@@ -59,8 +59,10 @@ Results = dict[tuple[Case, str], Samples]
 
 
 def turns(cases: Sequence[Case], runners: Sequence[str], repetitions: int) -> Iterator[tuple[int, Case, str]]:
-    """Who runs what when: (repetition, case, runner). Every case once before any of them again, and the runners take
-    turns, the other one first every other time, so that a machine that drifts favours none."""
+    """Yield (repetition, case, runner) in the order of measurement: every case once before any of them again.
+
+    Runners swap their order with each repetition, so that a machine that drifts favours none.
+    """
     for repetition in range(repetitions):
         for case in cases:
             for runner in runners if repetition % 2 == 0 else reversed(runners):
@@ -76,7 +78,7 @@ def measure(
     status: Callable[[int, int, str], None] = lambda repetition, repetitions, text: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Run everything and add to `results`, good at any time. Who cannot run a case is not asked for it again."""
+    """Run everything and add to `results`, valid at any time. A runner that is Unable to run a case is asked once."""
     unable: set[tuple[Case, str]] = set()
     for repetition, case, runner in turns(cases, list(runners), repetitions):
         if (case, runner) in unable:
@@ -96,10 +98,10 @@ class Ours:
 
     def __init__(self, engines: Engines, progress: Progress) -> None:
         self._engines, self._progress = engines, progress
-        self.rss_peak: dict[Case, int] = {}  # bytes of the whole process, with all engines that it had loaded
+        self.rss_peak: dict[Case, int] = {}  # bytes of the whole process, with all engines loaded by then
 
     def sample(self, case: Case) -> int:
-        """The session is rewound to the case's depth first. Neither that nor loading is counted."""
+        """Return the nanoseconds of one repetition; loading, filling and rewinding the cache do not count."""
         engine = self._engines.of(case.setup, self._progress)
         tokens = random_tokens(engine.llm.config.n_vocab, case.n_tokens)
         ns = timed(engine.at(case.n_depth, self._progress), tokens[: case.n_prompt], tokens[case.n_prompt :])
@@ -108,7 +110,7 @@ class Ours:
 
 
 def timed(session: Session, prompt: Sequence[int], generated: Sequence[int]) -> int:
-    """Nanoseconds to take in a prompt at once and then tokens one by one, without sampling."""
+    """Return the nanoseconds to prefill a prompt at once and then decode tokens one by one, without sampling."""
     begin = perf_counter_ns()
     if prompt:
         session.prefill(prompt)
@@ -119,7 +121,7 @@ def timed(session: Session, prompt: Sequence[int], generated: Sequence[int]) -> 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that a case reads, in all its steps together."""
+    """Bytes that a case reads, summed over its steps."""
 
     weights: float = 0
     k: float = 0
@@ -131,7 +133,7 @@ class Traffic:
 
     @classmethod
     def of(cls, llm: LLM, case: Case) -> Traffic:
-        """By the plan. In decode the bytes grow evenly with the context, so its first and last step tell them all."""
+        """Sum the costs of the plan. In decode they grow linearly, so first and last step give the mean."""
         end = case.n_depth + case.n_prompt
         steps = []
         for start in range(case.n_depth, end, case.setup.n_rows):

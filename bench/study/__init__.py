@@ -1,1 +1,1 @@
-"""What K costs and what V costs, cell after cell."""
+"""A study of what quantizing K and V costs, measured cell after cell."""

@@ -1,35 +1,28 @@
-"""A study as tables, plots and one page; measures nothing."""
+"""A study as tables; measures nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
-from ..report.tables import markdown
+from ..report.report import Table
 from .cells import Cell, Options, Results, norms, sensitivity, splits, targets, usual
 from .stats import frontier, more_bits, rank_correlation
 from .tasks import TASKS
 
-Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""Title, columns, rows."""
-
-
-def as_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown(columns, rows, left=1)
-
 
 def _side(losses: Mapping[tuple[str, int], float], side: str) -> list[float]:
-    """Of one side, by layer."""
+    """Return the losses of one side ("k" or "v"), layer by layer."""
     return [losses[key] for key in sorted(losses) if key[0] == side]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What there is to say of a study's results so far: parts without results are left out."""
+class Findings:
+    """The results of a study so far, whole or in part: what has no results yet is left out."""
 
     heading: Mapping[str, Any]
     results: Results
@@ -37,14 +30,14 @@ class Report:
     options: Options
 
     def of(self, measure: str, task: str, context: int, k: str, v: str, rotate: str | None = None) -> Any:
-        """The result of a cell, or None."""
+        """Return the result of a cell, or None if it was not measured or the task had no samples."""
         found = self.results.get(Cell(measure, task, context, CacheSpec(k, v, rotate or self.options.rotate[0])).key)
         return None if found is None or found.get("samples") == 0 else found
 
     def tables(self) -> Iterator[Table]:
         single = (self._frontier(), self._asymmetry(), self._tasks(), self._splits(), self._generation())
         for table in (*self._pairs(), *single[:3], *self._attention(), *single[3:]):
-            if table[2]:
+            if table.rows:
                 yield table
 
     def _bytes(self, k: str, v: str) -> str:
@@ -59,10 +52,10 @@ class Report:
                 for k in types for v in types if (r := self.of("score", "prose", first, k, v, rotate))
             ]  # fmt: skip
             columns = ["K/V", "per token", "PPL", "ln ratio", "KLD from f32", "99 %", "same top"]
-            yield f"Pairs on prose, {first} tokens, rotation {rotate}", columns, rows
+            yield Table(f"Pairs on prose, {first} tokens, rotation {rotate}", columns, rows)
 
     def _frontier(self) -> Table:
-        """The best pair for each number of bytes."""
+        """Return the pairs that no pair of the same size or less beats."""
         first, types = self.options.contexts[0], self.options.types
         points = [
             (float(token_bytes(self.config, CacheSpec(k, v))), float(r["kld_mean"]), f"{k}/{v}, rotation {rotate}")
@@ -70,10 +63,10 @@ class Report:
             if (r := self.of("score", "prose", first, k, v, rotate))
         ]  # fmt: skip
         rows = [[name, f"{size / 1024:.1f} KiB", f"{loss:.5f}"] for size, loss, name in frontier(points)]
-        return "The best pairs by size", ["K/V", "per token", "KLD from f32"], rows
+        return Table("The best pairs by size", ["K/V", "per token", "KLD from f32"], rows)
 
     def _asymmetry(self) -> Table:
-        """The same bits, spent on K or on V."""
+        """Return the loss of each type in K alone and in V alone."""
         rows, first = [], self.options.contexts[0]
         noise = self.of("score", "prose", first, "f16", "f16")
         for rotate in self.options.rotate:
@@ -86,7 +79,7 @@ class Report:
                     said = "in the noise" if bits is None else f"{bits:+.1f}"
                     rows.append([t, rotate, *(f"{x:.5f}" for x in losses), f"{losses[0] / losses[1]:.1f}", said])
         columns = ["type", "rotation", "KLD of K", "KLD of V", "K / V", "bits that K needs more"]
-        return "K alone and V alone in a type, the other exact", columns, rows
+        return Table("K alone and V alone in a type, the other exact", columns, rows)
 
     def _tasks(self) -> Table:
         rows = []
@@ -99,7 +92,7 @@ class Report:
                         kld = f"{r['kld_mean']:.4f} ± {r['kld_error']:.4f}"
                         rows.append([task, str(context), f"{k}/{v}", kld, loss, f"{r['same_top']:.1%}", hits])
         columns = ["task", "tokens", "K/V", "KLD", "loss of log p", "same top", "hits, of f32's"]
-        return "Tasks and lengths", columns, rows
+        return Table("Tasks and lengths", columns, rows)
 
     def _attention(self) -> Iterator[Table]:
         rows = []
@@ -109,7 +102,7 @@ class Report:
                     shown = ("logit_rms", "weights_kld", "far_lost", "top_overlap", "output_k", "output_v")
                     rows.append([t, rotate, *(f"{sum(r[name]) / len(r[name]):.4f}" for name in shown)])
         columns = ["type", "rotation", "logits, RMS", "weights, KLD", "far lost", "top 16 kept", "out by K", "by V"]
-        yield f"Attention at {usual(self.config)} tokens, mean of layers", columns, rows
+        yield Table(f"Attention at {usual(self.config)} tokens, mean of layers", columns, rows)
         shapes = self.results.get(norms(self.options, self.config).key)
         losses = sensitivity(self.options, self.config, self.results)
         if shapes and losses:
@@ -119,12 +112,12 @@ class Report:
                 for i in range(self.config.n_layer)
             ]
             columns = ["layer", "KLD of K", "of V", "norm K", "V", "spectral K", "V", "outlier K", "V"]
-            told = [
+            ranks = [
                 [name, *(f"{rank_correlation(_side(losses, s), shapes[f'{name}_{s}']):+.2f}" for s in "kv")]
                 for name in ("frobenius", "spectral", "outlier", "weights") if shapes[f"{name}_k"]
             ]  # fmt: skip
-            yield "How well a layer's figures tell its loss: rank correlation", ["figure", "K", "V"], told
-            yield "Layers: the loss of q4_0 in one of them, and what K and V look like", columns, by_layer
+            yield Table("How well a layer's figures tell its loss: rank correlation", ["figure", "K", "V"], ranks)
+            yield Table("Layers: the loss of q4_0 in one of them, and what K and V look like", columns, by_layer)
 
     def _splits(self) -> Table:
         rows = []
@@ -140,7 +133,8 @@ class Report:
                         f"--cache-type-k-layers {key} --cache-type-v-layers {value}" if ":" in key else f"{key}/{value}"
                     )
                     rows.append([name, self._bytes(key, value), f"{r['kld_mean']:.5f} ± {r['kld_error']:.5f}", flags])
-        return "Bits by layer, of the same bytes as a uniform pair", ["rule", "per token", "KLD", "flags"], rows
+        columns = ["rule", "per token", "KLD", "flags"]
+        return Table("Bits by layer, of the same bytes as a uniform pair", columns, rows)
 
     def _generation(self) -> Table:
         rows = [
@@ -149,4 +143,4 @@ class Report:
             for k, v in self.options.pairs() if (r := self.of("generate", "prose", usual(self.config), k, v))
         ]  # fmt: skip
         columns = ["K/V", "first token that differs", "repeated 4-grams (f32)", "length (f32)"]
-        return "Free generation, greedy", columns, rows
+        return Table("Free generation, greedy", columns, rows)

@@ -1,4 +1,4 @@
-"""A study's cells, measured: each measure is a function of the model, the texts and the cell; keeps no results."""
+"""Measures a study's cells: each measure is a function of the model, the texts and the cell; keeps no results."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from ...models.cache import rotation
 from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
-from ..quality.divergence import Apart
-from ..quality.scoring import apart
+from ..quality.divergence import Divergence
+from ..quality.scoring import divergences
 from .cells import Cell
 from .tasks import TASKS, Sample, samples
 from .texts import Sources
 
 GENERATED = 96
-"""Tokens of a free generation."""
+"""Most tokens of a free generation."""
 QUERIES = 48
-"""Rows whose attention is looked at, in the second half of the context."""
+"""Rows in the second half of the context whose attention is compared."""
 NGRAM = 4
+"""Tokens of the n-grams whose repetition is counted."""
 
 
 @dataclass
 class Bench:
-    """What all cells share."""
+    """The model, texts and seed that all cells share."""
 
     caches: Caches
     sources: Sources
     seed: int
 
     def samples(self, cell: Cell) -> list[Sample]:
+        """Return the samples that a cell asks for, fewer if the texts do not have as many."""
         return samples(TASKS[cell.task], self.sources, self.caches.tokenizer, cell.context, self.seed, cell.samples)
 
 
 def groups(bench: Bench, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Cells in their order, cut so that those of a group can be measured together. Raises FitError."""
+    """Yield the cells in their order, in groups that can be measured side by side. Raises FitError."""
     run: list[Cell] = []
     for cell in cells:
         alike = run and (run[0].measure, run[0].task, run[0].context) == (cell.measure, cell.task, cell.context)
@@ -63,7 +65,7 @@ def _fitting(bench: Bench, cells: list[Cell]) -> Iterator[list[Cell]]:
 
 
 def measure(bench: Bench, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Results by key, of cells of one group."""
+    """Measure the cells of one group and return their results by key."""
     bench.caches.n_ctx = max(cells[0].context, 64)
     if cells[0].measure in BESIDE:
         with bench.caches.open([EXACT, *(cell.cache for cell in cells)]) as engines:
@@ -80,16 +82,16 @@ def _score(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) 
     asked = bench.samples(cell)
     if not asked:
         return [{"samples": 0} for _ in others]
-    parts: list[list[Apart]] = [[] for _ in others]
+    parts: list[list[Divergence]] = [[] for _ in others]
     for sample in asked:
-        for found, part in zip(parts, apart(exact, others, sample.tokens, len(sample.prompt) - 1), strict=True):
+        for found, part in zip(parts, divergences(exact, others, sample.tokens, len(sample.prompt) - 1), strict=True):
             found.append(part)
     return [_summary(found) for found in parts]
 
 
-def _summary(parts: Sequence[Apart]) -> dict[str, Any]:
-    """By sample. What divergence.statistics says, the answers that are right in every token, and where loss arises."""
-    whole = divergence.statistics(Apart.joined(parts))
+def _summary(parts: Sequence[Divergence]) -> dict[str, Any]:
+    """Return the statistics of a cell's samples, how often the whole answer is right, and the loss along the answer."""
+    whole = divergence.statistics(Divergence.joined(parts))
     keys = ("ppl", "ppl_reference", "nll", "ln_ppl_ratio", "ln_ppl_ratio_error", "kld_mean", "kld_error", "kld_max",
             "delta_p_mean", "delta_p_rms", "same_top", "same_top_error")  # fmt: skip
     length = min(len(part.kld) for part in parts)
@@ -133,7 +135,7 @@ def _greedy(session: Session, prompt: Sequence[int], eog: frozenset[int]) -> lis
 
 
 def repeated(tokens: Sequence[int]) -> float:
-    """The share of n-grams that were there before."""
+    """Return the share of n-grams that occurred before."""
     grams = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -142,7 +144,7 @@ def repeated(tokens: Sequence[int]) -> float:
 
 
 def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """For each error a list, with an entry a layer."""
+    """Return, for each cell, a list of each error with an entry per layer."""
     config = bench.caches.config
     types = [cell.cache.layers(config.n_layer) for cell in cells]
     found: list[dict[str, Any]] = [{} for _ in cells]
@@ -158,7 +160,7 @@ def _attention(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """For each figure a list, with an entry a layer; weights_k and weights_v are empty where K has no matrix."""
+    """Return a list of each figure with an entry per layer; weights_k and weights_v are empty for a fused QKV."""
     found: dict[str, list[float]] = {"weights_k": [], "weights_v": []}
     tensors = bench.caches.gguf.tensors
     for i, exact in enumerate(bench.caches.attended(bench.samples(cells[0])[0].tokens)):

@@ -1,4 +1,4 @@
-"""A study's pictures: the heat map, loss against bytes, against length and distance, layers; computes no statistics."""
+"""A study's plots: heat map, loss against bytes, length and distance, and by layer; computes no statistics."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ...models.cache.spec import CacheSpec
 from ..quality.attention_errors import DISTANCES
 from ..report.plot import MARKERS, Axes, Look, Plot
 from .cells import sensitivity, usual
-from .findings import Report
+from .findings import Findings
 from .stats import frontier
 from .tasks import TASKS
 
 
-def plots(report: Report) -> Iterator[Plot]:
-    """Those for which there are results."""
-    first, main = report.options.contexts[0], report.options.rotate[0]
-    types, pairs = ("f32", *report.options.types), report.options.pairs()
-    loss = {(k, v, r): found["kld_mean"] for k in types for v in types for r in report.options.rotate
-            if (found := report.of("score", "prose", first, k, v, r))}  # fmt: skip
+def plots(findings: Findings) -> Iterator[Plot]:
+    """Yield the plots for which there are results."""
+    first, main = findings.options.contexts[0], findings.options.rotate[0]
+    types, pairs = ("f32", *findings.options.types), findings.options.pairs()
+    loss = {(k, v, r): found["kld_mean"] for k in types for v in types for r in findings.options.rotate
+            if (found := findings.of("score", "prose", first, k, v, r))}  # fmt: skip
     if loss:
         title = f"KLD from f32, {first} tokens of prose, rotation {main}"
         yield Plot("heat", title, "V", "K", partial(_heat, types=types, loss=loss, rotate=main))
         yield Plot("frontier", "Loss against size", "KiB per token", "KLD from f32",
-                   partial(_frontier, report=report, loss=loss))  # fmt: skip
+                   partial(_frontier, findings=findings, loss=loss))  # fmt: skip
     for task in TASKS:
-        if any(report.of("score", task, c, *pair) for c in report.options.contexts[1:] for pair in pairs):
+        if any(findings.of("score", task, c, *pair) for c in findings.options.contexts[1:] for pair in pairs):
             title = f"Loss against length: {task}"
-            paint = partial(_lengths, report=report, task=task)
+            paint = partial(_lengths, findings=findings, task=task)
             yield Plot(f"length-{task}", title, "tokens of context", "KLD from f32", paint)
-    if any(report.of("attention", "prose", usual(report.config), t, t) for t in report.options.types):
+    if any(findings.of("attention", "prose", usual(findings.config), t, t) for t in findings.options.types):
         title = "Error of attention's logits by distance"
-        yield Plot("distance", title, "tokens back, at least", "RMS error", partial(_distances, report=report))
-    if sensitivity(report.options, report.config, report.results):
+        yield Plot("distance", title, "tokens back, at least", "RMS error", partial(_distances, findings=findings))
+    if sensitivity(findings.options, findings.config, findings.results):
         title = "Loss of q4_0 in a single layer"
-        yield Plot("layers", title, "layer", "KLD from f32", partial(_layers, report=report))
+        yield Plot("layers", title, "layer", "KLD from f32", partial(_layers, findings=findings))
 
 
 def _heat(axes: Axes, look: Look, types: tuple[str, ...], loss: dict[tuple[str, str, str], float], rotate: str) -> None:
@@ -54,10 +54,10 @@ def _heat(axes: Axes, look: Look, types: tuple[str, ...], loss: dict[tuple[str, 
         axes.text(j, i, f"{grid[i, j]:.4f}", ha="center", va="center", fontsize=7, color=ink)
 
 
-def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str, str], float]) -> None:
-    for number, rotate in enumerate(report.options.rotate):
+def _frontier(axes: Axes, look: Look, findings: Findings, loss: dict[tuple[str, str, str], float]) -> None:
+    for number, rotate in enumerate(findings.options.rotate):
         points = sorted(
-            (token_bytes(report.config, CacheSpec(k, v)) / 1024, value, f"{k}/{v}")
+            (token_bytes(findings.config, CacheSpec(k, v)) / 1024, value, f"{k}/{v}")
             for (k, v, r), value in loss.items() if r == rotate and "f32" not in (k, v)
         )  # fmt: skip
         if not points:
@@ -71,10 +71,10 @@ def _frontier(axes: Axes, look: Look, report: Report, loss: dict[tuple[str, str,
     axes.set_yscale("log")
 
 
-def _lengths(axes: Axes, look: Look, report: Report, task: str) -> None:
-    lengths = sorted(dict.fromkeys((*report.options.contexts, usual(report.config))))
-    for i, (k, v) in enumerate(report.options.pairs()[:8]):
-        found = [(n, r["kld_mean"]) for n in lengths if (r := report.of("score", task, n, k, v))]
+def _lengths(axes: Axes, look: Look, findings: Findings, task: str) -> None:
+    lengths = sorted(dict.fromkeys((*findings.options.contexts, usual(findings.config))))
+    for i, (k, v) in enumerate(findings.options.pairs()[:8]):
+        found = [(n, r["kld_mean"]) for n in lengths if (r := findings.of("score", task, n, k, v))]
         if found:
             axes.plot(*zip(*found, strict=True), f"{MARKERS[i]}-", color=look.series[i], label=f"{k}/{v}")
     _doubling(axes)
@@ -82,15 +82,15 @@ def _lengths(axes: Axes, look: Look, report: Report, task: str) -> None:
 
 
 def _doubling(axes: Axes) -> None:
-    """Numbers of tokens, each step twice as many, written out."""
+    """Give x a scale of powers of two, with plain numbers."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
 
 
-def _distances(axes: Axes, look: Look, report: Report) -> None:
-    for i, t in enumerate(report.options.types[:8]):
-        for j, rotate in enumerate(report.options.rotate[:2]):
-            if found := report.of("attention", "prose", usual(report.config), t, t, rotate):
+def _distances(axes: Axes, look: Look, findings: Findings) -> None:
+    for i, t in enumerate(findings.options.types[:8]):
+        for j, rotate in enumerate(findings.options.rotate[:2]):
+            if found := findings.of("attention", "prose", usual(findings.config), t, t, rotate):
                 columns = list(zip(*found["logit_rms_by_distance"], strict=True))
                 points = [(max(DISTANCES[n], 1), np.mean(c)) for n, c in enumerate(columns) if None not in c]
                 axes.plot(*zip(*points, strict=True), f"{MARKERS[i]}{'-' if j == 0 else ':'}", color=look.series[i],
@@ -99,9 +99,9 @@ def _distances(axes: Axes, look: Look, report: Report) -> None:
     axes.set_yscale("log")
 
 
-def _layers(axes: Axes, look: Look, report: Report) -> None:
-    losses = sensitivity(report.options, report.config, report.results) or {}
+def _layers(axes: Axes, look: Look, findings: Findings) -> None:
+    losses = sensitivity(findings.options, findings.config, findings.results) or {}
     for i, side in enumerate("kv"):
-        values = [losses[side, n] for n in range(report.config.n_layer)]
+        values = [losses[side, n] for n in range(findings.config.n_layer)]
         axes.plot(values, f"{MARKERS[i]}-", color=look.series[i], label=side.upper())
     axes.set_yscale("log")

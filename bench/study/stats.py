@@ -1,4 +1,4 @@
-"""What a study's figures add up to: the frontier, bits that one side needs more, how well one figure tells another."""
+"""Statistics of a study: the frontier, the bits that K needs more than V, and rank correlation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def frontier(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Of (size, loss, name) those that no other of the same or less size beats, by size."""
+    """Return, by size, those points (size, loss, name) that none of the same or a smaller size beats."""
     best: list[tuple[float, float, str]] = []
     for point in sorted(points):
         if not best or point[1] < best[-1][1]:
@@ -18,9 +18,9 @@ def frontier(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, fl
 
 
 def more_bits(k: float, v: float, noise: float) -> float | None:
-    """Bits per value that K needs more than V for an equal loss, from the losses of both in the same type.
+    """Return how many bits per value K needs more than V for an equal loss, from both losses in the same type.
 
-    A bit makes a rounding error's square, and with it the divergence, a quarter. None where the noise hides a loss.
+    A bit divides the squared rounding error, and so the divergence, by 4. None if noise hides one of the losses.
     """
     if min(k, v) <= 1.2 * noise:
         return None
@@ -28,6 +28,6 @@ def more_bits(k: float, v: float, noise: float) -> float | None:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's: 1 where both put things in the same order."""
+    """Return Spearman's rank correlation: 1 if both put things in the same order."""
     a, b = (np.argsort(np.argsort(values)).astype(np.float64) for values in (x, y))
     return float(np.corrcoef(a, b)[0, 1])

@@ -1,4 +1,4 @@
-"""A study as one page with its pictures; computes nothing."""
+"""A study as one page with its plots; computes nothing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 from ..report import plot
 from ..report.page import Page
 from . import plots
-from .findings import Report
+from .findings import Findings
 
 PAGE = "report.html"
 
 
-def write(report: Report, folder: Path) -> None:
-    """The page, and each plot as SVG and PNG."""
-    page = Page(f"What K and V cost: {report.heading['model']}", f"{report.heading['file']}, {report.heading['prose']}")
-    pictures = list(plots.plots(report)) if plot.available() else []
+def write(findings: Findings, folder: Path) -> None:
+    """Write the page, and each plot as SVG and PNG. Raises PyllmError."""
+    page = Page(
+        f"What K and V cost: {findings.heading['model']}", f"{findings.heading['file']}, {findings.heading['prose']}"
+    )
+    pictures = list(plots.plots(findings)) if plot.available() else []
     if pictures:
         page.section("Pictures")
     for picture in pictures:
         page.figure(picture.svg())
         for suffix in (".svg", ".png"):
             picture.save(folder / f"{picture.name}{suffix}")
-    page.section("Tables", "KLD: divergence from the same model with an f32 cache, in nats. Small models fail many "
-                 "tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
-    for title, columns, rows in report.tables():
-        page.table(title, columns, rows)
+    page.section("Tables", "KLD: the KL divergence from the same model with an f32 cache, in nats. Small models fail "
+                 "many tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
+    for table in findings.tables():
+        page.table(table.caption, table.columns, table.rows)
     page.write(folder / PAGE)

@@ -1,4 +1,4 @@
-"""What a study asks of a model: prompts with the answers that a text or a rule gives, as tokens; scores nothing.
+"""The tasks of a study: prompts whose answers a text or a rule gives, as tokens; scores nothing.
 
 Small models fail many of these tasks. What counts is how the probability of the answer changes with the cache.
 """
@@ -16,7 +16,7 @@ from .texts import Sources
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and the answer whose probability is taken, token by token."""
+    """A prompt and the answer whose probability is measured, token by token."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -28,16 +28,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question; `make` yields samples of at most so many tokens, as many as it has, seeded."""
+    """A kind of question. `make(sources, tokenizer, n_ctx, rng)` yields samples, of which some may be too long."""
 
     name: str
-    summary: str
     make: Callable[[Sources, Tokenizer, int, random.Random], Iterator[Sample]]
-    fills: bool = True  # its samples are as long as the context; others have a length of their own
+    fills: bool = True  # whether its samples are as long as the context
 
 
 def samples(task: Task, sources: Sources, tokenizer: Tokenizer, n_ctx: int, seed: int, count: int) -> list[Sample]:
-    """The first `count` that fit, always the same ones for a seed; none where a context is too short for the task."""
+    """Return the first `count` samples that fit in n_ctx tokens, the same for the same seed; none if none fits."""
     made = task.make(sources, tokenizer, n_ctx, random.Random(f"{seed} {task.name} {n_ctx}"))
     fitting = (sample for sample in islice(made, 20 * count) if len(sample.tokens) <= n_ctx)
     return list(islice(fitting, count))
@@ -48,7 +47,7 @@ def _sample(tokenizer: Tokenizer, prompt: str, answer: str) -> Sample:
 
 
 def _prose(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """llama-perplexity's windows: the second half is the answer."""
+    """Yield llama-perplexity's windows; the second half is the answer."""
     tokens = tokenizer.encode(sources.prose, bos=True)
     for start in range(0, len(tokens) - n_ctx + 1, n_ctx):
         window = tokens[start : start + n_ctx]
@@ -58,7 +57,7 @@ def _prose(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Rando
 
 
 def _questions(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """Short questions with one answer: BIG-Bench Hard's where they are, else of our own making."""
+    """Yield short questions with one answer: BIG-Bench Hard's if the sources have them, else generated ones."""
     asked = [(f"{q}\nAnswer:", f" {a}") for q, a in sources.questions] or [_comparison(rng) for _ in range(200)]
     yield from _shuffled(asked, tokenizer, rng, longest=128)
 
@@ -75,7 +74,7 @@ def _comparison(rng: random.Random) -> tuple[str, str]:
 
 
 def _sums(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """Worked sums: GSM8K's where they are, else chains of steps; the whole working is the answer."""
+    """Yield worked sums: GSM8K's if the sources have them, else chains of steps. The whole working is the answer."""
     asked = [(f"Question: {q}\nAnswer:", f" {a}") for q, a in sources.sums] or [_chain(rng) for _ in range(200)]
     yield from _shuffled(asked, tokenizer, rng, longest=512)
 
@@ -83,7 +82,7 @@ def _sums(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random
 def _shuffled(
     asked: list[tuple[str, str]], tokenizer: Tokenizer, rng: random.Random, *, longest: int
 ) -> Iterator[Sample]:
-    """Those of at most so many tokens."""
+    """Yield the questions in random order, without those of more than `longest` tokens."""
     rng.shuffle(asked)
     samples = (_sample(tokenizer, prompt, answer) for prompt, answer in asked)
     return (sample for sample in samples if len(sample.tokens) <= longest)
@@ -102,7 +101,7 @@ def _chain(rng: random.Random) -> tuple[str, str]:
 
 
 def _passkey(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """A number somewhere in filler, asked for at the end."""
+    """Yield a number somewhere in filler, asked for at the end."""
     filler = tokenizer.encode(FILLER)
     while True:
         key = str(rng.randint(10_000, 99_999))
@@ -116,7 +115,7 @@ def _passkey(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Ran
 
 
 def _dictionary(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """Many lines of a key and its value, then one of the keys again."""
+    """Yield many lines of a key and its value, then one of the keys again; its value is the answer."""
     while True:
         lines: list[tuple[str, str]] = []
         tokens = tokenizer.encode("Each name has a number.\n", bos=True)
@@ -132,14 +131,14 @@ def _dictionary(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.
 
 
 def _copy(sources: Sources, tokenizer: Tokenizer, n_ctx: int, rng: random.Random) -> Iterator[Sample]:
-    """Random words, then the same again: the second time is the answer, but for its first words."""
+    """Yield random words twice; the end of the second copy is the answer."""
     while True:
         words: list[int] = []
         while len(words) < n_ctx // 2 - 2:
             words += tokenizer.encode(f" {rng.choice(NAMES + THINGS)}")
         half = words[: n_ctx // 2 - 2]
         start = tokenizer.encode("\n", bos=True)
-        scored = min(64, len(half) // 2)  # as many as are scored, at the end
+        scored = min(64, len(half) // 2)  # tokens at the end
         yield Sample((*start, *half, *start[-1:], *half[:-scored]), tuple(half[-scored:]))
 
 
@@ -152,11 +151,11 @@ FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. T
 TASKS = {
     task.name: task
     for task in (
-        Task("prose", "the second half of a text, token by token", _prose),
-        Task("questions", "short questions, up to 128 tokens", _questions, fills=False),
-        Task("sums", "worked sums, some 300 tokens", _sums, fills=False),
-        Task("passkey", "a number hidden in filler", _passkey),
-        Task("dictionary", "the value of one key among many", _dictionary),
-        Task("copy", "a random sequence, repeated", _copy),
+        Task("prose", _prose),
+        Task("questions", _questions, fills=False),
+        Task("sums", _sums, fills=False),
+        Task("passkey", _passkey),
+        Task("dictionary", _dictionary),
+        Task("copy", _copy),
     )
 }

@@ -1,4 +1,4 @@
-"""The texts that a study draws on: the user's, those of a data folder, or the documentation in Python's own library."""
+"""Texts for a study: the user's, those of a data folder, or the docstrings of Python's own library."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from ...models.errors import UsageError
 from ..quality import text_windows
 
-ENOUGH = 400_000  # characters of prose that pyllm collects by itself
+ENOUGH = 400_000  # characters of prose to collect from docstrings
 
 Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Prose to continue; questions and worked sums with their answers, empty where there are none."""
+    """Prose to continue, and questions and worked sums with their answers, if there are any."""
 
     prose: str
     questions: Pairs = field(default_factory=list)
@@ -30,15 +30,18 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """Tells whether two studies ask the same."""
+        """A hash of all texts: two studies with the same one ask the same."""
         text = json.dumps([self.prose, self.questions, self.sums])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def collect(file: str | None, folder: str | None) -> Sources:
-    """file: prose. folder: with `*.raw` or `*.txt` (prose), `gsm8k*.jsonl` (sums) and `bbh/*.json` (questions)."""
+    """Read the texts of a study. Raises UsageError.
+
+    file: prose. folder: holds `*.raw` or `*.txt` (prose), `gsm8k*.jsonl` (sums) and `bbh/*.json` (questions).
+    """
     if folder is not None and not Path(folder).is_dir():
-        raise UsageError(f"--data {folder}: is no folder; name one with texts, or leave it out")
+        raise UsageError(f"--data {folder}: is no folder; name one with texts or omit it")
     found = sorted(Path(folder).iterdir()) if folder else []
     questions, sums = [], []
     named = file or next((str(path) for path in found if path.suffix in (".raw", ".txt")), None)
@@ -50,13 +53,13 @@ def collect(file: str | None, folder: str | None) -> Sources:
             examples: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["examples"]
             questions += [(e["input"], e["target"]) for e in examples]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"--data {path}: cannot be read ({error}); mend it or leave it out") from None
+        raise UsageError(f"--data {path}: cannot be read ({error}); repair or remove it") from None
     prose = text_windows.read(named) if named else documentation()
     return Sources(prose, questions, sums, named or "the documentation of Python's library")
 
 
 def documentation() -> str:
-    """Docstrings of Python's standard library, so that a study needs no download."""
+    """Return docstrings of Python's standard library, so that a study needs no download."""
     said: list[str] = []
     size = 0
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):

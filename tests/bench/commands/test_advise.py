@@ -1,4 +1,4 @@
-"""`pyllm advise` and `pyllm run --cache-type auto` over a tiny model with a study at hand."""
+"""`pyllm advise` and `pyllm run --cache-type auto` on a tiny model that has a study."""
 
 from __future__ import annotations
 

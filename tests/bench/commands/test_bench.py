@@ -1,4 +1,4 @@
-"""`pyllm bench` as a user meets it, over a tiny model."""
+"""`pyllm bench` as a user sees it, on a tiny model."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def test_the_cache_holds_a_session_for_each_depth() -> None:
     assert positions(cases[0].setup, cases) == (128 + 128, 2)
 
 
-def test_engines_that_do_not_fit_together(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_do_not_fit_grouped(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [case(model=Path(model), n_gen=4, n_depth=d, type_k=k) for d in (0, 64) for k in ("f16", "q8_0", "f32")]
 
-    def together(free: int) -> list[list[tuple[str, int]]]:
+    def grouped(free: int) -> list[list[tuple[str, int]]]:
         monkeypatch.setattr(engines, "free_memory", lambda: (free, "the machine"))
         monkeypatch.setattr(engines, "buffer_bytes", lambda: 0)
         return [[(c.type_k, c.n_depth) for c in group] for group in groups(cases, Models())]
@@ -136,15 +136,15 @@ def test_engines_that_do_not_fit_together(model: str, monkeypatch: pytest.Monkey
     def of(k: str) -> list[tuple[str, int]]:
         return [(k, 0), (k, 64)]
 
-    assert together(1 << 40) == [of("f16") + of("q8_0") + of("f32")]
-    assert together(engines.PROGRAM + 2 * need - weights) == [of("f16") + of("q8_0"), of("f32")]
-    assert together(engines.PROGRAM + need) == [of("f16"), of("q8_0"), of("f32")]
+    assert grouped(1 << 40) == [of("f16") + of("q8_0") + of("f32")]
+    assert grouped(engines.PROGRAM + 2 * need - weights) == [of("f16") + of("q8_0"), of("f32")]
+    assert grouped(engines.PROGRAM + need) == [of("f16"), of("q8_0"), of("f32")]
     with pytest.raises(FitError, match=r"the machine leaves .*\(-d\)"):
-        together(engines.PROGRAM)
+        grouped(engines.PROGRAM)
 
 
 def test_the_command_line_knows_the_command_by_name_only() -> None:
-    """A command's module is loaded when somebody asks for it; its flags alone are known before."""
+    """A command's module is loaded when the command runs; --help loads only the modules of the flags."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from pyllm.__main__ import main; main(['--help']);"
         "print([m for m in sys.modules if m == 'numba'"

@@ -1,4 +1,4 @@
-"""`pyllm perplexity` as a user meets it, over a tiny model; and a real one against llama.cpp's figures."""
+"""`pyllm perplexity` as a user sees it, on a tiny model; and a real model compared with llama.cpp's figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyllm.bench.commands.perplexity import Result
 from pyllm.bench.quality import caches as caches_module
 from pyllm.bench.quality import divergence, text_windows
 from pyllm.bench.quality.caches import EXACT, Caches
-from pyllm.bench.quality.divergence import Apart
+from pyllm.bench.quality.divergence import Divergence
 from pyllm.engine.machine.bars import Bars
 from pyllm.kernels.shapes import PAGE
 from pyllm.models.arch.registry import read_config
@@ -66,7 +66,7 @@ def test_as_the_formula_says(model: str, text: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("how", [[], ["--decode"]])
-def test_f32_is_not_apart_from_itself(
+def test_f32_does_not_diverge_from_itself(
     model: str, text: str, capsys: pytest.CaptureFixture[str], how: list[str]
 ) -> None:
     flags = ["-f", text, "-c", "80", "--chunks", "2", "--kl", "-ctk", "f32,q8_0", "-ctv", "f32", *how]
@@ -171,7 +171,7 @@ def test_no_room_for_the_reference(model: str, monkeypatch: pytest.MonkeyPatch) 
     assert PAGE == 64, "contexts are offered in pages"
 
 
-# A row of llama.cpp's that is 0.004 is its own noise; above it, ours are within a factor of 1.5.
+# Where llama.cpp's KLD is 0.004 it is noise; above that, ours is within a factor of 1.5 of it.
 NOISE = 0.005
 PAIRS = [("q8_0", "q8_0", "none")]
 PAIRS += [(k, v, r) for k, v in (("q8_0", "q4_0"), ("q4_0", "q8_0"), ("q4_0", "q4_0")) for r in ("none", "auto")]
@@ -192,7 +192,7 @@ def test_what_quantized_caches_cost(smollm2: Path, shared: Path) -> None:
     }
     found = [Result(CacheSpec("f16", "f16")), *(Result(CacheSpec(*pair)) for pair in PAIRS)]
     perplexity.score(caches, found, scored, kl=True, decode=False, progress=Bars())
-    got = [divergence.statistics(Apart.joined(result.apart)) for result in found]
+    got = [divergence.statistics(Divergence.joined(result.apart)) for result in found]
     assert got[0]["kld_mean"] < NOISE and got[0]["same_top"] > 0.95, "f16"
     mean = {}
     for pair, ours in zip(PAIRS, got[1:], strict=True):

@@ -1,4 +1,4 @@
-"""`pyllm profile`: what it counts, how it adds up, and what a user sees of it, over a tiny model."""
+"""`pyllm profile` on a tiny model: what it counts, how that adds up, and what a user sees."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def case(model: Path, **changes: Any) -> Case:
 def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     model: Path, k_type: str, v_type: str, rows: int, depth: int
 ) -> None:
-    """Bytes to the byte, multiply-adds by the architecture's formula; both from the file alone."""
+    """Compare bytes and multiply-adds, both exactly, with what follows from the file and the architecture's formula."""
     g = GGUF.open(model)
     llm = LLM(g, n_ctx=256, cache_type_k=k_type, cache_type_v=v_type, n_threads=1, n_batch=64)
     try:
@@ -73,14 +73,14 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
     for side, name in ((found.k, k_type), (found.v, v_type)):
         assert side == layers * blocks * (depth + rows) * kv_heads * FORMATS[name].row_bytes(dim)
     seen = sum(depth + row + 1 for row in range(rows))
-    wide = "bf16" if cpu.AMX and rows > 1 else "i8"
+    linear = "bf16" if cpu.AMX and rows > 1 else "i8"
     products = {"i8": 0, "bf16": 0, "f32": 0}
-    whole = wide == "bf16" and "f32" not in (k_type, v_type)
-    for kind in (wide,) * 2 if whole else ("i8" if FORMATS[k_type].bits else "f32", "f32"):
+    whole = linear == "bf16" and "f32" not in (k_type, v_type)
+    for kind in (linear,) * 2 if whole else ("i8" if FORMATS[k_type].bits else "f32", "f32"):
         products[kind] += layers * seen * heads * dim
     for name, t in matrices.items():
         times = 1 if name == "output.weight" else rows
-        kind = "i8" if name == "output.weight" else wide
+        kind = "i8" if name == "output.weight" else linear
         products[kind if FORMATS[t.type].bits else "f32"] += times * t.shape[0] * t.shape[1]
     wanted = min(rows, llm.model.max_logits)
     products["i8"] += (wanted - 1) * vocabulary * matrices["output.weight"].shape[1]
@@ -88,24 +88,26 @@ def test_what_is_counted_is_what_lies_in_the_file_and_in_the_cache(
 
 
 def test_the_operations_add_up_to_the_step() -> None:
-    """By a plan of bare reads, long enough that what is around it does not count; on a busy machine, in one of many
-    tries, and on one thread, which waits for no other to have its core back."""
+    """Replay a plan of bare reads, long enough that what is around it is negligible.
+
+    On a busy machine one of many tries must succeed; a single thread waits for no other that has lost its core.
+    """
     team = Team(1)
     plan, _ = roofs._stream("read", roofs.aligned(1 << 16), 1 << 16, 1)
     plan.ops *= 3
     stamps = np.zeros((2, 1 + len(plan.ops)), np.int64)
-    apart = 1.0
+    difference = 1.0
     for _ in range(200):
         begin = profiling.clocks()
         team.run(plan, stamps)
         end = profiling.clocks()
         took, waited = operations.timed(plan, stamps)
         assert (waited >= 0).all() and (waited <= took).all()
-        apart = min(apart, abs(took.sum() / (end[1] - begin[1]) - 1))
-        if apart < 0.03:
+        difference = min(difference, abs(took.sum() / (end[1] - begin[1]) - 1))
+        if difference < 0.03:
             break
     team.close()
-    assert apart < 0.03
+    assert difference < 0.03
 
 
 def test_a_profile(model: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_cache_is_filled_with_copies(model: Path) -> None:
 def made(
     threads: int = 1, k: str = "f16", v: str = "f16", depth: int = 0, rows: int = 1, rate: float = 10.0
 ) -> Profile:
-    """A profile with round figures: one MB of weights, K and V each."""
+    """Make a profile with round figures: one MB each of weights, K and V."""
     ops = [Operation("attn_q", 0.4 / rate, 0.1 / rate, Cost(weights=10**6, macs_i8=10**6), 2)]
     costs = Cost(k=10**6, macs_i8=10**6), Cost(), Cost(v=10**6, macs_f32=10**6)
     ops += [Operation(f"attend {p}", 0.2 / rate, 0, c) for p, c in zip(operations.PARTS, costs, strict=True)]

@@ -1,4 +1,4 @@
-"""`pyllm study kv` over a tiny model: whole, broken off and gone on with, damaged, and from bad input."""
+"""`pyllm study kv` on a tiny model: a whole study, an interrupted one, a damaged file, and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bare read loop reads every byte once, whoever reads it; how fast is not a matter for a test."""
+"""The bare read loop reads every byte once, with any number of threads; its speed is not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory controllers' counters, found in made-up trees; and conditions that spoil figures."""
+"""Counters of memory controllers, found in fake trees of /sys; and conditions that spoil figures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_they_are_not_lent(tmp_path: Path, error: int, words: str, monkeypatch: 
 
 
 def test_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By files in the counters' place: two CPUs, each a count of 64 bytes."""
+    """Files stand in for the counters of two CPUs, which count 64 bytes each time."""
     (tmp_path / "counts").write_bytes((1000).to_bytes(8, "little") * 2)
     unit(tmp_path / "devices", "uncore_imc_0", SERVER)
     monkeypatch.setattr(counters, "_open", lambda event, cpu: os.open(tmp_path / "counts", os.O_RDONLY))
@@ -78,7 +78,7 @@ def test_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_system_call_is_right(tmp_path: Path) -> None:
-    """By a counter that every Linux has, time on a CPU; where even that is not lent, the reason is said."""
+    """Open a counter that every Linux has, time on a CPU; where even that is not allowed, there is a reason."""
     files = {"type": "1", "cpumask": "0", "events/data_reads": "event=0x00", "format/event": "config:0-7"}
     unit(tmp_path, "uncore_imc", files)
     found = Counters(tmp_path)

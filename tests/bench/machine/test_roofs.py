@@ -1,4 +1,4 @@
-"""What a machine can do: measured, kept, checked, read again."""
+"""The roofs of a machine: measured, kept, checked, read again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits where they count: the budget is kept, and more loss gets more bits."""
+"""Bits by layer: the budget is kept, and more loss gets more bits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_the_budget_is_kept(config: Config, loss: list[float], share: float) -> 
 
 def test_bits_go_where_the_loss_is(config: Config) -> None:
     loss = {(s, i): 0.1 if (s, i) in (("k", 0), ("k", 3)) else 0.001 for s in "kv" for i in range(4)}
-    step = (FORMATS["q8_0"].nbytes - FORMATS["q4_0"].nbytes) * 2  # of a side of a layer, with 2 heads of one block
+    step = (
+        FORMATS["q8_0"].nbytes - FORMATS["q4_0"].nbytes
+    ) * 2  # bytes per token of one layer's K or V: 2 heads of one block each
     budget = token_bytes(config, CacheSpec("q4_0", "q4_0")) + 2 * step
     found = allocate(loss, TYPES, config, budget)
     assert found == {"k": ["q8_0", "q4_0", "q4_0", "q8_0"], "v": ["q4_0"] * 4}

@@ -68,7 +68,7 @@ def test_bounds() -> None:
         numbers("-t", ["0"], 1, 1024)
 
 
-def labels() -> None:
+def test_names() -> None:
     assert names("-ctk", ["f16,q8_0", "f32"], ("f32", "f16", "q8_0")) == ["f16", "q8_0", "f32"]
     with pytest.raises(UsageError, match="-ctk: 'q9' is none of f32, f16"):
         names("-ctk", ["f16,q9"], ("f32", "f16"))
@@ -102,7 +102,7 @@ def test_what_an_engine_is_loaded_for() -> None:
     assert len({case.setup for case in grid(n_depth=[0, 64])}) == 1
 
 
-def labels_of_tests() -> None:
+def test_labels() -> None:
     assert label(512, 0, 0) == "pp512"
     assert label(0, 128, 4096) == "tg128 @ d4096"
     assert label(512, 128, 0) == "pp512+tg128"

@@ -1,4 +1,4 @@
-"""Each format of the result, read back by those who read llama-bench's."""
+"""Each output format, read back as one reads llama-bench's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A llama-bench is asked for the same cases in its own dialect. It is a fake that writes down what it was asked."""
+"""A llama-bench is asked for the same cases in its own dialect; here it is a fake that records what it was asked."""
 
 from __future__ import annotations
 

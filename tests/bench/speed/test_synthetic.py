@@ -1,4 +1,4 @@
-"""Models of random weights: files that load, of the size that was promised, written once."""
+"""Models of random weights: the files load, have the promised size, and are written once."""
 
 from __future__ import annotations
 

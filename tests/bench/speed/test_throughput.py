@@ -1,4 +1,4 @@
-"""Who is measured when, and what is made of it. The engine is a fake: it counts."""
+"""The order of measurements and the statistics of samples, with fakes instead of engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A, B = case(n_prompt=8), case(n_gen=4)
 
 
 class Runner:
-    """Takes a nanosecond more each time, and writes down who was asked."""
+    """A runner that takes a nanosecond more each time and records who was asked."""
 
     def __init__(self, name: str, log: list[tuple[str, Case]], unable: Case | None = None) -> None:
         self.name, self.log, self.unable = name, log, unable

@@ -1,4 +1,4 @@
-"""What a study's figures add up to."""
+"""The statistics of a study."""
 
 from __future__ import annotations
 
