@@ -24,7 +24,7 @@ class RopeFactors:
         self.rope_freqs = w.positive("rope_freqs.weight", pairs) if w.has("rope_freqs.weight") else None
         self.rope_factors_long: F32Array | None = None
         self.rope_factors_short: F32Array | None = None
-        if w.together("rope_factors_long.weight", "rope_factors_short.weight"):
+        if w.has_all("rope_factors_long.weight", "rope_factors_short.weight"):
             self.rope_factors_long = w.positive("rope_factors_long.weight", pairs)
             self.rope_factors_short = w.positive("rope_factors_short.weight", pairs)
 

@@ -104,7 +104,7 @@ class Weights:
     def has(self, name: str) -> bool:
         return name in self._gguf.tensors
 
-    def together(self, *names: str) -> bool:
+    def has_all(self, *names: str) -> bool:
         """Whether the file has these tensors; raises ModelError where it has some of them and lacks others."""
         missing = [name for name in names if not self.has(name)]
         if 0 < len(missing) < len(names):
