@@ -221,12 +221,12 @@ def test_offline(served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_that_is_not_there(
-    served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = get(f"{REPO}:Q8_0")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert get(REPO) == here
-    assert "cannot be reached" in (said := capsys.readouterr().err) and "taking what is here" in said
+    assert "cannot be reached" in caplog.text and "taking what is here" in caplog.text
     assert "http://127.0.0.1:9 cannot be reached" in refused("someone/else")
 
 
