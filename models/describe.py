@@ -1,4 +1,4 @@
-"""What there is to say about a GGUF file, as plain data; knows no terminal, and loads no weights."""
+"""Describes a GGUF file as plain data; knows no terminal and loads no weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .file.header import quote
 from .file.strings import Texts
 from .forward.upcast import DECODED, READABLE
 
-CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
+CONTROL_TOKEN = 3  # a kind in tokenizer.ggml.token_type
 
 
 def describe(g: GGUF) -> dict[str, Any]:
-    """A description of the file that JSON can hold. Sizes are bytes.
+    """Return a description of the file in JSON types. Sizes are bytes.
 
     A model that pyllm cannot run is described too: `problem` says why (None: its hyperparameters and tensor types are
-    supported), and `config` and `cache`, which follow from the hyperparameters, are None where these are not.
+    supported), and `config` and `cache` are None if the hyperparameters are not supported.
     """
     config, problem = None, None
     try:
@@ -55,7 +55,7 @@ def describe(g: GGUF) -> dict[str, Any]:
 
 
 def _active(g: GGUF, config: Config) -> int:
-    """Parameters that a token meets: of the experts, those that it goes to."""
+    """Return how many parameters a token uses: of all experts, those that it is sent to."""
     experts = sum(math.prod(t.shape) for t in g.tensors.values() if "_exps." in t.name)
     idle = experts * (config.expert_count - config.expert_used_count) // max(1, config.expert_count)
     return sum(math.prod(t.shape) for t in g.tensors.values()) - idle
@@ -64,7 +64,7 @@ def _active(g: GGUF, config: Config) -> int:
 def _check_types(g: GGUF) -> None:
     for t in g.tensors.values():
         if t.type not in READABLE:
-            problem = f"is {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
+            problem = f"has type {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
             raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
 
 
@@ -74,7 +74,7 @@ def _text(g: GGUF, key: str) -> str | None:
 
 
 def _quantization(g: GGUF) -> list[dict[str, Any]]:
-    """Tensors, values and bytes of each tensor type, most bytes first."""
+    """Return the tensors, values and bytes of each tensor type, most bytes first."""
     found: dict[str, dict[str, Any]] = {}
     for t in g.tensors.values():
         row = found.setdefault(t.type, {"type": t.type, "tensors": 0, "parameters": 0, "bytes": 0})
@@ -85,7 +85,7 @@ def _quantization(g: GGUF) -> list[dict[str, Any]]:
 
 
 def _tokenizer(g: GGUF) -> dict[str, Any]:
-    """What the file says of its vocabulary; None for what is missing or of the wrong type, as running it would tell."""
+    """Return what the file says of its vocabulary; None for what is missing or of the wrong type."""
     said: dict[str, Any] = {"model": _text(g, "tokenizer.ggml.model"), "pre": _text(g, "tokenizer.ggml.pre")}
     for name in ("tokens", "merges"):
         value = g.metadata.get(f"tokenizer.ggml.{name}")
@@ -107,14 +107,14 @@ def _tokenizer(g: GGUF) -> dict[str, Any]:
 
 
 def _cache(config: Config) -> dict[str, Any]:
-    """What a token takes in layers that keep all tokens and, apart, in those that keep a window."""
+    """Return a token's bytes in the layers that keep all tokens and, separately, in those that keep a window."""
     windowed = sum(layer.window > 0 for layer in config.layers)
     windows = {"layers": windowed, "window": config.window, **_bytes(config, windows=True)} if windowed else None
     return {"layers": config.n_layer - windowed, **_bytes(config, windows=False), "windows": windows}
 
 
 def _bytes(config: Config, *, windows: bool) -> dict[str, Any]:
-    """Bytes of a token by format: of K, of V, and of every pair "K/V"; None where a head does not fill the blocks."""
+    """Return a token's bytes by format, of K, V and every pair "K/V"; None if a head does not fill the blocks."""
     sides = {side: {t: _side(config, side, t, windows) for t in CACHE_TYPES} for side in ("k", "v")}
     pairs = {
         f"{k_type}/{v_type}": None if k is None or v is None else k + v

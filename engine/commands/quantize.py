@@ -114,7 +114,7 @@ def _readable(g: GGUF, tensor: Tensor, chosen: Format, requantize: bool) -> Form
         cure = "start from f32, f16 or bf16, or accept the loss with --allow-requantize"
         raise ModelError(g.path, tensor.name, f"is quantized already ({tensor.type})", cure)
     if tensor.shape[-1] % chosen.size:
-        problem = f"has rows of {tensor.shape[-1]} values, not a multiple of {chosen.size} as {chosen.name} needs"
+        problem = f"has rows of {tensor.shape[-1]} values, {chosen.name} needs a multiple of {chosen.size}"
         raise ModelError(g.path, tensor.name, problem, "take F16")
     return chosen
 
