@@ -10,7 +10,8 @@ import numpy as np
 
 from .config import ROPE_SCALINGS, Config, Layer, Rope
 from .errors import ModelError
-from .file.gguf import CONVERT, GGUF
+from .file.gguf import GGUF
+from .file.header import CONVERT
 
 # Larger than in any model that exists, and small enough that the product of a few of them fits in an int64.
 MAX_LAYERS = 1024

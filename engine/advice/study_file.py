@@ -13,7 +13,7 @@ from typing import Any
 
 from ...models.errors import PyllmError, UsageError
 from ...models.file.gguf import GGUF
-from ..store.sources import cache_folder
+from ..store.folder import cache_folder
 
 VERSION = 1
 

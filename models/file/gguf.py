@@ -30,10 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, TENSOR_TYPES, Tensor, quote, read, short
+from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, Tensor, quote, read, short
 from .strings import Texts
-
-__all__ = ["CONVERT", "DOWNLOAD", "GGUF", "TENSOR_TYPES", "Tensor", "part_names"]
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 

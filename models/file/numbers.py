@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.formats.table import FORMATS
-from .gguf import GGUF, Tensor
+from .gguf import GGUF
+from .header import Tensor
 
 PIECE = 8 << 20  # bytes that are checked at once
 

@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from .pre_tokenizers import PreTokenizer
 from .vocabulary import SPACE, Vocabulary
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor, SetMinLogLevel
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from ..file.strings import Texts
 from .vocabulary import BYTE, CONTROL, SPACE, UNKNOWN, Vocabulary, check_length
 

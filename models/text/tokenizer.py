@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..errors import ModelError, UsageError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from .bpe import ByteLevelBPE, LineBPE
 from .pre_tokenizers import PRE_TOKENIZERS
 from .special_tokens import Finder

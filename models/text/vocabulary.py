@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from ..file.strings import Texts
 
 # Kinds of tokens, `tokenizer.ggml.token_type`. 0 (undefined), 1 (normal) and 5 (unused) are all text.

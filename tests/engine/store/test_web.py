@@ -1,4 +1,4 @@
-"""Models at an address, against a server of our own: resumed, checked, redirected, or refused in one line."""
+"""Models at an address, from our own server: resumed, checked, redirected, or refused in one line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_address(served: fake_hub.Hub, content: bytes) -> None:
 
 @pytest.mark.parametrize("told", ["ETag", "Last-Modified", "nothing"])
 def test_a_broken_connection(told: str, served: fake_hub.Hub, content: bytes) -> None:
-    """It is resumed where the server tells which file it is, and begun anew elsewhere."""
+    """A download is resumed if the server identifies its file, and started over if not."""
     served.etag, served.cuts = told == "ETag", [200_000, 100_000]
     if told == "Last-Modified":
         served.headers = {told: "Sun, 22 Nov 2026 06:00:00 GMT"}  # which this server does not compare
