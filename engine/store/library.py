@@ -32,7 +32,7 @@ class Kept:
 
     @property
     def time(self) -> float:
-        """The time when it was fetched, in seconds since 1970."""
+        """Return when it was fetched, in seconds since 1970."""
         return max(path.stat().st_mtime for path in self.paths)
 
     def remove(self) -> int:

@@ -18,7 +18,7 @@ SIGNS = "%/:?@!$&'()*+,;=~"  # characters that are not quoted in an address
 
 
 def resolve(url: str, *, offline: bool, progress: Progress) -> Path:
-    """Return the model's file, or the first of its parts, which lie side by side; fetch what is not here."""
+    """Return the model's file, or the first of its parts, which lie side by side; fetch missing ones."""
     urls = _parts(url)
     paths = [_place(urls[0]) / safe_name(unquote(urlsplit(part).path)) for part in urls]
     for part, path in zip(urls, paths, strict=True):

@@ -55,7 +55,7 @@ class ByteLevelBPE:
         return ids if not ids or max(ids) < self._n_vocab else [i for i in ids if i < self._n_vocab]
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         try:
             return bytes([_BYTE_OF[c] for c in text])
         except KeyError:  # never made from bytes: an unused or a foreign token
@@ -79,7 +79,7 @@ class LineBPE:
         return ids
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         return text.replace(SPACE, " ").encode()
 
 

@@ -64,7 +64,7 @@ class SPM:
         return [i for found in ids for i in (self._instead if found == self._unknown else [found])]
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         return text.replace(SPACE, " ").encode()
 
 
