@@ -68,10 +68,10 @@ def _pieces(tensor: Tensor) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     step = PIECE // nbytes
     for at in range(0, len(blocks), step):
         piece = blocks[at : at + step]
-        none = np.zeros(len(piece), np.uint8)
+        counts = np.zeros(len(piece), np.uint8)
         for kind, offset in floats:
-            none += _is_none(piece, kind, offset)
-        yield at, none
+            counts += _not_finite(piece, kind, offset)
+        yield at, counts
 
 
 def _floats(type: str) -> tuple[int, list[tuple[str, int]]]:
@@ -85,7 +85,7 @@ def _floats(type: str) -> tuple[int, list[tuple[str, int]]]:
     return layout.nbytes, [scale, ("f16", layout.m)] if layout.has_min else [scale]
 
 
-def _is_none(blocks: npt.NDArray[np.uint8], kind: str, offset: int) -> npt.NDArray[np.bool_]:
+def _not_finite(blocks: npt.NDArray[np.uint8], kind: str, offset: int) -> npt.NDArray[np.bool_]:
     bits, ones = _FLOATS[kind]
     dtype = np.dtype(bits)
     value = blocks[:, offset : offset + dtype.itemsize].view(dtype)[:, 0] if dtype.itemsize > 1 else blocks[:, offset]
