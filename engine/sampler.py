@@ -1,4 +1,4 @@
-"""Chooses the next token from the logits as llama.cpp's flags say; knows token ids, neither texts nor models."""
+"""Chooses the next token from the logits by llama.cpp's flags; knows token ids, neither texts nor models."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FLAGS |= {"temperature": "--temp", "seed": "--seed", "max_tokens": "--predict"}
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen, by llama.cpp's chain and defaults, and how many are; raises UsageError."""
+    """How tokens are chosen, by llama.cpp's chain and defaults, and how many; raises UsageError for a value out of range."""
 
-    repeat_penalty: float = 1.0  # what the logits of recent tokens are divided by (below zero: multiplied); 1: off
+    repeat_penalty: float = 1.0  # divides the logits of recent tokens (multiplies negative ones); 1: off
     repeat_last_n: int = 64  # how many tokens are recent; 0: none, -1: all
-    top_k: int = 40  # keep the likeliest k; 0: all
-    top_p: float = 0.95  # keep the likeliest whose probabilities sum up to p; 1: all
-    min_p: float = 0.05  # keep those at least this times as likely as the likeliest; 0: all
-    temperature: float = 0.8  # divide the logits; 0 or less: always the likeliest token
-    seed: int = -1  # same seed, same tokens; -1 takes one by chance
+    top_k: int = 40  # keep the k likeliest tokens; 0: all
+    top_p: float = 0.95  # keep the fewest likeliest tokens whose probabilities add up to p; 1: all
+    min_p: float = 0.05  # keep tokens with at least min_p times the largest probability; 0: all
+    temperature: float = 0.8  # divides the logits; 0 or less: always the likeliest token
+    seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class SamplingParams:
 
 
 class Sampler:
-    """The state of one sequence's sampling: its recent tokens and its random numbers. Same seed, same tokens."""
+    """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
 
     def __init__(self, params: SamplingParams, n_vocab: int, path: object = "the model") -> None:
         """path: the model's file, for messages. `self.seed` is the seed in use."""
@@ -62,18 +62,18 @@ class Sampler:
         self._scratch = Scratch(n_vocab)
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token for logits (n_vocab,), left as they are. Raises NumberError where they are broken."""
+        """Return the next token for logits (n_vocab,), which are not changed. Raises NumberError if they are broken."""
         if self.params.temperature <= 0:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
         return int(draw(self._scratch.ids, self._scratch.weight, n, self._random.random()))
 
     def accept(self, token: int) -> None:
-        """Counts a token of the prompt or of the answer as a recent one."""
+        """Count a token of the prompt or of the answer as a recent one."""
         self._recent.append(token)
 
     def candidates(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-        """The tokens that may come next, by rising id, and their probabilities; both (n,). Needs a temp above 0."""
+        """Return the tokens that may come next, by rising id, and their probabilities, both (n,). Needs temp > 0."""
         n = self._candidates(logits)
         weight = self._scratch.weight[:n].astype(np.float64)
         return self._scratch.ids[:n].copy(), weight / weight.sum()
@@ -84,7 +84,7 @@ class Sampler:
         return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temperature)
 
     def _penalize(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The logits with the recent tokens held back; checked: the largest is finite, none is NaN."""
+        """Return the logits with the repeat penalty; raises NumberError if the largest is not finite or one is NaN."""
         x = logits
         if self._recent:
             x = self._penalized
@@ -92,7 +92,7 @@ class Sampler:
             recent = np.fromiter(set(self._recent), np.int64)
             held, penalty = x[recent], np.float32(self.params.repeat_penalty)
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
-        # argmax takes NaN for the largest. Tokens may be ruled out by -inf, but not all of them.
+        # argmax takes NaN for the largest. Some logits may be -inf, but not all.
         if not math.isfinite(x[x.argmax()]):
             raise NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
         return x

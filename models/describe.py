@@ -1,4 +1,4 @@
-"""What there is to say about a GGUF file, as plain data; knows no terminal, and loads no weights."""
+"""Describes a GGUF file as plain data; knows no terminal and loads no weights."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .file.header import quote
 from .file.strings import Texts
 from .forward.upcast import DECODED, READABLE
 
-CONTROL_TOKEN = 3  # of tokenizer.ggml.token_type
+CONTROL_TOKEN = 3  # a kind in tokenizer.ggml.token_type
 
 
 def describe(g: GGUF) -> dict[str, Any]:
-    """A description of the file that JSON can hold. Sizes are bytes.
+    """Return a description of the file in JSON types. Sizes are bytes.
 
     A model that pyllm cannot run is described too: `problem` says why (None: its hyperparameters and tensor types are
-    supported), and `config` and `cache`, which follow from the hyperparameters, are None where these are not.
+    supported), and `config` and `cache` are None if the hyperparameters are not supported.
     """
     config, problem = None, None
     try:
@@ -58,7 +58,7 @@ def describe(g: GGUF) -> dict[str, Any]:
 
 
 def _active(g: GGUF, config: Config) -> int:
-    """Parameters that a token meets: of the experts, those that it goes to."""
+    """Return how many parameters a token uses: of all experts, those that it is sent to."""
     experts = sum(math.prod(t.shape) for t in g.tensors.values() if "_exps." in t.name)
     idle = experts * (config.expert_count - config.expert_used_count) // max(1, config.expert_count)
     return sum(math.prod(t.shape) for t in g.tensors.values()) - idle
@@ -67,7 +67,7 @@ def _active(g: GGUF, config: Config) -> int:
 def _check_types(g: GGUF) -> None:
     for t in g.tensors.values():
         if t.type not in READABLE:
-            problem = f"is {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
+            problem = f"has type {t.type}, pyllm reads {', '.join((*WEIGHT_TYPES, *DECODED))}"
             raise ModelError(g.path, quote("tensor", t.name), problem, "take another quantization of the model")
 
 
@@ -77,7 +77,7 @@ def _text(g: GGUF, key: str) -> str | None:
 
 
 def _quantization(g: GGUF) -> list[dict[str, Any]]:
-    """Tensors, values and bytes of each tensor type, most bytes first."""
+    """Return the tensors, values and bytes of each tensor type, most bytes first."""
     found: dict[str, dict[str, Any]] = {}
     for t in g.tensors.values():
         row = found.setdefault(t.type, {"type": t.type, "tensors": 0, "parameters": 0, "bytes": 0})
@@ -88,7 +88,7 @@ def _quantization(g: GGUF) -> list[dict[str, Any]]:
 
 
 def _tokenizer(g: GGUF) -> dict[str, Any]:
-    """What the file says of its vocabulary; None for what is missing or of the wrong type, as running it would tell."""
+    """Return what the file says of its vocabulary; None for what is missing or of the wrong type."""
     said: dict[str, Any] = {"model": _text(g, "tokenizer.ggml.model"), "pre": _text(g, "tokenizer.ggml.pre")}
     for name in ("tokens", "merges"):
         value = g.metadata.get(f"tokenizer.ggml.{name}")
@@ -110,7 +110,7 @@ def _tokenizer(g: GGUF) -> dict[str, Any]:
 
 
 def _cache(config: Config) -> dict[str, Any]:
-    """Return what a token takes in layers that keep all tokens and, apart, in those that keep a window."""
+    """Return a token's bytes in the layers that keep all tokens and, separately, in those that keep a window."""
     whole, *others = kinds(config)
     layers = [i for kind in others for i in kind.layers]
     windows = {"layers": len(layers), "window": config.window, **_bytes(config, layers)} if layers else None

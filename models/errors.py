@@ -1,8 +1,8 @@
-"""The errors that a user meets: one line that names the file, the field and the cure, and an exit code."""
+"""The errors that a user meets: each has one line that names the file, the field and the cure, and an exit code."""
 
 
 class PyllmError(Exception):
-    """Anything the user can do something about. `str(error)` is the one line shown; `exit_code` ends the process."""
+    """An error that the user can do something about: `str(error)` is the line shown, exit_code ends the process."""
 
     exit_code = 1
 
@@ -23,7 +23,7 @@ class ModelError(PyllmError):
 
 
 class NumberError(PyllmError):
-    """The arithmetic gave what is no number: a damaged file, or values too large for their type."""
+    """The arithmetic gave NaN or infinity: the file is damaged, or values are too large for their type."""
 
     def __init__(self, path: object, where: str, problem: str, cure: str) -> None:
         super().__init__(f"{path}: {where}: {problem}; {cure}")

@@ -1,4 +1,4 @@
-"""Hyperparameters as architectures share them, read from a GGUF's metadata and checked; knows no tensor's bytes."""
+"""Reads and checks the hyperparameters that architectures share from a GGUF's metadata; knows no tensor's bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from .config import ROPE_SCALINGS, Config, Layer, Rope
 from .errors import ModelError
-from .file.gguf import CONVERT, GGUF
+from .file.gguf import GGUF
+from .file.header import CONVERT
 
-# Beyond every model that exists, and small enough that no product of a few of them leaves an int64.
+# Larger than in any model that exists, and small enough that the product of a few of them fits in an int64.
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_EXPERTS = 1024
@@ -23,7 +24,7 @@ MAX_CONTEXT = (1 << 31) - 1
 
 
 class Hyper:
-    """The metadata of one model. Names lack the architecture that they begin with in the file."""
+    """The metadata of one model. The file's keys are the names here after the architecture and a dot."""
 
     def __init__(self, g: GGUF) -> None:
         self.gguf, self.architecture = g, g.architecture
@@ -50,7 +51,7 @@ class Hyper:
         return ModelError(self.gguf.path, self.key(name), problem, cure)
 
     def each(self, name: str, low: int, high: int, default: int | None = None) -> list[int]:
-        """A whole number for each layer, which a file may give once or as an array with an entry a layer."""
+        """Return a whole number for each layer, which a file gives once or as an array with an entry per layer."""
         if not isinstance(self.gguf.metadata.get(self.key(name)), np.ndarray):
             return [self.integer(name, low, high, default)] * self.n_layer
         values = self.gguf.ints(self.key(name), low, high)
@@ -59,14 +60,14 @@ class Hyper:
         return [int(v) for v in values]
 
     def same(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        """As `each`, where all must be the same."""
+        """Return a whole number as `each` reads it, which must be the same in all layers."""
         values = self.each(name, low, high, default)
         if len(set(values)) > 1:
             raise self.refuse(name, "differs from layer to layer, which pyllm does not run", "take another model")
         return values[0]
 
     def windows(self, period: int, default: int = 0) -> list[int]:
-        """The sliding window of each layer, 0 where there is none: in each `period` of layers the last has none."""
+        """Return the sliding window of each layer; 0: none, as in the last layer of each `period` of layers."""
         window = self.integer("attention.sliding_window", 0, MAX_CONTEXT, default)
         pattern = self.gguf.metadata.get(self.key("attention.sliding_window_pattern"))
         if isinstance(pattern, np.ndarray) and pattern.dtype.kind in "biu":
@@ -78,13 +79,13 @@ class Hyper:
         return [window if period == 0 or i % period < period - 1 else 0 for i in range(self.n_layer)]
 
     def rope(self, *, neox: bool) -> Rope:
-        """As llama.cpp reads it: a factor without a type is linear, and yarn also makes queries and keys longer."""
+        """Read rope as llama.cpp does: a factor without a type is linear; yarn also scales queries and keys."""
         head_dim = self._head_dim("attention.key_length")
         dim = self.integer("rope.dimension_count", 2, head_dim, default=head_dim)
         if dim % 2:
             raise self.refuse("rope.dimension_count", f"is {dim}, must be even: values are rotated in pairs")
         old = self.number("rope.scale_linear", 0, 1e6, default=0)
-        factor = self.number("rope.scaling.factor", 0, 1e6, default=old) or 1.0  # 0 is no scaling
+        factor = self.number("rope.scaling.factor", 0, 1e6, default=old) or 1.0  # 0: no scaling
         scaling = self.gguf.text(self.key("rope.scaling.type"), default="none" if factor == 1 else "linear")
         if scaling not in ROPE_SCALINGS:
             problem = f"is {scaling[:60]!a}, which pyllm does not compute"
@@ -108,7 +109,7 @@ class Hyper:
     def layers(
         self, ropes: Sequence[Rope | None], *, windows: Sequence[int] = (), scale: float = 0.0, softcap: float = 0.0
     ) -> tuple[Layer, ...]:
-        """ropes, windows: of each layer. scale: 0 is 1 / sqrt(head_dim_k)."""
+        """Return the layers, given the rope and the window of each. scale: 0 stands for 1 / sqrt(head_dim_k)."""
         k, v = self._head_dim("attention.key_length"), self._head_dim("attention.value_length")
         if k % 2:
             raise self.refuse("attention.key_length", f"is {k}, must be even: values are rotated in pairs")
@@ -122,7 +123,7 @@ class Hyper:
         )
 
     def config(self, layers: tuple[Layer, ...], **more: Any) -> Config:
-        """A Config with what all models have; `more`: its other fields."""
+        """Return a Config with the fields that all models have, and `more` fields."""
         return Config(
             architecture=self.architecture,
             name=self.gguf.text("general.name", default=self.gguf.path.stem),
@@ -141,7 +142,7 @@ class Hyper:
         return self.n_embd // self.same("attention.head_count", 1, MAX_HEADS)
 
     def experts(self, n_ff: int | None = None) -> dict[str, int]:
-        """A Config's fields for a mixture of experts; none where there is none. n_ff: of one, if the file is silent."""
+        """Return a Config's fields for a mixture of experts, {} without one. n_ff: default width of an expert."""
         count = self.integer("expert_count", 0, MAX_EXPERTS, default=0)
         if count == 0:
             return {}
@@ -152,7 +153,7 @@ class Hyper:
         }
 
     def dense(self) -> None:
-        """Refuses a mixture of experts."""
+        """Raise ModelError if the model is a mixture of experts."""
         if self.integer("expert_count", 0, MAX_EXPERTS, default=0):
             problem = f"is not 0: a mixture of experts, which pyllm does not run in {self.architecture}"
             raise self.refuse("expert_count", problem, "take a dense model")
@@ -161,14 +162,14 @@ class Hyper:
         return self.integer("context_length", 1, MAX_CONTEXT)
 
     def _head_dim(self, name: str) -> int:
-        """Values of a head: what the file says, else its share of the embedding."""
+        """Return the values of a head: what the file says, else n_embd / n_head."""
         n_head = self.same("attention.head_count", 1, MAX_HEADS)
         if not self.has(name) and self.n_embd % n_head:
             raise self.refuse(name, f"is missing, and {n_head} heads do not divide the {self.n_embd} values")
         return self.integer(name, 1, MAX_HEAD_DIM, default=self.n_embd // n_head)
 
     def _n_vocab(self) -> int:
-        """Rows of the embedding; where the vocabulary is in the file, it must have as many tokens."""
+        """Return the rows of the embedding, which must be as many as the tokens if the file has a vocabulary."""
         g, key = self.gguf, self.key("vocab_size")
         rows = g.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in g.tensors else None
         if "tokenizer.ggml.tokens" in g.metadata:

@@ -1,6 +1,6 @@
-"""What `pyllm study` found out about a model: one JSON file, whole at any moment; knows no cells but their keys.
+"""The results of `pyllm study` for a model: one JSON file, whole at any moment; knows cells by their keys only.
 
-The same study gives the same bytes, so nothing in it depends on the clock or on how often it was broken off.
+The same study gives the same bytes: nothing in it depends on the clock or on how often it was interrupted.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from ...models.errors import PyllmError, UsageError
 from ...models.file.gguf import GGUF
-from ..store.sources import cache_folder
+from ..store.folder import cache_folder
 
 VERSION = 1
 
 
 def identity(gguf: GGUF) -> dict[str, Any]:
-    """Which model it is, without reading all of it."""
+    """Return what identifies the model without reading all of it."""
     return {"file": gguf.path.name, "bytes": gguf.nbytes, "architecture": gguf.architecture}
 
 
 def default_path(gguf: GGUF) -> Path:
-    """Where the study of a model is kept if no flag says otherwise."""
+    """Return the path of a model's study if no flag names another."""
     return cache_folder() / "studies" / f"{gguf.path.stem}.json"
 
 
@@ -32,14 +32,14 @@ class StudyFile:
     """Results by key, under a heading that says what they were measured on."""
 
     def __init__(self, path: Path, heading: Mapping[str, Any]) -> None:
-        """heading: of JSON's types; results of another one are never mixed in."""
+        """heading: holds JSON types; results under different headings are never mixed."""
         self.path, self.heading = path, dict(heading)
         self.results: dict[str, dict[str, Any]] = {}
         self.set_aside: Path | None = None
 
     @classmethod
     def open(cls, path: Path, heading: Mapping[str, Any]) -> StudyFile:
-        """What is there already, or nothing; a damaged file is kept under another name. Raises UsageError."""
+        """Return the study at `path`, empty if there is none. A damaged file is renamed. Raises UsageError."""
         study = cls(path, heading)
         try:
             text = path.read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ class StudyFile:
         return study
 
     def add(self, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep results; on disk when this returns. Raises PyllmError."""
+        """Add results and write the file, which is on the disk when this returns. Raises PyllmError."""
         self.results |= {key: dict(value) for key, value in results.items()}
         part = self.path.with_name(f"{self.path.name}.part")
         try:
@@ -73,11 +73,12 @@ class StudyFile:
                 os.fsync(file.fileno())
             os.replace(part, self.path)
         except OSError as error:
-            raise PyllmError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+            problem = f"cannot be written: {error.strerror or error}"
+            raise PyllmError(f"{self.path}: {problem}; name another file with -o") from None
 
 
 def results_of(gguf: GGUF, path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The results of this model's study; none where there is no file that can be read, or it is of another model."""
+    """Return the results of this model's study; empty if the file cannot be read or is about another model."""
     try:
         found = _parsed((path or default_path(gguf)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

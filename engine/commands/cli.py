@@ -1,4 +1,4 @@
-"""The command line: finds the command, turns what goes wrong into one line and an exit code; knows no command.
+"""The command line: finds the command and turns errors into one line and an exit code; knows no command.
 
 The table of commands stands above all floors, in `__main__.py`. A command's module is imported when it is called, so
 that `pyllm --help` answers at once.
@@ -24,7 +24,7 @@ from ... import __version__
 from ...models.errors import FitError, PyllmError, UsageError
 
 INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
-PIPE_CLOSED = 128 + 13  # and SIGPIPE: the reader, perhaps `head`, has what it wanted
+PIPE_CLOSED = 128 + 13  # likewise of SIGPIPE: the reader, such as `head`, has what it wanted
 TERMINATED = 128 + 15
 
 EPILOG = f"""\
@@ -38,24 +38,24 @@ exit codes:
   {PIPE_CLOSED}  the reader of the output closed it, as `head` does
 
 environment:
-  PYLLM_CACHE  folder of what is kept between runs, such as the default model
-  HF_TOKEN     login for the Hugging Face hub; HF_HOME and HF_ENDPOINT as for its own programs
+  PYLLM_CACHE  folder for what is kept between runs, such as the default model
+  HF_TOKEN     login for the Hugging Face hub; HF_HOME and HF_ENDPOINT work as in its own programs
 
 more on a command: pyllm COMMAND --help"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A line of `pyllm --help`: its flags, and the module whose `run(args)` does the work, by its full name."""
+    """A command: its line in `pyllm --help`, its flags, and the full name of the module whose `run(args)` it calls."""
 
     summary: str
     add_flags: Callable[[argparse.ArgumentParser], None]
     module: str
-    takes_path: bool = False  # args.model must be the path of a file that is here; other commands resolve it themselves
+    takes_path: bool = False  # args.model is resolved to a file on this machine before `run`
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are UsageErrors, on one line."""
+    """An ArgumentParser that raises UsageError, with one line, instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -67,40 +67,40 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
         with _terminable():
             code = _dispatch(commands, list(sys.argv[1:] if argv is None else argv))
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a closed pipe can still be handled
+                sys.stdout.flush()  # here a closed pipe can still be handled
             return code
     except PyllmError as error:
         return _complain(error, error.exit_code)
     except MemoryError:
-        return _complain("out of memory; a smaller -c or smaller cache types take less", FitError.exit_code)
+        return _complain("out of memory; take a smaller -c or smaller cache types", FitError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would complain.
+        # Python flushes stdout once more at exit, and would complain.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except OSError as error:  # such as no space left for the output
+    except OSError as error:  # for example no space left for the output
         return _complain(error, PyllmError.exit_code)
 
 
 def script(commands: Mapping[str, Command]) -> NoReturn:
-    """Be the program `pyllm`: run a command and end the process."""
+    """Run a command and end the process, as the program `pyllm`."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what users can do something about is logged, and looks like all that we say
-    gc.set_threshold(100_000)  # a start makes half a million objects that stay: looking for dead ones is a tenth of it
+        warnings.simplefilter("ignore")  # what users should know is logged, in pyllm's own format
+    gc.set_threshold(100_000)  # starting makes half a million objects that stay; collecting is a tenth of its time
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(logging.Formatter("pyllm: %(message)s"))
     code = main(commands)
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
-    # All is written and the threads are daemons. Taking Numba and LLVM apart would be 0.4 s of waiting for the prompt.
+    # All output is written and the threads are daemons. Tearing down Numba and LLVM would take another 0.4 s.
     os._exit(code)
 
 
 def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" and goes on
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     command = commands.get(argv[0]) if argv else None
     try:
         if command is None:
@@ -144,14 +144,14 @@ def _complain(problem: object, code: int) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is under way in order, so that no half-written file stays behind."""
+    """Turn SIGTERM into SystemExit, so that clean-up runs and no half-written file is left."""
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(TERMINATED)
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not in the main thread, so nobody sends it signals
+    except ValueError:  # signals go to the main thread only, and this is another
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""`pyllm doctor`: what the engine finds on this machine, and what would make it faster here; runs no model."""
+"""`pyllm doctor`: reports what the engine finds on this machine and what would make it faster; runs no model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DOTS = {
     "neon": "NEON sdot, 16 products an instruction",
     "portable": "no special instruction",
 }
-LITTLE_MEMORY = 2 << 30
+LITTLE_MEMORY = 2 << 30  # bytes
 
 
 def run(args: Namespace) -> int:
-    """Prints what there is; `args.clear` deletes the compiled kernels first."""
+    """Print the facts as text or JSON; `args.clear` deletes the compiled kernels first."""
     cleared = clear() if args.clear else None
     facts = examine()
     if args.json:
@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """All facts, as JSON can hold them. Sizes are bytes."""
+    """Return all facts as JSON types. Sizes are bytes."""
     free, limit = free_memory()
     folder = kept.root()
     facts = {
@@ -75,7 +75,7 @@ def examine() -> dict[str, Any]:
 
 
 def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """The facts for people: (what, how much)."""
+    """Return the facts as rows of text: (name, value)."""
     processor, cores, memory, kernels = facts["cpu"], facts["cores"], facts["memory"], facts["kernels"]
     caches = ", ".join(f"L{c['level']} {size(c['nbytes'])}" + (f" for {c['cores']} cores" if c["cores"] > 1 else "")
                        for c in processor["caches"] if c["kind"] != "Instruction")  # fmt: skip
@@ -100,13 +100,13 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def advice(facts: dict[str, Any]) -> Iterator[str]:
-    """What would make pyllm faster here, or keep it from running."""
+    """Yield what would make pyllm faster here, and what may keep it from running."""
     processor, cores, memory, kernels = facts["cpu"], facts["cores"], facts["memory"], facts["kernels"]
     asked = facts["environment"]
     if asked.get("PYLLM_PORTABLE", "0") not in ("", "0"):
         yield "PYLLM_PORTABLE is set: the slow kernels for any CPU are used; unset it"
     elif "NUMBA_CPU_NAME" in asked or "NUMBA_CPU_FEATURES" in asked:
-        yield "NUMBA_CPU_NAME or NUMBA_CPU_FEATURES narrows what the kernels may use of this CPU; unset it"
+        yield "NUMBA_CPU_NAME or NUMBA_CPU_FEATURES limits what the kernels may use of this CPU; unset it"
     elif processor["dot"] == "portable":
         yield "this CPU has neither AVX2 nor the int8 products of newer ARM cores: expect a fraction of the usual speed"
     if asked.get("PYLLM_AMX") == "0" and "amx-bf16" in processor["features"]:
@@ -125,7 +125,7 @@ def advice(facts: dict[str, Any]) -> Iterator[str]:
         yield "the clock of the cores is held down (governor powersave): cpupower frequency-set -g performance"
     if kernels["problem"]:
         where = f"{kernels['folder']} {kernels['problem']}"
-        yield f"compiled kernels are not kept: {where}; PYLLM_CACHE names another folder"
+        yield f"compiled kernels are not kept: {where}; set PYLLM_CACHE to another folder"
     elif not kernels["now"]:
         yield "no kernel of this version is compiled yet: the first run of a model compiles its own, once"
     with suppress(OSError):
@@ -133,25 +133,25 @@ def advice(facts: dict[str, Any]) -> Iterator[str]:
             parent for parent in (Path(kernels["folder"]), *Path(kernels["folder"]).parents) if parent.exists()
         )
         if (left := shutil.disk_usage(folder).free) < 256 << 20:
-            yield f"{folder} has {size(left)} of disk left: kernels and models need room to be kept"
+            yield f"{folder} has {size(left)} of disk left: kernels and models need more room"
     if memory["free"] < LITTLE_MEMORY:
         yield f"{size(memory['free'])} of memory are free ({memory['limit']}): few models fit; -ctk q8_0 takes less"
 
 
 def clear() -> int:
-    """Delete the compiled kernels, of this version and of others; the bytes that they took. Raises PyllmError."""
+    """Delete the compiled kernels of all versions and return the bytes freed. Raises PyllmError."""
     folder = kept.root()
     before = nbytes(folder)
     try:
         for state in _states(folder):
             shutil.rmtree(state)
     except OSError as error:
-        raise PyllmError(f"--clear: {folder}: {error.strerror or error}") from None
+        raise PyllmError(f"--clear: {folder}: {error.strerror or error}; delete the folder yourself") from None
     return before
 
 
 def nbytes(folder: Path) -> int:
-    """Of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     total = 0
     with suppress(OSError):
         for parent, _, names in os.walk(folder):
@@ -162,7 +162,7 @@ def nbytes(folder: Path) -> int:
 
 
 def _states(folder: Path) -> list[Path]:
-    """A folder for each state of pyllm's sources: named by 16 hexadecimal digits, and nothing else is ours."""
+    """Return the folders of compiled kernels, one for each state of pyllm's sources, named by 16 hex digits."""
     with suppress(OSError):
         return [
             p for p in folder.iterdir() if len(p.name) == 16 and not {*p.name} - {*"0123456789abcdef"} and p.is_dir()
@@ -177,7 +177,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _load() -> float | None:
-    """Of the last minute; None where the system has no such figure."""
+    """Return the system's load over the last minute; None if it has no such figure."""
     try:
         return os.getloadavg()[0]
     except (OSError, AttributeError):
@@ -185,7 +185,7 @@ def _load() -> float | None:
 
 
 def _clock(cpu: Path = host.CPUS / "cpu0") -> str:
-    """How the clock is governed; "" where nobody tells, or where the name means nothing, as with pstate drivers."""
+    """Return the clock's governor; "" if the system names none, or a pstate driver gives the name another meaning."""
     with suppress(OSError):
         governor, driver = (
             (cpu / "cpufreq" / f"scaling_{name}").read_text().strip() for name in ("governor", "driver")

@@ -1,4 +1,4 @@
-"""What is in a model file, printed for people or as JSON; the facts come from `models/describe.py`."""
+"""Prints what is in a model file as text or as JSON; the facts come from `models/describe.py`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..machine.units import size
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 120  # of what is printed where there is no terminal
+WIDTH = 120  # columns, if the output is not a terminal
 
 
 def present(facts: dict[str, Any], args: Namespace) -> int:
-    """Prints a description, with the origin of the file where `facts` has one."""
+    """Print a description, with the file's origin if `facts` has one."""
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -47,7 +47,7 @@ def _summary(facts: dict[str, Any]) -> Table:
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary: (what, how much)."""
+    """Return the summary as rows of text: (name, value)."""
     file, config = facts["file"], facts["config"]
     parts = f" in {len(file['paths'])} parts" if len(file["paths"]) > 1 else ""
     rows = [
@@ -76,7 +76,7 @@ def _feed_forward(config: dict[str, Any]) -> str:
 
 
 def _attention(layers: list[dict[str, Any]]) -> list[str]:
-    """A line for each kind of layer."""
+    """Return a line for each kind of layer."""
     kinds = list({json.dumps(layer): layer for layer in layers}.values())
     return [f"{layers.count(kind)} of {len(layers)} layers: {_heads(kind)}" for kind in kinds]
 
@@ -107,7 +107,7 @@ def _template(facts: dict[str, Any]) -> str:
 
 
 def _weights(facts: dict[str, Any]) -> Table:
-    """Where the bytes of the weights are, by tensor type."""
+    """Return a table of the weights' bytes by tensor type."""
     table = _table("weights", "type", "tensors", "parameters", "size", "of all bytes")
     for row in facts["quantization"]:
         share = row["bytes"] / facts["weights_bytes"]
@@ -116,17 +116,17 @@ def _weights(facts: dict[str, Any]) -> Table:
 
 
 def _caches(cache: dict[str, Any]) -> list[Table]:
-    """A table of the layers that keep all tokens, and one of those that keep a window, where there are such."""
+    """Return a table for the layers that keep all tokens and, if a model has them, one for those that keep a window."""
     windows = cache["windows"]
     if not windows:
         return [_cache("KV cache, bytes per token", cache)]
-    kept = f"KV cache, bytes per token in {windows['layers']} layers, which keep some {windows['window']:,} tokens"
+    kept = f"KV cache, bytes per token in {windows['layers']} layers, which keep about {windows['window']:,} tokens"
     full = f"KV cache, bytes per token in {cache['layers']} layers, which keep all tokens"
     return [_cache(full, cache), _cache(kept, windows)]
 
 
 def _cache(title: str, cache: dict[str, Any]) -> Table:
-    """Bytes that a token takes for every pair of types, K down and V across."""
+    """Return a table of a token's bytes for every pair of types, K down and V across."""
     table = _table(title, "K \\ V", *cache["v"])
     for k_type in cache["k"]:
         pairs = [cache["pairs"][f"{k_type}/{v_type}"] for v_type in cache["v"]]
@@ -145,7 +145,7 @@ def _tensors(facts: dict[str, Any]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    """An empty table whose first column is text and whose others are numbers."""
+    """Return an empty table whose first column is text and whose others are numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -158,5 +158,5 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _plain(text: str) -> str:
-    """A text of the file without what would move a terminal's cursor."""
+    """Replace what is not printable in a file's text, so that it cannot move the terminal's cursor."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""What the commands' flags share: llama.cpp's names, and types that check each value by itself; reads no file."""
+"""What the commands' flags share: names as in llama.cpp, and types that check one value each; reads no file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def add_rotate(group: argparse._ActionsContainer) -> None:
     from ...models.cache.rotation import MODES
 
     text = "sides of a quantized cache that a Hadamard transform rotates, which makes the loss smaller: "
-    text += "auto is both, where heads are multiples of 64, as in llama.cpp (default: auto)"
+    text += "auto is both, if heads are multiples of 64, as in llama.cpp (default: auto)"
     group.add_argument("--cache-rotate", choices=tuple(MODES), default="auto", help=text)
 
 
 def add_layers(group: argparse._ActionsContainer, side: str) -> None:
-    """--cache-type-k-layers, --cache-type-v-layers."""
-    named = "-2 is the last two; where it comes first, write =-2:f16"
+    """Add --cache-type-k-layers or --cache-type-v-layers."""
+    named = "-2 is the last two; if it comes first, write =-2:f16"
     text = f"{side.upper()}'s types by layer, as in 0-1:f16,2-27:q4_0,-2:f16 ({named}); the rest: -ct{side}"
     group.add_argument(f"--cache-type-{side}-layers", metavar="MAP", type=layer_map, help=text)
 
@@ -44,7 +44,7 @@ def add_offline(parser: argparse._ActionsContainer) -> None:
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes a whole number in these bounds."""
+    """Return the type of a flag that takes a whole number in these bounds."""
     wanted = (
         f"must be a whole number, {low} or more" if high is None else f"must be a whole number from {low} to {high}"
     )
@@ -62,7 +62,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def real(low: float, high: float) -> Callable[[str], float]:
-    """The type of a flag that takes a finite number in these bounds."""
+    """Return the type of a flag that takes a finite number in these bounds."""
     wanted = f"must be a number from {low:g}" + (f" to {high:g}" if high < math.inf else "")
 
     def convert(text: str) -> float:
@@ -78,7 +78,7 @@ def real(low: float, high: float) -> Callable[[str], float]:
 
 
 def layer_map(text: str) -> str:
-    """The type of --cache-type-k-layers; whether the model has these layers is asked later."""
+    """Check the value of --cache-type-k-layers; whether the model has these layers is checked later."""
     from ...models.cache.layer_map import parse
 
     try:
@@ -89,16 +89,16 @@ def layer_map(text: str) -> str:
 
 
 def cache_type(text: str) -> str:
-    """The type of --cache-type-k and --cache-type-v; whether the model can hold it is asked later."""
+    """Check the value of --cache-type-k or --cache-type-v; whether it fits the model is checked later."""
     from ...kernels.formats.table import CACHE_TYPES
 
     if text not in CACHE_TYPES:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no cache type; use one of {', '.join(CACHE_TYPES)}")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a cache type; use one of {', '.join(CACHE_TYPES)}")
     return text
 
 
 def amount(text: str) -> int:
-    """The type of a flag that takes bytes or tokens: 4096, 16k, 8G, 1.5GiB; the letters stand for powers of 1024."""
+    """Return the bytes or tokens that a flag names: 4096, 16k, 8G, 1.5GiB; the letters stand for powers of 1024."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower(), re.ASCII)
     if match is None or len(text) > 30 or not 0 < float(match[1]) < 1 << 60:
         raise argparse.ArgumentTypeError(

@@ -1,4 +1,4 @@
-"""`pyllm inspect`: what is in a model file."""
+"""`pyllm inspect`: prints what is in a model file."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from .facts import present
 
 
 def run(args: Namespace) -> int:
-    """Describes the file `args.model` on stdout; `args.json` and `args.tensors` say how. Raises ModelError."""
+    """Describe the file `args.model` on stdout; `args.json` and `args.tensors` say how. Raises ModelError."""
     return present(describe(GGUF.open(args.model)), args)

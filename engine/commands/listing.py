@@ -1,4 +1,4 @@
-"""`pyllm list`: the models that are here, printed."""
+"""`pyllm list`: prints the models that are here."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _as_json(model: Kept) -> dict[str, object]:
 
 
 def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Columns as wide as what is in them; sizes to the right."""
+    """Print a table with columns as wide as their widest cell and sizes to the right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         cells = (c.rjust(w) if name == "SIZE" else c.ljust(w) for c, w, name in zip(row, widths, head, strict=True))

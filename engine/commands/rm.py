@@ -13,10 +13,10 @@ from ..store.library import Kept, kept, of_path, unfinished
 
 def run(args: Namespace) -> int:
     if args.unfinished == bool(args.models):
-        raise UsageError("name the models to delete, or --unfinished for what broke off (see pyllm rm --help)")
+        raise UsageError("name the models to delete, or give --unfinished (see pyllm rm --help)")
     if args.unfinished:
         return _remove_unfinished()
-    models = list(dict.fromkeys(map(_find, args.models)))  # all of them are known before one is gone
+    models = list(dict.fromkeys(map(_find, args.models)))  # all names are checked before a model is deleted
     for model in models:
         if args.yes or _agreed(model):
             print(f"deleted {model.name}: {size(model.remove())} freed")
@@ -40,7 +40,7 @@ def _find(name: str) -> Kept:
             return model
     path = sources.resolve(name, offline=True)
     if (found := of_path(path)) is None:
-        cure = "delete it yourself if you want to; pyllm rm takes only what `pyllm list` names"
+        cure = "delete it yourself; pyllm rm deletes only what `pyllm list` names"
         raise ModelError(path, "file", "is your own, pyllm did not fetch it", cure)
     return found
 

@@ -22,7 +22,7 @@ out, the prompt goes after -p. Without -p, -f and PROMPT, the prompt is read fro
 The answer goes to stdout, everything else to stderr. Exit codes: pyllm --help"""
 
 DOCTOR = """\
-Says what pyllm finds on this machine: the CPU's features and the kernels chosen by them, cores and caches, limits,
+Reports what pyllm finds on this machine: the CPU's features and the kernels chosen by them, cores and caches, limits,
 memory, the cache of compiled kernels, versions; and what would make it faster here. Needs no model."""
 
 

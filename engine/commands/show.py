@@ -1,4 +1,4 @@
-"""`pyllm show`: what `inspect` tells of a model that is here, and where it came from."""
+"""`pyllm show`: prints what `inspect` does of a model that is here, and where it came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pyllm verify`: structure, checksums and numbers of a model file, printed as one table or as JSON."""
+"""`pyllm verify`: checks structure, checksums and numbers of a model file; prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(args: Namespace) -> int:
 
 
 def verify(path: Path, progress: Progress) -> dict[str, Any]:
-    """What is right and wrong with a file, or with all parts of a split model."""
+    """Return what is right and wrong with a file, or with all parts of a split model, as JSON types."""
     try:
         g, problem = GGUF.open(path), None
     except ModelError as error:
@@ -53,7 +53,7 @@ def verify(path: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _checksum(path: Path, progress: Progress) -> dict[str, Any]:
-    """The file's sha256 beside that which is known of it; `ok` is None where none is."""
+    """Return the file's sha256 and the expected one; `ok` is None if none is known."""
     origin = origin_of(path)
     if origin is None or not origin.sha256:
         return {"file": path.name, "ok": None, "expected": None, "found": None}

@@ -1,4 +1,4 @@
-"""The control groups that this process is in, as folders; knows no limit's meaning."""
+"""The control groups of this process, as folders; knows nothing of the limits in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
-    """The groups of a controller ("cpu", "memory") with their version, 1 or 2; a group's limit binds those below it.
+    """Yield the groups of a controller ("cpu", "memory") with their version, 1 or 2, from the innermost outwards.
 
-    In a container a group's path may be the host's: then where groups are mounted is its own.
+    A group's limit binds the groups inside it. In a container a group's path may be the host's, which does not exist
+    there; then the mount itself is the container's group.
     """
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():

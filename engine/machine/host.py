@@ -1,4 +1,4 @@
-"""What this machine offers to the engine: its CPU, caches, limits; measures nothing and needs no Numba."""
+"""The CPU, caches and limits of this machine; measures nothing and needs no Numba."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from ...kernels.lang import cpu
 from . import cgroups
 
-# Instruction sets that make a difference to the kernels, by LLVM's names.
+# Instruction sets that matter to the kernels, by LLVM's names.
 TELLING = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avxvnni", "avx512vnni", "avx512bf16", "amx-int8",
            "amx-bf16", "neon", "dotprod", "i8mm", "sve")  # fmt: skip
 CPUS = Path("/sys/devices/system/cpu")
 
 
 def cpu_info() -> str:
-    """The CPU's name, which a virtual machine may have made up."""
+    """Return the CPU's name, which a virtual machine may have made up."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -29,22 +29,22 @@ def cpu_info() -> str:
 
 
 def cpu_features() -> str:
-    """What the kernels were compiled for; first the instruction of the int8 dot product."""
+    """Return what the kernels are compiled for: the int8 dot product's instruction, then the CPU's features."""
     return " ".join([f"dot={cpu.DOT}", *(name for name in TELLING if name in cpu.FEATURES)])
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache of a core's."""
+    """One cache of a core."""
 
     level: int
     kind: str  # Data, Instruction, Unified
     nbytes: int
-    cores: int  # that share it
+    cores: int  # how many CPUs share it
 
 
 def caches(cpu: Path = CPUS / "cpu0") -> list[Cache]:
-    """Those of a core, the smallest first; none where the system does not tell."""
+    """Return the caches of a core by level; empty if the system does not list them."""
     found = []
     for folder in sorted(cpu.glob("cache/index*")):
         with suppress(OSError, ValueError):
@@ -55,7 +55,7 @@ def caches(cpu: Path = CPUS / "cpu0") -> list[Cache]:
 
 
 def _listed(path: Path) -> set[int]:
-    """CPUs of a list such as 0-3,8-11; none where nothing is said."""
+    """Return the CPUs in a file with a list such as 0-3,8-11; empty if it cannot be read."""
     with suppress(OSError, ValueError):
         ranges = [part.split("-") for part in path.read_text().strip().split(",")]
         return {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
@@ -63,19 +63,19 @@ def _listed(path: Path) -> set[int]:
 
 
 def last_level_cache(cpu: Path = CPUS / "cpu0") -> int:
-    """Bytes of the largest cache that the system tells of; 0 where it tells of none."""
+    """Return the bytes of the largest cache; 0 if the system lists none."""
     return max((cache.nbytes for cache in caches(cpu)), default=0)
 
 
 def affinity() -> int:
-    """CPUs that this process may run on."""
+    """Return how many CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpus(root: Path = CPUS) -> list[int]:
-    """CPUs that this process may run on: first one of each physical core."""
+    """Return the CPUs that this process may run on, one of each physical core first."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    taken: list[set[int]] = []  # cores, by their CPUs
+    taken: list[set[int]] = []  # the CPUs of each core that has one in the list
     twins: list[int] = []
     for number in allowed:
         if any(number in core for core in taken):
@@ -86,7 +86,7 @@ def cpus(root: Path = CPUS) -> list[int]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by affinity, by its share of time, and physical ones where the system tells."""
+    """Return how many physical cores this process may use, by its affinity and its share of CPU time."""
     import psutil
 
     cores = min(affinity(), psutil.cpu_count(logical=False) or affinity())
@@ -95,11 +95,11 @@ def usable_cores() -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """CPUs' worth of time that the control groups of this process allow; None where none has a limit."""
+    """Return how many CPUs' time the control groups of this process allow; None if there is no limit."""
     quotas: list[float] = []
     for folder, version in cgroups.folders("cpu", root):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # "max" is not a number: no limit
             quota, period = " ".join((folder / name).read_text() for name in names).split()
             if int(quota) > 0:
                 quotas.append(int(quota) / int(period))

@@ -1,10 +1,10 @@
-"""Amounts as people read them; knows nothing else."""
+"""Formats bytes and seconds for people; knows nothing else."""
 
 from __future__ import annotations
 
 
 def size(nbytes: float) -> str:
-    """93.8 MiB, 1.25 GiB: bytes in the largest unit that leaves a whole number before the point."""
+    """Format bytes as in 93.8 MiB or 1.25 GiB."""
     for unit, digits in (("B", 0), ("KiB", 0), ("MiB", 1)):
         if abs(nbytes) < 1024:
             return f"{nbytes:.{digits}f} {unit}"
@@ -13,5 +13,5 @@ def size(nbytes: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """812 ms, 3.42 s."""
+    """Format seconds as in 812 ms or 3.42 s."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

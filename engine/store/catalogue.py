@@ -1,21 +1,21 @@
-"""Models that have a short name: where they come from, how large they are, and their licence. Data only."""
+"""The models with a short name: where they come from, how large they are, and their licence. Data only."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-DEFAULT = "smollm2"  # what pyllm takes where no model is named
+DEFAULT = "smollm2"  # what pyllm runs when no model is named
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that is known: to the byte where it comes from PyPI; a hub tells exact sizes and checksums itself."""
+    """A model with a short name. From PyPI, size and sha256 are exact; a hub states its own."""
 
     name: str
     title: str
     source: str  # as MODEL names it
-    size: int  # bytes of the file, rounded where a hub tells them
+    size: int  # bytes of the file; rounded if it comes from a hub
     licence: str
     sha256: str = ""
 
@@ -48,7 +48,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def by_source(source: str) -> Entry | None:
-    """The entry that comes from there, whatever case and signs the name is written with."""
+    """Return the entry with this source, ignoring case and the choice of - _ and ."""
     return next((entry for entry in CATALOGUE.values() if _plain(entry.source) == _plain(source)), None)
 
 

@@ -1,4 +1,4 @@
-"""Room on the disk for what is fetched, and locks between processes; knows no network."""
+"""Free space for downloads, errors of the disk, and locks between processes; knows no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...models.progress import Progress
 
 
 def check_space(folder: Path, need: int, title: str) -> None:
-    """Refuses before anything is written what would fill the disk."""
+    """Raise PyllmError if `need` bytes do not fit on the disk of `folder`; called before anything is written."""
     if shutil.disk_usage(folder).free < need:
         raise _no_space(folder, title, need)
 
@@ -30,7 +30,7 @@ def _no_space(folder: Path, title: str, need: int = 0) -> PyllmError:
 
 @contextmanager
 def disk_errors(folder: Path, title: str) -> Iterator[None]:
-    """What the disk refuses, in one line."""
+    """Turn an OSError into a PyllmError of one line that names the folder and the cure."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,7 @@ def disk_errors(folder: Path, title: str) -> Iterator[None]:
 
 @contextmanager
 def alone(lock: Path, title: str, progress: Progress) -> Iterator[None]:
-    """One process at a time; whoever comes second waits, and says so."""
+    """Let one process at a time in; the others wait, and say so through `progress`."""
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)

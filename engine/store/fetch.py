@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, checked, named only when it is whole; knows no models and no hub."""
+"""One file over HTTP: resumed where it broke off, checked, renamed once it is whole; knows no models and no hub."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from .disk import check_space, disk_errors
 from .redirects import Redirects
 
 CHUNK = 1 << 18
-TIMEOUT = 30.0  # seconds of silence that a server may take
-PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before each new attempt; progress begins the row anew
-LONGEST_PAUSE = 60.0  # that a server's Retry-After may ask for
-AGAIN = {408, 425, 429, 500, 502, 503, 504}  # what a server says when it may work later
+TIMEOUT = 30.0  # seconds that a server may be silent
+PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before each new attempt; after progress, from the first again
+LONGEST_PAUSE = 60.0  # seconds; the most that a server's Retry-After may ask for
+AGAIN = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses after which a later attempt may work
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server, and what is known of it before it is here."""
+    """A file on a server, and what is known of it before it is fetched."""
 
     url: str
-    title: str  # for people
-    size: int = 0  # bytes; 0: as the server says
-    sha256: str = ""  # where it is known
-    token: str = ""  # a bearer token, for this host and no other
-    magic: bytes = b""  # what the file begins with, so that a login page is not taken for it
+    title: str  # its name in messages
+    size: int = 0  # bytes; 0: the server says
+    sha256: str = ""  # "": the server may say
+    token: str = ""  # a bearer token, sent to this host only
+    magic: bytes = b""  # the file's first bytes, so that a login page is not taken for it
 
     @property
     def host(self) -> str:
@@ -52,12 +52,12 @@ class Remote:
 
     @property
     def shown(self) -> str:
-        """The URL without what may be secret in it."""
+        """Return the URL without its login and query, which may be secret."""
         return f"{urlsplit(self.url).scheme}://{self.host}{urlsplit(self.url).path}"
 
 
 class Refused(PyllmError):
-    """The server's answer is no; `status` is HTTP's."""
+    """The server refuses the request; `status` is HTTP's."""
 
     def __init__(self, remote: Remote, status: int, reason: str) -> None:
         cure = {401: "it wants a login", 403: "it wants a login", 404: "check the address"}
@@ -66,7 +66,7 @@ class Refused(PyllmError):
 
 
 class _Again(Exception):
-    """What a new attempt may cure, and how many seconds to wait for it (None: as long as we like)."""
+    """A failure that a new attempt may cure, after `wait` seconds (None: PAUSES decides)."""
 
     def __init__(self, problem: object, wait: float | None = None) -> None:
         super().__init__(str(problem))
@@ -76,9 +76,9 @@ class _Again(Exception):
 def fetch(
     remote: Remote, target: Path, progress: Progress = silent, check: Callable[[Path], object] = lambda path: None
 ) -> str:
-    """Puts the file at `target` and returns its sha256; `check` may refuse it before.
+    """Fetch the file to `target` and return its sha256; `check` sees it first and may raise.
 
-    What is here when the connection or the user ends it stays in `incomplete(target)` for the next time.
+    If the connection or the user ends the download, `incomplete(target)` keeps what has come, for the next time.
     """
     download = _Download(remote, incomplete(target), progress)
     with disk_errors(target.parent, remote.title):
@@ -100,24 +100,24 @@ def fetch(
 
 
 def incomplete(target: Path) -> Path:
-    """What is here of a file that is not whole, under the name that huggingface_hub once gave it too."""
+    """Return the path of an unfinished download, named as huggingface_hub used to name it."""
     return target.with_name(f"{target.name}.incomplete")
 
 
 class _Download:
-    """What has come of a file so far."""
+    """A download in progress: the bytes that have come so far, and their digest."""
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
         self.remote, self.part, self.progress = remote, part, progress
-        self.notes = part.with_name(f"{part.name}.json")  # what the server said of the file that `part` begins
+        self.notes = part.with_name(f"{part.name}.json")  # the validator and size that belong to `part`
         self.digest, self.done, self.total = hashlib.sha256(), 0, remote.size
-        self.validator = ""  # an ETag or a date by which the server knows whether the file is still the same
+        self.validator = ""  # an ETag or a date; with it the server can tell whether its file is still the same
         self.sha256 = remote.sha256
         self.whole = False
         self.stage = f"fetching {remote.title} from {remote.host}"
 
     def resume(self) -> None:
-        """Takes up what an earlier run left, where it can be told that it belongs to the same file."""
+        """Take up what an earlier run left, if it is known to belong to the same file."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError, ValueError, TypeError, KeyError):
             said = json.loads(self.notes.read_text(encoding="utf-8"))
@@ -131,11 +131,11 @@ class _Download:
             while chunk := file.read(CHUNK):
                 self.digest.update(chunk)
                 self.done += len(chunk)
-                self.progress(f"checking what is here of {self.remote.title}", self.done, size)
+                self.progress(f"checking the part of {self.remote.title} that is here", self.done, size)
         self.whole = 0 < self.total == self.done
 
     def restart(self) -> None:
-        """Forgets what is here."""
+        """Delete what has come so far."""
         self.part.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
         self.digest, self.done = hashlib.sha256(), 0
@@ -145,9 +145,9 @@ class _Download:
         time.sleep(seconds)
 
     def attempt(self) -> None:
-        """Fetches what is missing; raises _Again where it broke off, and PyllmError where another attempt is no use."""
+        """Fetch what is missing; raises _Again if another attempt may help, PyllmError if not."""
         headers = {"User-Agent": f"pyllm/{__version__}", "Accept-Encoding": "identity"}
-        if self.done and (self.remote.sha256 or self.validator):  # else all of it once more
+        if self.done and (self.remote.sha256 or self.validator):  # else start over
             headers["Range"] = f"bytes={self.done}-"
             if not self.remote.sha256:
                 headers["If-Range"] = self.validator
@@ -162,7 +162,7 @@ class _Download:
             raise self._refusal(error) from None
         except URLError as error:
             raise self._unreachable(error.reason) from None
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: a host or redirect that is no address
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a malformed host or redirect
             raise self._unreachable(error) from None
         with response:
             self.sha256 = self.sha256 or redirects.sha256
@@ -171,44 +171,46 @@ class _Download:
                 with self.part.open("ab") as file:
                     self._take(response, file)
             except PyllmError:
-                self.restart()  # nothing that is worth keeping
+                self.restart()  # not worth keeping
                 raise
 
     def _refusal(self, error: HTTPError) -> Exception:
-        if error.code == 416 and self.done:  # we have more than there is
+        if error.code == 416 and self.done:  # range not satisfiable: we have more than the server
             self.restart()
             return _Again("the file on the server has changed", 0)
         if error.code in AGAIN:
             return _Again(f"{error.code} {error.reason}", _seconds(error.headers))
         if 300 <= error.code < 400:
-            return PyllmError(f"{self.remote.shown}: redirected too often, or nowhere; check the address")
+            return PyllmError(f"{self.remote.shown}: too many redirects, or one that leads nowhere; check the address")
         return Refused(self.remote, error.code, error.reason)
 
     def _unreachable(self, reason: object) -> Exception:
         if isinstance(reason, ssl.SSLCertVerificationError):
             return PyllmError(
                 f"{self.remote.host}: its certificate is not trusted: {reason.verify_message}; "
-                "SSL_CERT_FILE names a file with the authorities to trust"
+                "set SSL_CERT_FILE to a file with the authorities to trust"
             )
         said = getattr(reason, "strerror", None) or reason or type(reason).__name__
-        if self.done:  # it was there a moment ago
+        if self.done:  # the server was there a moment ago
             return _Again(said)
         return PyllmError(f"{self.remote.host} cannot be reached: {said}; check the network and the address")
 
     def _begin(self, response: HTTPResponse) -> None:
-        """The head of an answer: where in the file it begins, and whether it is the file that we want."""
+        """Read an answer's headers: where in the file it begins, and whether it is the file that we want."""
         headers, total = response.headers, 0
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
             if found is None or int(found[1]) != self.done:
                 self.restart()
-                raise _Again("the server sent another range than was asked for")
+                raise _Again("the server did not send the range that was asked for")
             total = 0 if found[2] == "*" else int(found[2])
         else:
             self.restart()  # a new file, one that has changed, or a server that does not resume
             total = response.length or 0
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise PyllmError(f"{self.remote.shown}: the server packs the file; give the address of the file itself")
+            raise PyllmError(
+                f"{self.remote.shown}: the server compresses the file; name the address of the file itself"
+            )
         if self.remote.size and total and total != self.remote.size:
             self.restart()
             raise self._wrong_size(total)
@@ -224,7 +226,7 @@ class _Download:
         for chunk in _chunks(response):
             if not self.done and not chunk.startswith(self.remote.magic):
                 kind = response.headers.get_content_type()
-                raise PyllmError(f"{self.remote.shown}: is no GGUF file ({kind}); give the address of the file itself")
+                raise PyllmError(f"{self.remote.shown}: not a GGUF file ({kind}); give the address of the file itself")
             file.write(chunk)
             self.digest.update(chunk)
             self.done += len(chunk)
@@ -242,7 +244,7 @@ class _Download:
         return PyllmError(f"{self.remote.title}: {problem}; try again later (a mirror or proxy may hold a bad copy)")
 
     def finish(self, target: Path, check: Callable[[Path], object]) -> str:
-        """Checks what is here and gives it its name."""
+        """Check the file, move it to `target` and return its sha256; raises PyllmError."""
         digest = self.digest.hexdigest()
         self.notes.unlink(missing_ok=True)
         if self.sha256 and digest != self.sha256:
@@ -261,7 +263,7 @@ class _Download:
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """What the server sends; errors of the connection, and no others, are _Again."""
+    """Yield what the server sends; errors of the connection, and no others, become _Again."""
     while True:
         try:
             chunk = response.read(CHUNK)
@@ -273,7 +275,7 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _seconds(headers: Message) -> float | None:
-    """Retry-After: a number of seconds, or a date."""
+    """Return the seconds that Retry-After asks for, given as a number or a date; None if it asks for none."""
     said = headers.get("Retry-After", "")
     if said.isdecimal():
         return float(said)
@@ -283,6 +285,6 @@ def _seconds(headers: Message) -> float | None:
 
 
 def _repr_digest(headers: Message) -> str:
-    """The sha256 that a server tells by RFC 9530."""
+    """Return the sha256 in the headers by RFC 9530, or ""."""
     found = re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", ""))
     return "" if found is None else base64.b64decode(found[1]).hex()

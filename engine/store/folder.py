@@ -1,4 +1,4 @@
-"""pyllm's own folder: where fetched models lie, and what is remembered of where they came from; fetches nothing."""
+"""pyllm's own folder: the fetched models, and a record of where each came from; fetches nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def cache_folder() -> Path:
-    """What pyllm keeps between runs lies here; PYLLM_CACHE names another folder."""
+    """Return the folder of what pyllm keeps between runs: PYLLM_CACHE, else in the user's cache."""
     if given := os.environ.get("PYLLM_CACHE"):
         return Path(given).expanduser().absolute()
     from platformdirs import user_cache_path
@@ -23,13 +23,13 @@ def cache_folder() -> Path:
 
 
 def models_folder() -> Path:
-    """The models that pyllm fetched, a folder for each source."""
+    """Return the folder of the models that pyllm fetched, with a folder in it for each source."""
     return cache_folder() / "models"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a file came from. A record beside a file of ours; those of files in other programs' folders lie apart."""
+    """Where a file came from. The record lies beside a file of ours, but apart for files in other programs' folders."""
 
     source: str  # what MODEL may be to get it again
     sha256: str = ""
@@ -43,7 +43,7 @@ def remember(path: Path, origin: Origin) -> None:
 
 
 def recall(path: Path) -> Origin | None:
-    """What was remembered of the file; None for a file of the user's own, and where the record is damaged."""
+    """Return the record of a file; None for a file of the user's own and for a damaged record."""
     with suppress(OSError, ValueError, TypeError):
         said = json.loads(_record(path).read_text(encoding="utf-8"))
         return Origin(**{name: str(value) for name, value in said.items()})
@@ -61,5 +61,5 @@ def _record(path: Path) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """A name from elsewhere as a file name of ours: no folder, nothing that a file system dislikes, not too long."""
+    """Make a file name of a name from elsewhere: no folder, nothing that a file system dislikes, not too long."""
     return re.sub(r"[^\w.+-]", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-120:] or "model.gguf"

@@ -1,15 +1,15 @@
-"""Models of the Hugging Face hub: a repository's name becomes files in the hub's own cache, shared with other programs.
+"""Models of the Hugging Face hub: fetches a repository's files into the hub's own cache, shared with other programs.
 
-huggingface_hub (an extra) asks for names, sizes and checksums, knows logins, and links what is fetched into the cache;
-the bytes come through `fetch.py`, which resumes where a download broke off.
+huggingface_hub (an extra) asks for names, sizes and checksums, knows logins, and links files into the cache; the bytes
+come through `fetch.py`, which resumes a download that broke off.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ from .pick import PREFERRED, choose, models_of, parts_of
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_LOG = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
 _NAME = re.compile(rf"({_PART}/{_PART})(?::([\w.-]+)|/([^:\\]+\.gguf))?", re.IGNORECASE)
@@ -36,7 +38,7 @@ HINT = "hf:USER/REPO, hf:USER/REPO:QUANT or hf:USER/REPO/FILE.gguf"
 
 @dataclass(frozen=True)
 class Name:
-    """USER/REPO, with a quantization or a file where one is named."""
+    """The name USER/REPO, USER/REPO:QUANT or USER/REPO/FILE."""
 
     repo: str
     quant: str = ""
@@ -59,8 +61,8 @@ class File:
 
     name: str
     size: int
-    sha256: str  # of a large file
-    blob: str  # its name in the cache
+    sha256: str  # "" for a small file
+    blob: str  # the name of its bytes in the cache
 
 
 def endpoint() -> str:
@@ -68,42 +70,42 @@ def endpoint() -> str:
 
 
 def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Path:
-    """The model's file (of a split one the first part), fetched if it is not here or, if `fresh`, not the newest."""
+    """Return the model's file, or its first part; fetch it if it is not here or, with `fresh`, not the newest."""
     name = Name.parse(text)
     if name is None:
-        raise UsageError(f"MODEL hf:{text[:100]}: is no name of a model on the hub; write {HINT}")
+        raise UsageError(f"MODEL hf:{text[:100]}: is not the name of a model on the hub; write {HINT}")
     forbidden = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     offline = offline or forbidden
     here = hubcache.find(name.repo, name.quant, name.file)
-    # Without a quantization, the hub's best may be another one than that which is here.
+    # If no quantization is named, the hub may have a better one than the one that is here.
     sure = here is not None and bool(name.quant or name.file or choose([here.name], PREFERRED[0]))
     if here is not None and (offline or (sure and not fresh)):
         return here
     if offline:
-        cure = f"pyllm pull {name} fetches it" + (", but not with HF_HUB_OFFLINE set" if forbidden else "")
+        cure = ("unset HF_HUB_OFFLINE; " if forbidden else "") + f"pyllm pull {name} fetches it"
         raise ModelError(name, "file", "is not here", cure)
     if importlib.util.find_spec("huggingface_hub") is None:
         if here is not None:
             return here
-        raise PyllmError(f"{name}: huggingface_hub, which fetches it, is not installed; pip install 'pyllm[hub]'")
+        raise PyllmError(f"{name}: fetching it needs huggingface_hub; pip install 'pyllm[hub]'")
     try:
         return _Hub(name).fetch(progress)
     except _Unreachable as error:
         if here is None:
             raise
-        print(f"pyllm: {error}; taking what is here", file=sys.stderr)
+        _LOG.warning("%s; taking what is here", error)
         return here
 
 
 class _Unreachable(PyllmError):
-    """The hub does not answer, or only with errors of its own."""
+    """The hub does not answer, or only with its own errors."""
 
 
 class _Hub:
-    """A repository at the hub."""
+    """A repository on the hub."""
 
     def __init__(self, name: Name) -> None:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # it reads these when it is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when huggingface_hub is imported
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         import huggingface_hub
 
@@ -112,7 +114,7 @@ class _Hub:
         self.api: HfApi = huggingface_hub.HfApi(endpoint=endpoint(), token=self.token or False, library_name="pyllm")
 
     def fetch(self, progress: Progress) -> Path:
-        """All parts of the model into the cache; the path of the first."""
+        """Fetch all parts of the model into the cache and return the path of the first."""
         info, files = self._ask(self._describe)
         parts = self._choose(files)
         commit, root = info.sha or "main", hubcache.repo_folder(self.name.repo)
@@ -139,7 +141,7 @@ class _Hub:
         if wanted and files.keys() >= set(wanted):
             return [files[name] for name in wanted]
         if missing := [name for name in wanted if name not in files and len(wanted) > 1]:
-            cure = "name another repository, or tell its owner"
+            cure = "name another repository"
             raise ModelError(self.name, missing[0], f"is missing: the model has {len(wanted)} parts", cure)
         there = ", ".join(parts[0] for parts in models_of(files)[:12])
         if not there:
@@ -148,7 +150,7 @@ class _Hub:
         raise ModelError(self.name, self.name.file or self.name.quant, "is not in the repository", f"it has {there}")
 
     def _fetch(self, file: File, root: Path, commit: str, progress: Progress) -> None:
-        """One file: its bytes to where the cache has them, then the link that leads there."""
+        """Fetch one file into the cache's blobs, then let huggingface_hub link to it."""
         blob, link = _places(file, root, commit)
         lock = hubcache.folder() / ".locks" / root.name / f"{file.blob}.lock"  # as huggingface_hub names it
         with alone(lock, file.name, progress):
@@ -164,14 +166,14 @@ class _Hub:
                 self.name.repo, file.name, cache_dir=hubcache.folder(), endpoint=endpoint(), token=self.token or False
             )
         )
-        if link.exists() and not link.is_symlink():  # a copy, where the system has no links
+        if link.exists() and not link.is_symlink():  # a copy, because the system has no links
             blob.unlink(missing_ok=True)
 
     def _ask(self, question: Callable[[], T]) -> T:
-        """The hub's answer; what is wrong in one line."""
+        """Return the hub's answer to `question`; asks again while that may help, then raises a PyllmError."""
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-        # httpx's or requests' own error, whichever this version uses.
+        # The error of httpx or of requests, whichever this version uses.
         transport = cast("type[Exception]", HfHubHTTPError.__mro__[1])
         pauses = iter(PAUSES)
         while True:
@@ -184,12 +186,7 @@ class _Hub:
                 raise self._refused(404) from None
             except HfHubHTTPError as error:
                 status, said = error.response.status_code, error.response.headers.get("Retry-After", "")
-            except (
-                ValueError,
-                TypeError,
-                KeyError,
-                AttributeError,
-            ):  # a name that it does not allow; a page instead of an answer
+            except (ValueError, TypeError, KeyError, AttributeError):  # a forbidden name; a page instead of an answer
                 problem = f"{endpoint()} gives no answer that makes sense"
                 raise ModelError(self.name, "repository", problem, "check the name and HF_ENDPOINT") from None
             except (transport, OSError) as error:
@@ -216,12 +213,12 @@ class _Hub:
 
 
 def _places(file: File, root: Path, commit: str) -> tuple[Path, Path]:
-    """Where the cache has a file's bytes, and the link to them."""
+    """Return the paths of a file's bytes in the cache and of the link to them."""
     return root / "blobs" / file.blob, root / "snapshots" / commit / file.name
 
 
 def _missing(file: File, root: Path, commit: str) -> int:
-    """Bytes that are still to be fetched."""
+    """Return how many bytes of a file must still be fetched."""
     blob, link = _places(file, root, commit)
     if blob.exists() or link.exists():
         return 0
@@ -232,6 +229,6 @@ def _missing(file: File, root: Path, commit: str) -> int:
 def _file(sibling: Any) -> File:
     sha256 = str(sibling.lfs.sha256) if sibling.lfs else ""
     blob = sha256 or str(sibling.blob_id)
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob):  # it becomes a file's name
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob):  # it becomes a file name
         raise ValueError(blob)
     return File(sibling.rfilename, int(sibling.size or 0), sha256, blob)

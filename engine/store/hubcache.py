@@ -1,8 +1,8 @@
-"""The Hugging Face cache as it lies on the disk, shared with other programs; needs no huggingface_hub, fetches nothing.
+"""The Hugging Face cache on the disk, shared with other programs; needs no huggingface_hub, fetches nothing.
 
 HF_HOME/hub/models--USER--REPO/blobs/ID                     the files, by sha256 (small ones by git's id)
                                snapshots/COMMIT/NAME        links to them, a folder for each version
-                               refs/main                    the newest version, a commit
+                               refs/main                    the newest version's commit
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .pick import choose, parts_of
 
 
 def folder() -> Path:
-    """As huggingface_hub finds it: HF_HUB_CACHE, else in HF_HOME, else in the user's cache."""
+    """Return the cache's folder as huggingface_hub finds it: HF_HUB_CACHE, else in HF_HOME or the user's cache."""
     if given := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return _expanded(given)
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
@@ -34,14 +34,14 @@ def repo_folder(repo: str) -> Path:
 
 
 def repos() -> Iterator[str]:
-    """The model repositories that something is here of."""
+    """Yield the model repositories that have a folder in the cache."""
     with suppress(OSError):
         for path in sorted(folder().glob("models--*--*")):
             yield path.name.removeprefix("models--").replace("--", "/", 1)
 
 
 def snapshots(repo: str) -> Iterator[dict[str, Path]]:
-    """The files of each version that is here, by their names in the repository; the newest version first."""
+    """Yield the files of each version in the cache by their names in the repository, the newest version first."""
     root = repo_folder(repo)
     main = ""
     with suppress(OSError):
@@ -50,11 +50,11 @@ def snapshots(repo: str) -> Iterator[dict[str, Path]]:
         found = sorted((root / "snapshots").iterdir(), key=lambda path: (path.name != main, -path.stat().st_mtime))
         for snapshot in found:
             files = {path.relative_to(snapshot).as_posix(): path for path in sorted(snapshot.rglob("*.gguf"))}
-            yield {name: path for name, path in files.items() if path.is_file()}  # no links to what is gone
+            yield {name: path for name, path in files.items() if path.is_file()}  # no dangling links
 
 
 def find(repo: str, quant: str = "", file: str = "") -> Path | None:
-    """The model (of a split one the first part) in the newest version that has all of it."""
+    """Return the model, or its first part, from the newest version that has all parts; None if none has."""
     for files in snapshots(repo):
         parts = parts_of(file) if file else choose(files, quant)
         if parts and files.keys() >= set(parts):
@@ -63,7 +63,7 @@ def find(repo: str, quant: str = "", file: str = "") -> Path | None:
 
 
 def name_of(path: Path) -> tuple[str, str] | None:
-    """(repository, name) of a file in the cache; None for others."""
+    """Return the repository and the name in it of a file in the cache; None for other files."""
     with suppress(ValueError):
         first, second, _, *name = path.absolute().relative_to(folder()).parts
         if first.startswith("models--") and second == "snapshots" and name:
@@ -72,15 +72,15 @@ def name_of(path: Path) -> tuple[str, str] | None:
 
 
 def sha256(path: Path) -> str:
-    """As the hub told it: a large file's blob is named by it."""
+    """Return the sha256 of a large file, which is its blob's name; "" for small files."""
     name = _blob(path).name
     return name if SHA256.fullmatch(name) else ""
 
 
 def remove(repo: str, names: set[str]) -> int:
-    """Deletes files from all versions, and their blobs if nothing else links to them; returns the bytes it frees.
+    """Delete files from all versions, and their blobs if nothing else links to them; return the bytes freed.
 
-    With its last file goes the repository.
+    If no file is left, delete the repository's folder too.
     """
     root = repo_folder(repo)
     links = [path for path in (root / "snapshots").rglob("*") if path.is_file() or path.is_symlink()]
@@ -95,5 +95,5 @@ def remove(repo: str, names: set[str]) -> int:
 
 
 def _blob(path: Path) -> Path:
-    """What a link of a snapshot leads to, one step; the file itself where the system has no links."""
+    """Return the blob that a snapshot's link names; the file itself if the system has no links."""
     return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path

@@ -1,4 +1,4 @@
-"""The models on this machine: those in pyllm's own folder, and those in the hub's cache; fetches and prints nothing."""
+"""The models on this machine, in pyllm's own folder and in the hub's cache; fetches and prints nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pick import choose, models_of, quant_of
 class Kept:
     """A model that was fetched, with all its parts."""
 
-    name: str  # what MODEL may be
+    name: str  # as MODEL names it
     paths: tuple[Path, ...]
     place: str  # "pyllm" or "hub": whose folder it is in
     origin: Origin
@@ -32,11 +32,11 @@ class Kept:
 
     @property
     def time(self) -> float:
-        """When it was fetched."""
+        """Return when it was fetched, in seconds since 1970."""
         return max(path.stat().st_mtime for path in self.paths)
 
     def remove(self) -> int:
-        """Deletes it; returns the bytes that this frees."""
+        """Delete the model and its record; return the bytes freed."""
         for path in self.paths:
             forget(path)
         if self.place == "hub":
@@ -49,38 +49,38 @@ class Kept:
         for path in self.paths:
             path.unlink()
         folder = self.paths[0].parent
-        with suppress(OSError):  # something else is in it
+        with suppress(OSError):  # something else is in the folder
             (folder / ".lock").unlink(missing_ok=True)
             folder.rmdir()
         return freed
 
 
 def kept() -> list[Kept]:
-    """All of them, by name."""
+    """Return all models that were fetched, sorted by place and name."""
     return sorted([*_own(), *_hub()], key=lambda model: (model.place, model.name.lower()))
 
 
 def unfinished() -> list[Path]:
-    """What downloads left that broke off."""
+    """Return the files that unfinished downloads left."""
     own, hub = models_folder(), hubcache.folder()
     found = [*own.glob("*/*.incomplete*"), *own.glob(".fetch-*/**/*"), *hub.glob("models--*/blobs/*.incomplete*")]
     return sorted(path for path in found if path.is_file())
 
 
 def of_path(path: Path) -> Kept | None:
-    """The model that a file belongs to; None for a file of the user's own."""
+    """Return the model that a file belongs to; None for a file of the user's own."""
     return next((model for model in kept() if path.absolute() in model.paths), None)
 
 
 def origin_of(path: Path) -> Origin | None:
-    """Where a file came from; None for a file of the user's own."""
+    """Return where a file came from; None for a file of the user's own."""
     if (named := hubcache.name_of(path)) is not None:
         said = recall(path)
         sha256 = hubcache.sha256(path) or (said.sha256 if said else "")
         return Origin(f"hf:{'/'.join(named)}", sha256, said.licence if said else "")
     if models_folder() not in path.absolute().parents:
         return None
-    # A file that pyllm 0.1 fetched has no record; the folder tells which package it is.
+    # pyllm 0.1 kept no records; the folder's name is the package's.
     said = recall(path) or Origin(f"pypi:{'=='.join(path.parent.name.rsplit('-', 1))}")
     entry = by_source(said.source)
     return said if said.sha256 or entry is None else Origin(said.source, entry.sha256, entry.licence)

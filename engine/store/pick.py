@@ -1,7 +1,7 @@
-"""Which files of many are the model: llama.cpp's choice for `-hf`; knows names only.
+"""Chooses a model among many files, as llama.cpp does for `-hf`; knows names only.
 
-Q4_K_M where no quantization is asked for, else Q8_0, else the first; of a split model all parts; no projectors,
-importance matrices or draft models.
+If no quantization is asked for, that is Q4_K_M, else Q8_0, else the first model. A split model counts with all its
+parts; projectors, importance matrices and draft models do not count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPE = re.compile(r"(?<![a-z0-9])((I?Q|TQ)\d\w*|MXFP4\w*|NVFP4|B?F16|F32)(?=[.-
 
 
 def choose(names: Iterable[str], quant: str = "") -> list[str]:
-    """The names of the model's parts in their order; [] where there is none, or none in this quantization."""
+    """Return the names of the model's parts in order; [] if there is no model, or none in this quantization."""
     models = models_of(names)
     first = {parts[0]: parts for parts in models}
     for wanted in (quant,) if quant else PREFERRED:
@@ -29,7 +29,7 @@ def choose(names: Iterable[str], quant: str = "") -> list[str]:
 
 
 def models_of(names: Iterable[str]) -> list[list[str]]:
-    """The models among the files, each as its parts; split ones only where all parts are there."""
+    """Return the models among the files, each as its parts; split ones only if all parts are there."""
     there = dict.fromkeys(names)
     found = []
     for name in there:
@@ -41,12 +41,12 @@ def models_of(names: Iterable[str]) -> list[list[str]]:
 
 
 def parts_of(name: str) -> list[str]:
-    """The names of all parts of the model that the file is part of; its own where it is the whole."""
+    """Return the names of all parts of a file's model; only the file's own name if the model is not split."""
     folder, slash, file = name.rpartition("/")
     return [f"{folder}{slash}{part}" for part in part_names(file)]
 
 
 def quant_of(name: str) -> str:
-    """The quantization that a file's name tells, "Q4_K_M"; "" where it tells none."""
+    """Return the quantization in a file's name, such as "Q4_K_M"; "" if there is none."""
     found = _TYPE.findall(name.rpartition("/")[2])
     return str(found[-1][0]).upper() if found else ""

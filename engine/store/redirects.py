@@ -1,4 +1,4 @@
-"""Which redirects a download follows, and what it tells the next host; fetches nothing itself."""
+"""The redirects that a download follows, and what it tells the next host; fetches nothing itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .folder import SHA256
 
 
 class Redirects(HTTPRedirectHandler):
-    """Follows a few redirects; never from https to http over a network, and with a login only on the same host."""
+    """Follows up to 5 redirects; never from https to http over a network; sends a login to the same host only."""
 
     max_redirections = 5
-    sha256 = ""  # of the file behind the redirects, where the hub that sent us there tells it
+    sha256 = ""  # of the file at the end, if the hub that redirects states it
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -34,7 +34,7 @@ class Redirects(HTTPRedirectHandler):
         return request
 
     def http_error_308(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
-        return self.http_error_302(req, fp, code, msg, headers)  # Python 3.10 does not know it
+        return self.http_error_302(req, fp, code, msg, headers)  # Python 3.10 does not handle 308
 
 
 def _is_loopback(host: str | None) -> bool:

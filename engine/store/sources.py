@@ -1,6 +1,6 @@
-"""Where a model comes from: the name on the command line becomes a file on this machine.
+"""Turns the MODEL of a command line into a file on this machine.
 
-Knows the kinds of names; what lies behind each is the business of its module.
+Knows the kinds of names; each kind has a module that fetches it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")  # USER/REPO or USER/REP
 
 
 def resolve(name: str | None, *, offline: bool, progress: Progress = silent, fresh: bool = False) -> Path:
-    """The file that holds the model (of a split one the first part); fetched first where it is not here yet.
+    """Return the file of a model, or its first part, after fetching it if it is not here.
 
-    fresh: what has no fixed version is looked for anew, even if some version is here.
+    fresh: look for a newer version even if one is here, unless the name fixes the version.
     """
     name = DEFAULT if name is None else name
     if name.lower() in CATALOGUE and not Path(name).exists():
@@ -49,7 +49,7 @@ def _path(name: str) -> Path:
     path = Path(name).expanduser()
     try:
         found = path.exists()
-    except (OSError, ValueError) as error:  # a name too long for a path, a NUL in it, a folder that may not be read
+    except (OSError, ValueError) as error:  # too long for a path, a NUL in it, a folder that cannot be read
         raise ModelError(_short(name), "file", getattr(error, "strerror", None) or str(error)) from None
     if not found:
         cure = (

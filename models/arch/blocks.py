@@ -1,4 +1,4 @@
-"""What architectures are made of: the tensors that many of them share, under GGUF's names. Computes nothing."""
+"""The parts that architectures share: a layer's tensors under GGUF's names, and `Decoder`. Computes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Attention:
-    """The matrices around attention."""
+    """The matrices before and after attention."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         a = c.layers[i]
@@ -23,7 +23,7 @@ class Attention:
             f"blk.{i}.attn_k.weight": a.n_head_kv * a.head_dim_k,
             f"blk.{i}.attn_v.weight": a.n_head_kv * a.head_dim_v,
         }
-        w.together(*(name.replace("weight", "bias") for name in parts))
+        w.has_all(*(name.replace("weight", "bias") for name in parts))
         if w.has(f"blk.{i}.attn_qkv.weight"):
             self.attn_q, self.attn_k, self.attn_v = w.parts(f"blk.{i}.attn_qkv.weight", parts, c.n_embd)
         else:
@@ -32,7 +32,7 @@ class Attention:
 
 
 class FeedForward:
-    """The matrices of a gated feed-forward."""
+    """The matrices of a gated feed-forward half."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         self.ffn_gate = w.matrix(f"blk.{i}.ffn_gate.weight", c.n_ff, c.n_embd)
@@ -41,7 +41,7 @@ class FeedForward:
 
 
 class Experts:
-    """The tensors of a mixture of experts in a layer."""
+    """The tensors of a layer's mixture of experts."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         n, n_ff = c.expert_count, c.expert_feed_forward_length
@@ -52,7 +52,7 @@ class Experts:
 
 
 class Norms:
-    """What attention and the feed-forward begin with."""
+    """The norms before attention and before the feed-forward half."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         self.attn_norm = w.vector(f"blk.{i}.attn_norm.weight", c.n_embd)
@@ -60,7 +60,7 @@ class Norms:
 
 
 class HeadNorms:
-    """Norms of the queries and of the keys, head by head."""
+    """The norms of queries and keys, head by head."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         self.attn_q_norm = w.vector(f"blk.{i}.attn_q_norm.weight", c.layers[i].head_dim_k)
@@ -68,7 +68,7 @@ class HeadNorms:
 
 
 class PostNorms:
-    """Norms of what attention and the feed-forward add."""
+    """The norms after attention and after the feed-forward half, before each is added to the residual stream."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         self.post_attention_norm = w.vector(f"blk.{i}.post_attention_norm.weight", c.n_embd)
@@ -76,7 +76,7 @@ class PostNorms:
 
 
 class PreNorm(Attention, FeedForward, Norms):
-    """A layer whose two halves begin with a norm."""
+    """A dense layer with a norm before each half."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
@@ -88,13 +88,13 @@ Block = TypeVar("Block", bound=Attention)
 
 
 class Decoder(Generic[Block]):
-    """An architecture: how it reads its hyperparameters, its weights and its forward pass."""
+    """An architecture with its tensors: it reads the hyperparameters and records the forward pass."""
 
-    block: type[Block]  # makes a layer of the weights
+    block: type[Block]  # takes the tensors of one layer
 
     @staticmethod
     def config(h: Hyper) -> Config:
-        """The hyperparameters of a file; raises ModelError."""
+        """Return the hyperparameters of a file; raises ModelError."""
         raise NotImplementedError
 
     def __init__(self, w: Weights, c: Config) -> None:
@@ -106,26 +106,5 @@ class Decoder(Generic[Block]):
         self.blk = [self.block(w, c, i) for i in range(c.n_layer)]
 
     def forward(self, r: Recorder) -> None:
-        """Record a step: its tokens in, the logits of the rows asked for out."""
+        """Record a step, from its tokens to the logits of the rows that were asked for."""
         raise NotImplementedError
-
-
-class PlainDecoder(Decoder[PreNorm]):
-    """The forward pass that architectures have which differ in their hyperparameters or tensors only."""
-
-    block = PreNorm
-
-    def forward(self, r: Recorder) -> None:
-        x = r.embedding(self.token_embd)
-        for i, blk in r.layers(self.blk):
-            h = r.norm(x, blk.attn_norm)
-            q, k, v = r.linear(h, blk.attn_q, blk.attn_k, blk.attn_v)
-            h = r.attention(i, q, k, v)
-            r.add_linear(x, h, blk.attn_output)
-
-            h = r.norm(x, blk.ffn_norm)
-            gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
-            r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
-
-        h = r.norm(x, self.output_norm, logits_rows=True)
-        r.logits(h, self.output)

@@ -1,4 +1,4 @@
-"""The architecture `gemma2`: Gemma 2. Norms before and after, windows in every other layer, capped scores, logits."""
+"""The architecture `gemma2`: Gemma 2. Norms before and after each half, a window in every other layer, softcaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture `gemma3`: Gemma 3. As `gemma2`, with normed heads for caps, and five windows to a full layer."""
+"""The architecture `gemma3`: Gemma 3. As `gemma2`, with norms of heads for softcaps, five windows to a full layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture `gpt-oss`: experts with biases and a clamped gate, attention sinks, each second layer a window."""
+"""The architecture `gpt-oss`: experts with biases and a clamped gate, sinks, a window in every other layer."""
 
 from __future__ import annotations
 

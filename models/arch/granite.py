@@ -1,4 +1,4 @@
-"""The architecture `granite`: Granite 3 and 4, dense. As `llama`, scaling embeddings, scores, layers and logits."""
+"""The architecture `granite`: Granite 3 and 4, dense. As `llama`, with scaled embeddings, scores, layers and logits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The architecture `llama`: Llama 2 and 3, Mistral, SmolLM and their kin. RMSNorm before, grouped heads, SwiGLU.
+"""The architecture `llama`: Llama 2 and 3, Mistral, SmolLM. A norm before each half, grouped heads, SwiGLU.
 
-With experts in the place of its feed-forward it is Mixtral.
+With experts instead of one feed-forward half it is Mixtral. Architectures that differ in their hyperparameters or
+tensors alone inherit this forward pass.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..config import Config
 from ..hyper import Hyper
-from .blocks import PlainDecoder
+from .llama import Llama
 
 
-class Mistral3(PlainDecoder):
+class Mistral3(Llama):
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()

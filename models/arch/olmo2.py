@@ -1,4 +1,4 @@
-"""The architecture `olmo2`: OLMo 2 and 3. Norms after and not before, and over all queries or keys of a row at once."""
+"""The architecture `olmo2`: OLMo 2 and 3. Norms after each half, not before; norms of all heads of Q or K at once."""
 
 from __future__ import annotations
 

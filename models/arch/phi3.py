@@ -1,4 +1,4 @@
-"""The architecture `phi3`: Phi 3 and 4. Fused matrices; heads turn in part, by factors for long or short contexts."""
+"""The architecture `phi3`: Phi 3 and 4. As `llama`, with fused matrices, partial rope and factors by context length."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..hyper import Hyper
-from .blocks import Attention, Norms, PlainDecoder, PreNorm
+from . import llama
+from .blocks import Attention, Norms
 
 if TYPE_CHECKING:
     from ..forward.weights import Weights
 
 
-class Block(PreNorm):
-    """One layer. Gate and up lie in one matrix."""
+class Block(llama.Block):
+    """One layer. The file holds gate and up as one matrix."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
         Attention.__init__(self, w, c, i)
@@ -23,7 +24,7 @@ class Block(PreNorm):
         self.ffn_down = w.matrix(f"blk.{i}.ffn_down.weight", c.n_embd, c.n_ff)
 
 
-class Phi3(PlainDecoder):
+class Phi3(llama.Llama):
     block = Block
 
     @staticmethod

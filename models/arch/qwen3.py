@@ -1,4 +1,7 @@
-"""The architecture `qwen3`: Qwen 3, dense. Queries and keys are normalized, head by head, before they turn."""
+"""The architecture `qwen3`: Qwen 3, dense. As `llama`, with norms of queries and keys, head by head, before rope.
+
+With experts it is `qwen3moe`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..hyper import Hyper
-from .blocks import Decoder, HeadNorms, PreNorm
+from . import llama
+from .blocks import Decoder, HeadNorms
 
 if TYPE_CHECKING:
     from ..forward.recorder import Recorder
     from ..forward.weights import Weights
 
 
-class Block(PreNorm, HeadNorms):
+class Block(llama.Block, HeadNorms):
     """One layer. Attributes carry GGUF's tensor names."""
 
     def __init__(self, w: Weights, c: Config, i: int) -> None:
-        PreNorm.__init__(self, w, c, i)
+        llama.Block.__init__(self, w, c, i)
         HeadNorms.__init__(self, w, c, i)
 
 
@@ -38,8 +42,11 @@ class Qwen3(Decoder[Block]):
             r.add_linear(x, h, blk.attn_output)
 
             h = r.norm(x, blk.ffn_norm)
-            gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
-            r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
+            if r.config.expert_count:
+                r.add_experts(x, h, blk, "silu")
+            else:
+                gate, up = r.linear(h, blk.ffn_gate, blk.ffn_up)
+                r.add_linear(x, r.gate_silu(gate, up), blk.ffn_down)
 
         h = r.norm(x, self.output_norm, logits_rows=True)
         r.logits(h, self.output)

@@ -1,4 +1,4 @@
-"""The architectures by the name that a GGUF gives them: here each is registered, once."""
+"""The architectures by the name that a GGUF gives them: each is registered here."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def read_config(g: GGUF) -> Config:
 
 def load_weights(g: GGUF, config: Config) -> Loaded:
     """Take the weights of a file for the architecture that `config` names; raises ModelError."""
-    from ..forward.loaded import Loaded  # brings Numba, which who reads hyperparameters does not need
+    from ..forward.loaded import Loaded  # imports Numba, which reading hyperparameters does not need
 
     return Loaded(g, config, ARCHITECTURES[config.architecture])

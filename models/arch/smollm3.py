@@ -1,13 +1,13 @@
-"""The architecture `smollm3`: SmolLM 3. As `llama`, but in every fourth layer positions do not enter."""
+"""The architecture `smollm3`: SmolLM 3. As `llama`, with no rope in every fourth layer."""
 
 from __future__ import annotations
 
 from ..config import Config
 from ..hyper import Hyper
-from .blocks import PlainDecoder
+from .llama import Llama
 
 
-class SmolLM3(PlainDecoder):
+class SmolLM3(Llama):
     @staticmethod
     def config(h: Hyper) -> Config:
         h.dense()

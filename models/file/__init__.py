@@ -1,1 +1,1 @@
-"""A GGUF file: what is in it, whether it is whole, and how it is written again."""
+"""Reads, checks and writes GGUF files."""

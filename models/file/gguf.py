@@ -1,21 +1,21 @@
-"""A GGUF file, or the parts of one: typed metadata and tensors as views; knows nothing of models or arithmetic.
+"""A GGUF file, or all parts of a split one: typed metadata, and tensors as views; knows no models and no arithmetic.
 
-The format, little-endian and without padding unless it says so (`string` is a u64 length and that many UTF-8 bytes):
+The format, little-endian, with padding only where it is named (a `string` is a u64 length and that many UTF-8 bytes):
 
     "GGUF"           magic
-    u32              version: 2 or 3, which look the same
+    u32              version: 2 or 3, which have the same layout
     u64 u64          number of tensors, number of metadata pairs
     pairs            string key; u32 value type (0 to 12: u8 i8 u16 i16 u32 i32 f32 bool string array u64 i64 f64); the
-                     value. An array is the u32 type of its elements, a u64 count and the elements, no arrays again
+                     value. An array is the u32 type of its elements, a u64 count and the elements; arrays do not nest
     tensors          string name; u32 number of dimensions; as many u64 sizes, the contiguous one first ("ne"); u32 ggml
                      type; u64 offset of its bytes in the data section, a multiple of the alignment
-    padding          up to a multiple of `general.alignment` (32 where it is not given)
+    padding          up to a multiple of `general.alignment` (default: 32)
     data             the tensors' bytes
 
 A large model may be split into `NAME-00001-of-0000N.gguf` and so on: each part is a GGUF with `split.no`, `split.count`
-and `split.tensors.count`; the metadata of the model is in the first part, each part has tensors of its own.
+and `split.tensors.count`; the first part holds the model's metadata, and each part has tensors of its own.
 
-`header.py` checks every number of the file against its size before it uses it; the methods here check values' meaning.
+`header.py` checks every number against the file's size before it is used; the methods here check what values mean.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, TENSOR_TYPES, Tensor, quote, read, short
+from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, Tensor, quote, read, short
 from .strings import Texts
-
-__all__ = ["CONVERT", "DOWNLOAD", "GGUF", "TENSOR_TYPES", "Tensor", "part_names"]
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
@@ -42,9 +40,9 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 class GGUF:
     """A model's file, or all its parts.
 
-    Metadata values are int, float, bool, str, a list of str (`Texts`), or a read-only array of numbers; take them by
-    the typed methods below, which raise ModelError where the file has another type or a value out of bounds. In these,
-    a key without a `default` is required, and bounds are inclusive.
+    Metadata values are int, float, bool, str, a list of str (`Texts`), or a read-only array of numbers. Read them by
+    the typed methods below, which raise ModelError if a value has another type or is out of bounds. A key without a
+    `default` is required; bounds are inclusive.
     """
 
     path: Path  # of the part that holds the metadata
@@ -56,7 +54,7 @@ class GGUF:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GGUF:
-        """Reads the header of the file, and those of its other parts if it is one of several; raises ModelError."""
+        """Read the header of a file, and of the other parts if its model is split; raises ModelError."""
         given = _one(Path(path))
         count = given.integer("split.count", 0, 99999, default=0)
         if count <= 1:
@@ -82,7 +80,7 @@ class GGUF:
 
     @property
     def architecture(self) -> str:
-        """What the hyperparameters' keys begin with: "llama"."""
+        """Return the architecture's name, such as "llama", with which the hyperparameters' keys begin."""
         return self.text("general.architecture")
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
@@ -120,7 +118,7 @@ class GGUF:
         return value
 
     def ints(self, key: str, low: int, high: int, default: list[int] | None = None) -> npt.NDArray[np.int64]:
-        """An array of whole numbers; `low` and `high` must be those of an int64 or closer."""
+        """Return an array of whole numbers; `low` and `high` must be int64s."""
         value = self._array(key, default, "a list of whole numbers", "iu")
         wrong = (value < low) | (value > high)
         if wrong.any():
@@ -129,7 +127,7 @@ class GGUF:
         return value.astype(np.int64)
 
     def floats(self, key: str, default: list[float] | None = None) -> npt.NDArray[np.float32]:
-        """An array of numbers, without NaN."""
+        """Return an array of numbers, none of which is NaN."""
         value = self._array(key, default, "a list of numbers", "iuf")
         if np.isnan(value).any():
             self._refuse(key, f"number {int(np.isnan(value).argmax())} of {len(value)} is not a number")
@@ -144,7 +142,7 @@ class GGUF:
         value = self._get(key, default)
         if key not in self.metadata:
             return np.asarray(value)
-        if isinstance(value, Texts) and not value:  # an empty list of texts is an empty list of anything
+        if isinstance(value, Texts) and not value:  # an empty list may have any type
             return np.zeros(0, np.int64)
         if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
             self._wrong(key, value, wanted)
@@ -164,7 +162,7 @@ class GGUF:
 
 
 def part_names(name: str) -> list[str]:
-    """The names of all parts of a split model, by that of any of them; of a model in one file its own alone."""
+    """Return the names of all parts of a split model, given the name of one; [name] if the model is not split."""
     match = _SHARD.fullmatch(name)
     if match is None or not 1 <= int(match[2]) <= int(match[3]):
         return [name]
@@ -172,7 +170,7 @@ def part_names(name: str) -> list[str]:
 
 
 def _siblings(path: Path, count: int) -> list[Path]:
-    """The paths of all parts of a split model, by the name of one of them."""
+    """Return the paths of all parts of a split model, given the path of one; raises ModelError if one is missing."""
     names = part_names(path.name)
     if len(names) != count:
         problem = f"is {count}" + (f", but the file's name says {len(names)}" if len(names) > 1 else "")

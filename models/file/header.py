@@ -1,8 +1,8 @@
 """Reads and checks the header of one GGUF file, as `gguf.py` describes it; knows bytes and bounds, not what they mean.
 
-A file is what somebody else wrote: no number in it is used before it is checked against the size of the file, and no
-kernel checks again. Reading takes time and memory in proportion to the header, which may have 256 MiB (a vocabulary of
-262,144 tokens takes 16 MiB), so that a sparse file cannot name a terabyte of empty strings.
+A file is not trusted: no number in it is used before it is checked against the size of the file, and no kernel checks
+again. Reading takes time and memory in proportion to the header, which may have 256 MiB (a vocabulary of 262,144 tokens
+takes 16 MiB), so that a sparse file cannot name a terabyte of empty strings.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .strings import Texts
 DOWNLOAD = "the file is damaged or incomplete: download it again"
 CONVERT = "convert the model again with a current llama.cpp"
 
-HEADER_LIMIT = 256 << 20  # bytes of header that are read at most
-COUNT_LIMIT = 1 << 16  # metadata pairs, and tensors, of one file
+HEADER_LIMIT = 256 << 20  # the most bytes of a header
+COUNT_LIMIT = 1 << 16  # the most metadata pairs, and the most tensors, of one file
 KEY_LIMIT = (1 << 16) - 1  # bytes of a metadata key, by the specification
 NAME_LIMIT = 63  # bytes of a tensor's name: ggml keeps 64 with the final zero
 
-# ggml id -> (name, values in a block, bytes of a block). Missing numbers were given up by ggml.
+# ggml id -> (name, values in a block, bytes of a block). ggml has dropped the ids that are missing.
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 3: ("q4_1", 32, 20), 6: ("q5_0", 32, 22),
     7: ("q5_1", 32, 24), 8: ("q8_0", 32, 34), 9: ("q8_1", 32, 40), 10: ("q2_k", 256, 84), 11: ("q3_k", 256, 110),
@@ -58,16 +58,16 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """One tensor as it lies in the file: a view, never a copy."""
+    """One tensor, as a view of the file and never a copy."""
 
     name: str
-    shape: tuple[int, ...]  # NumPy's order, rows first: ggml's ne from right to left
-    type: str  # ggml's spelling in lower case, "q4_k"; one of TENSOR_TYPES, not only those that pyllm can multiply
+    shape: tuple[int, ...]  # in NumPy's order, rows first: ggml's ne reversed
+    type: str  # one of TENSOR_TYPES, by ggml's name in lower case, "q4_k"; pyllm may not be able to multiply it
     data: npt.NDArray[np.uint8] = field(repr=False)  # (bytes,), read-only; starts on a multiple of 8 bytes
 
 
 def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor], int]:
-    """One file: (version, metadata, tensors, bytes). Tensors and arrays of numbers are views of the mapped file."""
+    """Return a file's version, metadata, tensors and size in bytes; tensors and arrays are views of the mapped file."""
     buffer = _map(path)
     header = _Header(path, buffer)
     version = header.start()
@@ -80,7 +80,7 @@ def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor], int]:
 
 
 def short(text: str, limit: int = 60) -> str:
-    """A text of the file as it may stand in a message: quoted, on one line, without escapes, not long."""
+    """Quote a text of the file for a message: on one line, in ASCII, cut to `limit` characters."""
     return ascii(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
@@ -89,11 +89,11 @@ def quote(kind: str, name: str) -> str:
 
 
 def _map(path: Path) -> mmap.mmap:
-    """The whole file, read-only. Its pages are read when they are touched; it must not be cut while it is in use."""
+    """Map the whole file, read-only. Pages are read when they are touched; the file must not be cut while in use."""
     try:
         if path.is_dir():
             raise ModelError(path, "file", "is a folder", "name a .gguf file in it")
-        # Without O_NONBLOCK, a named pipe would wait here for somebody to write.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
             status = os.fstat(descriptor)
@@ -108,11 +108,11 @@ def _map(path: Path) -> mmap.mmap:
         raise ModelError(path, "file", "does not exist", "check the path") from None
     except (OSError, ValueError, OverflowError) as e:
         problem = f"cannot be opened: {(getattr(e, 'strerror', None) or str(e)).lower()}"
-        raise ModelError(path, "file", problem, "check the path and its rights") from None
+        raise ModelError(path, "file", problem, "check the path and its permissions") from None
 
 
 class _Header:
-    """A position in a file's header. Each method reads on from it, and raises ModelError where the file ends early."""
+    """A position in a file's header. Each method reads on from it and raises ModelError if the file ends early."""
 
     def __init__(self, path: Path, buffer: mmap.mmap) -> None:
         self.path, self.buffer, self.at = path, buffer, 0
@@ -122,7 +122,7 @@ class _Header:
         raise ModelError(self.path, where, problem, cure)
 
     def need(self, nbytes: int, where: str) -> None:
-        """Refuses unless that many bytes are left."""
+        """Raise ModelError unless `nbytes` bytes are left."""
         if nbytes > self.end - self.at:
             edge = "the file ends" if self.end == len(self.buffer) else "the largest header that pyllm reads ends"
             self.fail(where, f"needs {nbytes:,} bytes at byte {self.at:,}, but {edge} at byte {self.end:,}")
@@ -138,10 +138,10 @@ class _Header:
         return int(_U64.unpack_from(self.buffer, self.at - 8)[0])
 
     def start(self) -> int:
-        """Magic and version; the version."""
+        """Read the magic and the version; return the version."""
         if (magic := self.buffer[:4]) != b"GGUF":
             old = " (an older format of llama.cpp)" if magic in (b"lmgg", b"fmgg", b"tjgg", b"algg") else ""
-            self.fail("magic", f"is {magic!r}, not b'GGUF': this is no GGUF file{old}", "give a .gguf file")
+            self.fail("magic", f"is {magic!r}, not b'GGUF': this is not a GGUF file{old}", "give a .gguf file")
         self.at = 4
         version = self.u32("version")
         if version not in (2, 3):
@@ -151,7 +151,7 @@ class _Header:
         return version
 
     def count(self, where: str, width: int) -> int:
-        """A number of things of at least `width` bytes each, all of them still to come."""
+        """Read a count of items of at least `width` bytes each, all of which must fit in the rest of the header."""
         n = self.u64(where)
         if n > COUNT_LIMIT:
             self.fail(where, f"is {n:,}, no model has more than {COUNT_LIMIT:,}")
@@ -159,7 +159,7 @@ class _Header:
         return n
 
     def name(self, where: str, limit: int) -> str:
-        """A string of 1 to `limit` bytes."""
+        """Read a string of 1 to `limit` bytes."""
         nbytes = self.u64(where)
         if not 1 <= nbytes <= limit:
             self.fail(where, f"has a name of {nbytes:,} bytes, must have 1 to {limit:,}")
@@ -174,7 +174,7 @@ class _Header:
             self.fail(where, "is not UTF-8")
 
     def metadata(self, n: int) -> dict[str, Any]:
-        """n pairs of key and value."""
+        """Read n pairs of key and value."""
         found: dict[str, Any] = {}
         for i in range(n):
             key = self.name(f"key {i + 1} of {n}", KEY_LIMIT)
@@ -188,7 +188,7 @@ class _Header:
         return found
 
     def value(self, kind: int, where: str) -> Any:
-        """A metadata value of the given type."""
+        """Read a metadata value of the type `kind`."""
         if kind == _STRING:
             return self.string(self.u64(where), where)
         if kind == _ARRAY:
@@ -197,7 +197,7 @@ class _Header:
         return self.numbers(kind, 1, where)[0].item()
 
     def numbers(self, kind: int, n: int, where: str) -> npt.NDArray[Any]:
-        """n values of a type of fixed size, as a read-only view."""
+        """Read n values of a type of fixed size, as a read-only view."""
         if kind not in _VALUES:
             self.fail(where, "is an array of arrays" if kind == _ARRAY else f"has value type {kind}, unknown to GGUF")
         dtype = _VALUES[kind]
@@ -211,7 +211,7 @@ class _Header:
         return values.view(np.bool_)
 
     def strings(self, n: int, where: str) -> Texts:
-        """n strings: half a million of them in a large vocabulary, so this loop is what opening a file costs."""
+        """Read n strings. A large vocabulary has half a million, so this loop is most of the time to open a file."""
         self.need(8 * n, where)
         buffer, at, end, length = self.buffer, self.at, self.end, _U64.unpack_from
         ends: list[int] = []
@@ -237,7 +237,7 @@ class _Header:
         return texts
 
     def tensors(self, n: int, alignment: int) -> dict[str, Tensor]:
-        """The descriptions of n tensors, each checked to lie in the file, and apart from the others."""
+        """Read n tensors; each must lie in the file, apart from the others."""
         self.need(n * 33, "number of tensors")
         found: dict[str, tuple[tuple[int, ...], str, int, int]] = {}  # shape, type, offset, bytes
         for i in range(n):
@@ -257,7 +257,7 @@ class _Header:
         return tensors
 
     def tensor(self, where: str, alignment: int) -> tuple[tuple[int, ...], str, int, int]:
-        """What follows a tensor's name: (shape, type, offset in the data section, bytes)."""
+        """Read what follows a tensor's name; return its shape, type, offset in the data section and bytes."""
         n_dims = self.u32(where)
         if not 1 <= n_dims <= 4:
             self.fail(where, f"has {n_dims} dimensions, must have 1 to 4")
@@ -276,7 +276,7 @@ class _Header:
         return shape, kind, offset, math.prod(ne) // size * nbytes
 
     def check_apart(self, spans: dict[str, tuple[int, int]]) -> None:
-        """Refuses tensors that share bytes."""
+        """Raise ModelError if tensors share bytes."""
         before, end = "", 0
         for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
             if start < end:

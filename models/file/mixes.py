@@ -1,7 +1,7 @@
-"""The file types of llama.cpp's quantize: which tensor of a model gets which format. Knows names and shapes, no values.
+"""The file types of llama.cpp's quantize: the format of each tensor of a model. Knows names and shapes, no values.
 
-A mix has a format for most matrices and others for those that suffer more from few bits: the output, the values of
-attention, the way down from the feed-forward; there all layers, or the first, or the first, the last and each third.
+A mix has one format for most matrices, and better ones for those that lose more with few bits: output, attn_v and
+ffn_down. The better format is used in all layers, in the first, or in the first, the last and every third.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ...kernels.formats.table import FORMATS, Format
 
 Where = Callable[[int, int], bool]
-"""Whether layer i of n gets the other format."""
+"""A function of (i, n): whether layer i of n gets the other format."""
 
 
 def _always(i: int, n: int) -> bool:
@@ -37,7 +37,7 @@ def _first(count: int) -> Where:
 
 
 Rules = tuple[tuple[str, Where], ...]
-"""A format and where it is used, the first that fits."""
+"""Formats and the layers that get them; the first that applies counts."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Mix:
     file_type: int  # general.file_type of the GGUF
     format: str
     roles: Mapping[str, Rules] = field(default_factory=dict)
-    shared_v: str = ""  # the format of attn_v where 4 or more heads share one of V, which makes it small
+    shared_v: str = ""  # the format of attn_v if 4 or more query heads share a head of V, which makes it small
 
 
 _MORE: dict[str, Rules] = {"attn_v": (("q6_k", _more),), "ffn_down": (("q6_k", _more),)}
@@ -81,21 +81,21 @@ _KEPT = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "shortconv.conv.we
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rules ask of a model."""
+    """What the rules need to know of a model."""
 
     n_layer: int
     n_expert: int
-    group: int  # query heads to a head of K and V
-    tied: bool  # the embedding is the output matrix too
+    group: int  # query heads per K/V head
+    tied: bool  # the embedding is also the output matrix
 
 
 def quantizes(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a matrix that a mix may change; all others stay as they are."""
+    """Return whether a tensor is a matrix that a mix may quantize; all others stay as they are."""
     return len(shape) > 1 and name.endswith("weight") and not any(part in name for part in _KEPT)
 
 
 def choose(mix: Mix, model: Shape, name: str, columns: int) -> Format:
-    """The format of a matrix that `quantizes`."""
+    """Return the format of a tensor for which `quantizes` is true; columns: values in a row."""
     base = FORMATS[mix.format]
     if not base.bits:
         return base
@@ -108,7 +108,7 @@ def choose(mix: Mix, model: Shape, name: str, columns: int) -> Format:
 def _of_layer(mix: Mix, model: Shape, role: str, layer: int) -> str:
     role = "attn_v" if role == "attn_qkv" else role
     if model.n_expert == 8 and role in ("attn_v", "attn_k"):
-        return "q8_0"  # costs little beside the experts
+        return "q8_0"  # small beside the experts
     if model.group >= 4 and role == "attn_v" and mix.shared_v:
         return mix.shared_v
     return next((name for name, where in mix.roles.get(role, ()) if where(layer, model.n_layer)), mix.format)

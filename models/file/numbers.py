@@ -1,6 +1,6 @@
-"""Whether the numbers in a GGUF file are numbers: NaN and infinity in values and in the scales of blocks.
+"""Finds NaN and infinity in a GGUF file, in values and in the scales of blocks.
 
-Looks at every block once, a piece of the file at a time; where a type's floats are, the table of formats tells.
+Reads every block once, a piece of the file at a time; the table of formats says where a type's floats are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.formats.table import FORMATS
-from .gguf import GGUF, Tensor
+from .gguf import GGUF
+from .header import Tensor
 
-PIECE = 8 << 20  # bytes that are looked at together
+PIECE = 8 << 20  # bytes that are checked at once
 
-# name -> (the integer of a float's bits, those that are all ones in NaN and infinity)
+# name -> (the integer type of a float's bits, the mask of bits that are all ones in NaN and infinity)
 _FLOATS: dict[str, tuple[str, int]] = {
     "f64": ("<u8", 0x7FF0_0000_0000_0000),
     "f32": ("<u4", 0x7F80_0000),
@@ -28,21 +29,21 @@ _FLOATS: dict[str, tuple[str, int]] = {
 
 @dataclass(frozen=True)
 class Bad:
-    """A tensor with numbers that are none."""
+    """A tensor with NaN or infinity."""
 
     tensor: str
     type: str
-    count: int  # of them: values, or scales
-    first: int  # which value, or which block, is the first
+    count: int  # of values or scales that are NaN or infinity
+    first: int  # the index of the first such value or block
 
 
 def is_checked(type: str) -> bool:
-    """Whether it is known where the type's floats are, or that it has none."""
+    """Return whether a type can be checked: its floats are known, or it has none."""
     return type in FORMATS or type in _FLOATS or type in ("i8", "i16", "i32", "i64")
 
 
 def scan(g: GGUF, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Bad]:
-    """The tensors that are not all numbers; progress: (bytes looked at, all)."""
+    """Return the tensors with NaN or infinity; progress(bytes checked, bytes in all)."""
     total, done, found = sum(tensor.data.nbytes for tensor in g.tensors.values()), 0, list[Bad]()
     for tensor in g.tensors.values():
         count, first = 0, -1
@@ -59,7 +60,7 @@ def scan(g: GGUF, progress: Callable[[int, int], None] = lambda done, total: Non
 
 
 def _pieces(tensor: Tensor) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """(blocks before, how many floats of each block are none) for each piece of the tensor."""
+    """Yield for each piece of a tensor the index of its first block, and the NaN or infinite floats in each block."""
     nbytes, floats = _floats(tensor.type)
     if not floats:
         return
@@ -67,14 +68,14 @@ def _pieces(tensor: Tensor) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     step = PIECE // nbytes
     for at in range(0, len(blocks), step):
         piece = blocks[at : at + step]
-        none = np.zeros(len(piece), np.uint8)
+        counts = np.zeros(len(piece), np.uint8)
         for kind, offset in floats:
-            none += _is_none(piece, kind, offset)
-        yield at, none
+            counts += _not_finite(piece, kind, offset)
+        yield at, counts
 
 
 def _floats(type: str) -> tuple[int, list[tuple[str, int]]]:
-    """The bytes of a block, and the floats in it: (kind, where)."""
+    """Return the bytes of a block, and the kind and byte offset of each float in it."""
     if type in _FLOATS:
         return np.dtype(_FLOATS[type][0]).itemsize, [(type, 0)]
     layout = FORMATS[type].layout if type in FORMATS else None
@@ -84,7 +85,7 @@ def _floats(type: str) -> tuple[int, list[tuple[str, int]]]:
     return layout.nbytes, [scale, ("f16", layout.m)] if layout.has_min else [scale]
 
 
-def _is_none(blocks: npt.NDArray[np.uint8], kind: str, offset: int) -> npt.NDArray[np.bool_]:
+def _not_finite(blocks: npt.NDArray[np.uint8], kind: str, offset: int) -> npt.NDArray[np.bool_]:
     bits, ones = _FLOATS[kind]
     dtype = np.dtype(bits)
     value = blocks[:, offset : offset + dtype.itemsize].view(dtype)[:, 0] if dtype.itemsize > 1 else blocks[:, offset]

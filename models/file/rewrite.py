@@ -1,6 +1,6 @@
-"""Writes the header of a GGUF with the metadata of another, whose pairs are copied as bytes, so that nothing is lost.
+"""Writes the header of a GGUF with the metadata of another, copied as bytes, so that nothing is lost.
 
-The format is described in `gguf.py`. The other file's header has been read and checked before (`header.py`).
+`gguf.py` describes the format. The other file's header must have been read and checked (`header.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STRING, _ARRAY = 8, 9
 
 
 def pairs(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(key, type and value as they are written) of each pair of metadata."""
+    """Yield each metadata pair of a file: its key, and its type and value as bytes."""
     with path.open("rb") as f:
         f.seek(16)
         for _ in range(_number(f, _U64)):
@@ -47,7 +47,7 @@ def _skip(f: IO[bytes], kind: int) -> None:
 
 
 def whole(value: int) -> bytes:
-    """A u32 as `pairs` has it."""
+    """Return a u32 as type and value, in the bytes of `pairs`."""
     return _U32.pack(4) + _U32.pack(value)
 
 
@@ -56,7 +56,7 @@ Info = tuple[str, tuple[int, ...], int, int]
 
 
 def write_header(out: IO[bytes], metadata: Mapping[str, bytes], tensors: Iterable[Info], alignment: int) -> None:
-    """metadata: as `pairs` gives it. The tensors follow the header in order, each padded to `alignment`."""
+    """Write the header. metadata: from `pairs`; the tensors must follow in order, each padded to `alignment`."""
     tensors = list(tensors)
     out.write(b"GGUF" + _U32.pack(3) + _U64.pack(len(tensors)) + _U64.pack(len(metadata)))
     for key, value in metadata.items():
@@ -70,7 +70,7 @@ def write_header(out: IO[bytes], metadata: Mapping[str, bytes], tensors: Iterabl
 
 
 def padding(nbytes: int, alignment: int) -> int:
-    """Zeros to a multiple of the alignment."""
+    """Return how many zeros pad `nbytes` to a multiple of the alignment."""
     return -nbytes % alignment
 
 

@@ -1,6 +1,6 @@
-"""A list of texts as one run of bytes, made into Python's strings one by one when they are asked for.
+"""A list of texts stored as one run of bytes; each becomes a Python string when it is asked for.
 
-A vocabulary has 262,144 texts, of which an answer needs a few: strings of all would be a good part of a model's start.
+A vocabulary has up to 262,144 texts, of which an answer needs few; making strings of all would slow down a start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 
 class Texts(Sequence[str]):
-    """Text i is the UTF-8 of `data` from offsets[i] to offsets[i + 1]."""
+    """A list of texts; text i is the UTF-8 in `data` from offsets[i] to offsets[i + 1]."""
 
     def __init__(self, data: bytes, offsets: npt.NDArray[np.int64]) -> None:
         self.data, self.offsets = data, offsets
@@ -26,7 +26,7 @@ class Texts(Sequence[str]):
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """In bytes."""
+        """Return the length of each text in bytes."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Texts(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def find(self, wanted: Iterable[str]) -> dict[str, int]:
-        """Where those of the wanted texts are that are here; of equals the first."""
+        """Return the index of each wanted text that is in the list, the first if it is there twice."""
         every, lengths, found = np.frombuffer(self.data, np.uint8), self.lengths, {}
         for text in wanted:
             raw = np.frombuffer(text.encode(), np.uint8)
@@ -66,7 +66,7 @@ class Texts(Sequence[str]):
         return found
 
     def not_unicode(self) -> int | None:
-        """The first text that is not UTF-8. If all of them together are, one that begins within a character."""
+        """Return the index of a text that is not UTF-8, by itself and not only with its neighbours; None if all are."""
         try:
             self.data.decode()
         except UnicodeDecodeError as e:

@@ -1,4 +1,4 @@
-"""What a token's position does to queries and keys, as tables over all positions; knows no layer."""
+"""Tables over all positions of rope's cosines and sines and of the queries' scales; knows no layer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ F64Array = npt.NDArray[np.float64]
 
 
 class RopeFactors:
-    """How much slower each pair turns, where a file has tensors for it. Attributes carry GGUF's names."""
+    """The divisors of each pair's speed, if a file has them. Attributes carry GGUF's names."""
 
     def __init__(self, w: Weights, c: Config) -> None:
         pairs = max((layer.rope.dim for layer in c.layers if layer.rope), default=0) // 2
         self.rope_freqs = w.positive("rope_freqs.weight", pairs) if w.has("rope_freqs.weight") else None
         self.rope_factors_long: F32Array | None = None
         self.rope_factors_short: F32Array | None = None
-        if w.together("rope_factors_long.weight", "rope_factors_short.weight"):
+        if w.has_all("rope_factors_long.weight", "rope_factors_short.weight"):
             self.rope_factors_long = w.positive("rope_factors_long.weight", pairs)
             self.rope_factors_short = w.positive("rope_factors_short.weight", pairs)
 
     def of(self, rope: Rope, n_ctx: int) -> F32Array | None:
-        """Those for a context of so many positions."""
+        """Return the factors for a context of n_ctx positions: (rope.dim / 2,); None if the file has none."""
         if self.rope_freqs is not None:
             return self.rope_freqs
         return self.rope_factors_long if n_ctx > rope.n_ctx_orig else self.rope_factors_short
@@ -45,11 +45,11 @@ class Positions:
         warmth = 1 + c.temperature_scale * np.log1p(at // c.temperature_length)
         scales = {layer.scale for layer in c.layers}
         self.scales: dict[float, F32Array] = {scale: (scale * warmth).astype(np.float32) for scale in scales}
-        """Of queries, by position."""
+        """By a layer's scale: the factor of the queries at each position, (n_ctx,)."""
 
 
 def turns(rope: Rope, factors: F32Array | None, n_ctx: int) -> F32Array:
-    """Cosine and sine of each pair's angle at each position: (n_ctx, rope.dim / 2, 2)."""
+    """Return the cosine and sine of each pair's angle at each position, times magnitude: (n_ctx, rope.dim / 2, 2)."""
     angle = np.arange(n_ctx)[:, None] * speeds(rope, factors)
     out = np.empty((*angle.shape, 2), np.float32)
     np.cos(angle, out=out[..., 0])
@@ -59,7 +59,7 @@ def turns(rope: Rope, factors: F32Array | None, n_ctx: int) -> F32Array:
 
 
 def speeds(rope: Rope, factors: F32Array | None) -> F64Array:
-    """By how much each pair turns from one position to the next."""
+    """Return the angle in radians that each pair turns from one position to the next: (rope.dim / 2,)."""
     pair = np.arange(rope.dim // 2)
     speed: F64Array = rope.base ** (-2 * pair / rope.dim)
     if factors is not None:
@@ -69,7 +69,7 @@ def speeds(rope: Rope, factors: F32Array | None) -> F64Array:
         return stretched
 
     def pair_of(turns: float) -> float:
-        """The pair that turns so often in n_ctx_orig positions, as if pairs were not whole."""
+        """Return the pair that makes this many turns in n_ctx_orig positions, not rounded to a whole one."""
         return float(rope.dim * np.log(rope.n_ctx_orig / (turns * 2 * np.pi)) / (2 * np.log(rope.base)))
 
     first = max(0.0, np.floor(pair_of(rope.beta_fast)))

@@ -1,7 +1,7 @@
-"""Tensor types that pyllm does not multiply: decoded once, when a model is loaded, into blocks that it does.
+"""Decodes tensor types that pyllm cannot multiply into blocks that it can, once, when a model is loaded.
 
-They become q8_0, which is small enough to be read fast, and whose error (0.5 % of a value) vanishes beside that of one
-to three bits; and activations are rounded to 8 bits too.
+They become q8_0, which is small enough to be read fast, and whose error (0.5 % of a value) is negligible beside that of
+one to three bits; activations are rounded to 8 bits too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
 
 DECODED = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "nvfp4")
-"""Those that the package gguf decodes."""
+"""The types that the package gguf decodes."""
 
 WIDE = FORMATS["q8_0"]
 
@@ -32,12 +32,12 @@ PIECE = 1 << 20
 
 
 def held_as(type: str) -> Format:
-    """The format that a tensor of a READABLE type has in memory."""
+    """Return the format that a tensor of a READABLE type has in memory."""
     return FORMATS.get(type, WIDE)
 
 
 def held_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor in tiles, but for rows that fill the last one."""
+    """Return the bytes of a tensor in tiles, without the rows that pad the last one."""
     fmt, rows = held_as(tensor.type), math.prod(tensor.shape[:-1])
     if fmt.layout is None or tensor.type not in READABLE:
         return tensor.data.nbytes
@@ -46,36 +46,36 @@ def held_bytes(tensor: Tensor) -> int:
 
 
 def held(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of all tensors of a model in memory; an embedding in the file's blocks is read from the file."""
+    """Return the bytes of a model's tensors in memory; embedding rows stay in the file, unless they are decoded."""
     total = sum(map(held_bytes, tensors.values()))
     table = tensors.get("token_embd.weight")
     if table is not None and table.type in DECODED and "output.weight" not in tensors:
-        total += held_bytes(table)  # in tiles, and as rows
+        total += held_bytes(table)  # it is held twice, in tiles and as rows
     return total
 
 
 def decode(type: str, rows: U8Array) -> F32Array:
-    """Rows of blocks of a READABLE type as float32."""
+    """Decode rows of blocks of a READABLE type to float32."""
     if type in FORMATS:
         return FORMATS[type].decode(rows)
-    from gguf import GGMLQuantizationType, quants  # takes 0.2 s, and few models need it
+    from gguf import GGMLQuantizationType, quants  # takes 0.2 s; few models need it
 
     found: F32Array = quants.dequantize(rows, GGMLQuantizationType[type.upper()])
     return found
 
 
 def blocks(type: str, rows: U8Array, threads: int) -> U8Array:
-    """Rows of blocks of a type as rows of blocks of `held_as(type)`."""
+    """Convert rows of blocks of a type to blocks of `held_as(type)`."""
     if type in FORMATS or not len(rows):
         return rows
-    step = max(1, PIECE // (rows.shape[1] * 4))  # a byte holds some 4 values
+    step = max(1, PIECE // (rows.shape[1] * 4))  # a byte holds about 4 values
     with ThreadPoolExecutor(threads) as pool:
         pieces = (rows[first : first + step] for first in range(0, len(rows), step))
         return np.concatenate(list(pool.map(lambda piece: WIDE.encode(decode(type, piece)), pieces)))
 
 
 def note(tensors: Iterable[Tensor]) -> str:
-    """What to say of a model that has such tensors: which types, and what they cost. Empty if it has none."""
+    """Return a message that names the decoded types of a model and their memory; "" if it has none."""
     found = [tensor for tensor in tensors if tensor.type in DECODED]
     if not found:
         return ""

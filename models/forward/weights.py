@@ -1,4 +1,4 @@
-"""The weights of a model as the kernels read them: matrices in tiles, vectors in float32, embeddings as in the file."""
+"""The weights of a model as kernels read them: matrices in tiles, vectors in float32, embeddings as in the file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ U8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """W of y = W x, in tiles of 16 rows. rows: outputs; columns: inputs; rows are padded to whole tiles."""
+    """W of y = W x, in tiles of 16 rows. rows: outputs; columns: inputs. Rows are padded to whole tiles."""
 
     name: str
     format: Format
     rows: int
     columns: int
     data: U8Array
-    bias: F32Array | None  # for all rows of the tiles
+    bias: F32Array | None  # (rows,), padded to whole tiles
 
     @property
     def tiles(self) -> int:
@@ -47,13 +47,13 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Of the canonical blocks, which are what a product must read."""
+        """Return the bytes of the blocks without padding, which is what a product must read."""
         return self.rows * self.format.row_bytes(self.columns)
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A table whose rows are decoded one by one from the blocks in the file."""
+    """A table whose rows are decoded one by one from blocks, as the file has them."""
 
     format: Format
     raw: U8Array  # (n_vocab, bytes of a row)
@@ -61,26 +61,26 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """A matrix for each expert, all of them in one, an expert's rows after those of the expert before."""
+    """The matrices of all experts as one, each expert's rows after those of the one before."""
 
-    role: str  # such as "ffn_up_exps"
+    role: str  # for example "ffn_up_exps"
     rows: int  # of an expert's matrix
     columns: int
     matrix: Matrix
 
 
 def _packer(fmt: Format) -> Kernel:
-    """The kernel that brings a matrix of a format into tiles."""
+    """Return the kernel that packs a matrix of a format into tiles."""
     return tiles.pack_blocks if fmt.bits else tiles.pack_floats
 
 
 class Weights:
-    """Takes tensors from a GGUF by name and checks their shape and type; packs matrices when told to."""
+    """Takes tensors from a GGUF by name and checks their shape and type; `pack` fills the matrices."""
 
     def __init__(self, g: GGUF) -> None:
         self._gguf = g
-        self._matrices: list[tuple[Matrix, U8Array, str]] = []  # with the blocks in the file, and their type
-        self._tables: list[tuple[Embedding, U8Array, str]] = []  # likewise, those that are not taken as they are
+        self._matrices: list[tuple[Matrix, U8Array, str]] = []  # to be packed, from blocks in the file of a type
+        self._tables: list[tuple[Embedding, U8Array, str]] = []  # likewise, embeddings that must be decoded
         self._taken: set[str] = set()
 
     def _tensor(self, name: str, *shape: int) -> Tensor:
@@ -104,8 +104,8 @@ class Weights:
     def has(self, name: str) -> bool:
         return name in self._gguf.tensors
 
-    def together(self, *names: str) -> bool:
-        """Whether the file has these tensors; raises ModelError where it has some of them and lacks others."""
+    def has_all(self, *names: str) -> bool:
+        """Return whether the file has these tensors; raises ModelError if it has only some of them."""
         missing = [name for name in names if not self.has(name)]
         if 0 < len(missing) < len(names):
             raise self._missing(missing[0])
@@ -117,7 +117,7 @@ class Weights:
         return held_as(tensor.type).decode(raw).astype(np.float32).reshape(shape)
 
     def positive(self, name: str, n: int) -> F32Array:
-        """A vector of numbers that something is divided by."""
+        """Return a vector of n numbers to divide by; raises ModelError unless all are finite and above 0."""
         found = self.vector(name, n)
         if not (np.isfinite(found) & (found > 0)).all():
             raise ModelError(self._gguf.path, name, "has values that are not above 0", "take another copy of the model")
@@ -133,7 +133,7 @@ class Weights:
         return table
 
     def matrix(self, name: str, rows: int, columns: int) -> Matrix:
-        """A matrix, with its bias if the file has one."""
+        """Return a matrix of rows x columns, with its bias if the file has one; filled by `pack`."""
         return self.parts(name, {name: rows}, columns)[0]
 
     def stack(self, name: str, n: int, rows: int, columns: int) -> Stack:
@@ -147,7 +147,7 @@ class Weights:
         return Stack(name.split(".")[-2], rows, columns, matrix)
 
     def parts(self, name: str, parts: dict[str, int], columns: int) -> list[Matrix]:
-        """Matrices by name and rows that the file has as one, with their biases; filled by `pack`."""
+        """Return the matrices, given by name and rows, that the file has as one, with biases; filled by `pack`."""
         rows = sum(parts.values())
         tensor, biased = self._tensor(name, rows, columns), name.removesuffix("weight") + "bias"
         blocks = tensor.data.reshape(rows, -1)
@@ -160,7 +160,7 @@ class Weights:
         return found
 
     def _space(self, name: str, tensor: Tensor, blocks: U8Array, columns: int, bias: F32Array | None) -> Matrix:
-        """Space for a matrix of these rows of blocks."""
+        """Allocate a matrix for these rows of blocks."""
         rows, fmt = len(blocks), held_as(tensor.type)
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
@@ -173,15 +173,15 @@ class Weights:
         return matrix
 
     def refuse_others(self) -> None:
-        """Raises ModelError where the file has a tensor that nobody took: the model is not what it seems."""
+        """Raise ModelError if the file has a tensor that nobody took: the architecture is another one."""
         if others := sorted(self._gguf.tensors.keys() - self._taken):
             more = f", nor {len(others) - 1} others" if len(others) > 1 else ""
-            problem = f"is no tensor that this architecture uses{more}"
+            problem = f"is not a tensor that this architecture uses{more}"
             raise ModelError(self._gguf.path, quote("tensor", others[0]), problem, "take another model")
 
     @property
     def kernels(self) -> list[Kernel]:
-        """What `pack` runs."""
+        """Return the kernels that `pack` runs."""
         return [_packer(matrix.format) for matrix, *_ in self._matrices]
 
     def pack(self, team: Team, progress: Callable[[int, int], None] | None = None) -> None:
@@ -204,7 +204,7 @@ class Weights:
         self._tables.clear()
 
     def _portions(self, size: int, threads: int) -> Iterator[tuple[Plan, int]]:
-        """Plans that each copy about `size` bytes: what is copied between two signs of progress."""
+        """Yield plans that each copy about `size` bytes, and the bytes; progress is reported between them."""
         plan, nbytes = Plan(), 0
         for matrix, blocks, type in self._matrices:
             fmt = matrix.format

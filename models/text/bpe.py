@@ -1,8 +1,8 @@
-"""Byte pair encoding: the pairs of the file's merges are joined in their order; knows nothing of control tokens.
+"""Byte pair encoding: joins pairs in the order of the file's merges; knows nothing of control tokens.
 
-The joining is done by Hugging Face's `tokenizers`, from the file's own vocabulary and merges. Of two kinds: GPT-2's,
-where each byte of a word is written as a printable character; and Gemma 4's, where a line is one word, a space is
-written as U+2581, and a character without a token as its bytes' tokens.
+Hugging Face's `tokenizers` does the joining, with the file's own vocabulary and merges. There are two kinds: GPT-2's,
+which writes each byte of a word as a printable character; and Gemma 4's, in which a line is one word, a space is
+written as U+2581, and a character without a token becomes the tokens of its bytes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from .pre_tokenizers import PreTokenizer
 from .vocabulary import SPACE, Vocabulary
 
 _KEY = "tokenizer.ggml.merges"
-_AT_ONCE = 1 << 21  # characters: the library's regular expressions give up on a word after ten million steps
+_AT_ONCE = 1 << 21  # characters; the library's regular expressions give up on a word after ten million steps
 _NEWLINES = re.compile("(\n+)")
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTE_OF = {
     **{c: ord(c) for c in _ALPHABET if ord(c) < 256},
-    # GPT-2 gives the bytes that are no printable Latin-1 character the characters from U+0100 on, in order.
+    # Bytes that are not printable in Latin-1 get the characters from U+0100 on, in order.
     **dict(
         zip((c for c in _ALPHABET if ord(c) > 255), (b for b in range(256) if chr(b) not in _ALPHABET), strict=True)
     ),
@@ -33,12 +33,12 @@ _BYTE_OF = {
 
 
 class ByteLevelBPE:
-    """GPT-2's kind."""
+    """BPE over bytes, as in GPT-2."""
 
     def __init__(self, g: GGUF, vocabulary: Vocabulary, pre: PreTokenizer) -> None:
         self._n_vocab = len(vocabulary.texts)
-        # A byte without a token gets an id behind the vocabulary and is dropped when the words are joined: if it were
-        # unknown to the library, its neighbours would merge.
+        # A byte without a token gets an id after the vocabulary, which `encode` drops: if the library did not know it,
+        # the bytes beside it would be merged.
         ids = vocabulary.ids()
         missing = [c for c in _ALPHABET if c not in ids]
         spare = {c: i for i, c in enumerate(missing, start=self._n_vocab)}
@@ -51,11 +51,11 @@ class ByteLevelBPE:
         ids: list[int] = []
         for start in range(0, len(text), _AT_ONCE):
             ids.extend(self._bpe.encode(text[start : start + _AT_ONCE], add_special_tokens=False).ids)
-        # llama.cpp leaves out bytes without a token too.
+        # llama.cpp drops bytes without a token too.
         return ids if not ids or max(ids) < self._n_vocab else [i for i in ids if i < self._n_vocab]
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         try:
             return bytes([_BYTE_OF[c] for c in text])
         except KeyError:  # never made from bytes: an unused or a foreign token
@@ -63,7 +63,7 @@ class ByteLevelBPE:
 
 
 class LineBPE:
-    """Gemma 4's kind."""
+    """BPE over lines, as in Gemma 4."""
 
     def __init__(self, g: GGUF, vocabulary: Vocabulary) -> None:
         self._ids = vocabulary.ids()
@@ -72,14 +72,14 @@ class LineBPE:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for i, part in enumerate(_NEWLINES.split(text.replace(" ", SPACE))):
-            if i % 2 and part in self._ids:  # newlines; their merges need not lead to the longest
+            if i % 2 and part in self._ids:  # a run of newlines; merges need not lead to its longest token
                 ids.append(self._ids[part])
             elif part:
                 ids.extend(self._bpe.encode(part, add_special_tokens=False).ids)
         return ids
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         return text.replace(SPACE, " ").encode()
 
 
@@ -94,5 +94,5 @@ def _build(g: GGUF, ids: dict[str, int], **options: bool) -> tokenizers.Tokenize
         merges.append((left, right))
     try:
         return tokenizers.Tokenizer(models.BPE(ids, merges, **options))
-    except Exception as e:  # the library has no type of its own for what is no token
+    except Exception as e:  # the library raises plain Exception
         raise ModelError(g.path, _KEY, f"does not fit the tokens: {short(str(e), 200)}", CONVERT) from None

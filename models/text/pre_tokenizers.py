@@ -1,14 +1,14 @@
-"""How text is cut into words before pairs are merged: what `tokenizer.ggml.pre` only names; knows no vocabulary.
+"""How text is cut into words before pairs are merged, for each `tokenizer.ggml.pre`; knows no vocabulary.
 
-The expressions are those of the models' own tokenizers (llama.cpp's are the same where its regular expressions could
-say it), and the names and aliases are llama.cpp's.
+The expressions are those of the models' own tokenizers; llama.cpp's are the same, as far as its regular expressions
+allow. The names and aliases are llama.cpp's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Contractions of English, in lower case and in any.
+# English contractions, in lower case and in any case.
 _SHORT = r"'s|'t|'re|'ve|'m|'ll|'d"
 _SHORT_ANY = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -19,7 +19,7 @@ _GPT2 = rf"{_SHORT}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)"
 
 
 def _words(digits: str, marks: str = "") -> str:
-    """As Llama 3 and Qwen have it: a word may begin with one character that is no letter; newlines end signs."""
+    """Return the pattern of Llama 3 and Qwen: a word may begin with one other character; newlines end punctuation."""
     return (
         rf"(?:{_SHORT_ANY})|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}{marks}]+|{digits}"
         rf"| ?[^\s\p{{L}}{marks}\p{{N}}]+[\r\n]*|{_SPACES}"
@@ -27,7 +27,7 @@ def _words(digits: str, marks: str = "") -> str:
 
 
 def _cased(digits: str, short: str) -> str:
-    """As GPT-4o and Mistral's Tekken have it: a capital begins a word, and marks belong to their letters."""
+    """Return the pattern of GPT-4o and Mistral's Tekken: a capital begins a word; marks belong to their letters."""
     upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
     return (
         rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{short}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{short}"
@@ -46,11 +46,11 @@ _CASED_LETTERS = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How text is cut into words, and what goes by the same name in llama.cpp."""
+    """How text is cut into words, and the settings that llama.cpp ties to the same name."""
 
-    patterns: tuple[str, ...]  # applied one after the other; what matches, and what lies between, are words
-    ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
-    add_bos: bool = False  # where the file does not say
+    patterns: tuple[str, ...]  # applied in order; both matches and the text between them are words
+    ignore_merges: bool = False  # a word that is a token becomes that token, whatever the merges say
+    add_bos: bool = False  # the default, if the file does not say
     byte_level: bool = True  # bytes are written as GPT-2's characters; else spaces as U+2581, other bytes as <0x..>
 
 
@@ -64,7 +64,7 @@ _BASE = {
     "qwen35": PreTokenizer((_words(_DIGIT, r"\p{M}"),)),
     "tekken": PreTokenizer((_cased(_DIGIT, ""),), ignore_merges=True, add_bos=True),
     "gpt-4o": PreTokenizer((_cased(r"\p{N}{1,3}", f"(?:{_SHORT_ANY})?"),)),
-    "deepseek-llm": PreTokenizer(  # "(?<!" keeps white space from being searched from each of its places
+    "deepseek-llm": PreTokenizer(  # "(?<!" keeps the search from starting at every character of white space
         (
             r"[\r\n]",
             rf"\s?[{_CASED_LETTERS}]+",

@@ -1,11 +1,11 @@
-"""Jinja templates of unknown origin, run within bounds of what they reach, compute and hold; knows nothing of chats.
+"""Renders untrusted Jinja templates, bounded in access, time and memory; knows nothing of chats.
 
-jinja2's immutable sandbox keeps a template from Python's internals, but lets it take all time and memory. Here each
-rendering has fuel: a loop's round, a call and each character or element that is made burn some of it. It follows that
+jinja2's immutable sandbox keeps a template from Python's internals, but not from taking all time and memory. Here each
+rendering has fuel: a loop's round, a call and each character or element that is made burn some of it. Therefore
 
-- what could make much out of little (`*`, `replace`, `join`, ...) is paid for before it is done,
-- no operation gets a value that would be large when written out: lists in lists in lists grow by doubling,
-- filters and methods that chat templates do not use, and that cannot be bounded, do not exist.
+- an operation that can make a large value of small ones (`*`, `replace`, `join`, ...) is paid for before it is done,
+- no operation gets a value that would be large when written out, as nested lists grow by doubling,
+- filters and methods that chat templates do not use, and that cannot be bounded, are removed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from jinja2.visitor import NodeTransformer
 
 __all__ = ["Refused", "render"]
 
-SOURCE_LIMIT = 128 << 10  # characters of a template; the largest known one has 18,120
-VALUE_LIMIT = 16 << 20  # cost of a value, written out
-FUEL, FUEL_PER_CHARACTER = 4 << 20, 256  # cost of a rendering; the second for each character of the input
-SECONDS = 10.0
-STEP = 32  # cost of a loop's round, of a call, of an element; that of a character is 1
+SOURCE_LIMIT = 128 << 10  # the most characters of a template; the largest known one has 18,120
+VALUE_LIMIT = 16 << 20  # the most that a value may cost when written out
+FUEL, FUEL_PER_CHARACTER = 4 << 20, 256  # the fuel of a rendering: a fixed part, and more by the input's length
+SECONDS = 10.0  # of CPU time
+STEP = 32  # the cost of a loop's round, of a call, of an element; a character costs 1
 
 FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby", "indent",
@@ -51,19 +51,19 @@ METHODS: dict[type, frozenset[str]] = {
     ),
     dict: frozenset(("copy", "get", "items", "keys", "values")),
     list: frozenset(("copy", "count", "index")),
-    tuple: frozenset(("count", "index", "grouper", "list")),  # the last two: what groupby makes
+    tuple: frozenset(("count", "index", "grouper", "list")),  # groupby's tuples have the last two
     int: frozenset(),
     float: frozenset(),
 }  # fmt: skip
 
 
 class Refused(TemplateError):
-    """The template itself refuses what it is given, by raise_exception."""
+    """The template refuses its input, by raise_exception."""
 
 
 class _Fuel:
     def __init__(self, amount: int) -> None:
-        self.left, self.deadline = amount, time.thread_time() + SECONDS  # of work: a computer may be suspended
+        self.left, self.deadline = amount, time.thread_time() + SECONDS  # CPU time, as a computer may be suspended
 
     def burn(self, amount: int) -> None:
         self.left -= amount
@@ -77,7 +77,7 @@ _fuel: ContextVar[_Fuel] = ContextVar("_fuel")
 
 
 def render(source: str, values: Mapping[str, Any]) -> str:
-    """The text of a template. Raises Refused, or any other Exception for one that is broken or goes out of bounds."""
+    """Return a template's text. Raises Refused, or any Exception if the template is broken or out of bounds."""
     if len(source) > SOURCE_LIMIT:
         raise SecurityError(f"it has {len(source):,} characters, more than {SOURCE_LIMIT:,}")
     with _fueled(FUEL + FUEL_PER_CHARACTER * _size([source, *values.values()])):
@@ -99,7 +99,7 @@ def _fueled(amount: int) -> Iterator[None]:
 
 
 def _size(value: Any) -> int:
-    """Cost of a value's characters and elements, as it would be written out. Refuses one beyond VALUE_LIMIT."""
+    """Return what a value's characters and elements cost, written out; raises SecurityError beyond VALUE_LIMIT."""
     size, rest = 0, [value]
     while rest:
         v = rest.pop()
@@ -119,7 +119,7 @@ def _size(value: Any) -> int:
 
 
 def _made(value: Any) -> Any:
-    """A value that an operation has made, and that is paid for: its own characters or elements, not those in them."""
+    """Pay for a value that an operation has made, by its own characters or elements, and return it."""
     _fuel.get().burn(STEP + (len(value) if isinstance(value, (str, list, tuple, dict)) else 0))
     return value
 
@@ -134,13 +134,13 @@ def _printed(value: Any) -> Any:
     return value
 
 
-@pass_context  # else the compiler would take its result for a constant, and burn once
+@pass_context  # else the compiler would take the result for a constant, and burn once
 def _burn(context: Context, amount: int) -> None:
-    _fuel.get().burn(max(0, amount))  # a template can name it too, and must win nothing
+    _fuel.get().burn(max(0, amount))  # a template can call this too, and must gain nothing
 
 
 def _concat(values: tuple[Any, ...]) -> str:
-    """Jinja's `~`."""
+    """Join values to one text, as Jinja's `~` does, and pay for it."""
     _fuel.get().burn(sum(map(_size, values)))
     return "".join(map(str, values))
 
@@ -159,7 +159,7 @@ def _pay_indent(text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
 
 
 def _pay_format(pattern: str, mark: str, arguments: Any) -> None:
-    """Of str.format and `%`: each field may take all arguments, and a width of up to three digits."""
+    """Pay for str.format or `%`: each field may take all arguments, and a width of up to three digits."""
     fields = pattern.replace("{{", "").replace("}}", "")
     if re.search(r"\{[^}]*(\{|\d{4})" if mark == "{" else r"%[^a-zA-Z%]*(\*|\d{4})", fields):
         raise SecurityError("it formats with a width that is too large or computed")
@@ -170,13 +170,13 @@ _PAY: dict[str, Callable[..., None]] = {"replace": _pay_replace, "join": _pay_jo
 
 
 def _settled(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments, with what is still to be computed (by `map`, `select` and so on) computed, so that it has a length."""
+    """Return the arguments with lazy ones (of `map`, `select` and so on) made lists, so that they have a length."""
     return tuple(_made(list(v)) if isinstance(v, Iterator) and not isinstance(v, LoopContext) else v for v in values)
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test that checks its arguments and pays for its result."""
-    extra = 1 if hasattr(function, "jinja_pass_arg") else 0  # its first argument is the context or the environment
+    """Wrap a filter or test, so that it checks its arguments and pays for its result."""
+    extra = 1 if hasattr(function, "jinja_pass_arg") else 0  # the first argument is the context or the environment
 
     @functools.wraps(function)  # keeps jinja_pass_arg
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -192,7 +192,7 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """As transformers has it: characters as they are, and no escapes for HTML."""
+    """Return JSON as transformers writes it: characters as they are, no escapes for HTML."""
     if indent is not None:
         if not (isinstance(indent, int) and 0 <= indent <= 16):
             raise SecurityError("it indents JSON too far")
@@ -211,13 +211,13 @@ def _raise_exception(message: object) -> NoReturn:
 
 
 def _strftime_now(pattern: str) -> str:
-    if len(pattern) > 100 or re.search(r"\d{3}", pattern):  # the C library knows widths
+    if len(pattern) > 100 or re.search(r"\d{3}", pattern):  # the C library takes widths
         raise SecurityError("it wants the time in too many characters")
     return datetime.now().strftime(pattern)
 
 
 class _Generation(Extension):
-    """{% generation %}...{% endgeneration %}: marks answers for training; what is in it is rendered as it stands."""
+    """The tag {% generation %}...{% endgeneration %}, which marks answers for training; renders its body as it is."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -235,7 +235,7 @@ def _burning(amount: int, place: nodes.Node) -> nodes.Stmt:
 
 
 class _Meter(NodeTransformer):
-    """Puts what counts and checks into a template's syntax tree, where no hook of the environment would see it."""
+    """Adds metering to a template's syntax tree, where the environment has no hook."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -264,7 +264,7 @@ class _Meter(NodeTransformer):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """What transformers gives a chat template, with meters on it."""
+    """The environment that transformers gives a chat template, with metering."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -315,7 +315,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             _pay_format(left, "%", right)
         elif operator == "*":
             times = [v for v in (left, right) if isinstance(v, int)]
-            # A number times a number has the digits of both; a sequence times a number is as long as it says.
+            # The product of two numbers has the digits of both; a sequence times n is n times as long.
             _fuel.get().burn(size if len(times) == 2 else size * max(0, *times, 1))
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _fuel.get().burn(left.bit_length() * max(0, right))

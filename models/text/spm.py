@@ -1,7 +1,7 @@
-"""SentencePiece vocabularies (Llama 2, Mistral, Gemma, Phi 3): pieces joined by score; knows nothing of control tokens.
+"""SentencePiece vocabularies (Llama 2, Mistral, Gemma, Phi 3): joins pieces by score; knows nothing of control tokens.
 
-The joining is done by the `sentencepiece` library, which takes a model as a protocol buffer. It is written here by hand
-from the file's pieces, their scores and kinds (https://protobuf.dev/programming-guides/encoding):
+The `sentencepiece` library does the joining. It takes a model as a protocol buffer, which is written here by hand from
+the file's pieces, their scores and kinds (https://protobuf.dev/programming-guides/encoding):
 
     ModelProto     1: SentencePiece, repeated;  2: TrainerSpec;  3: NormalizerSpec
     SentencePiece  1: text;  2: score, a float;  3: kind
@@ -16,23 +16,23 @@ import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor, SetMinLogLevel
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from ..file.strings import Texts
 from .vocabulary import BYTE, CONTROL, SPACE, UNKNOWN, Vocabulary, check_length
 
-SetMinLogLevel(2)  # errors, which are raised too: no warnings on stderr
+SetMinLogLevel(2)  # no warnings on stderr; errors are raised
 
 _NORMAL = 1
 
-# What stands before and after a piece's text: field numbers and types, and sizes as integers of seven bits a byte. Four
-# bytes hold any size that a file's header may have; that most sizes need but one is no fault.
+# The bytes before and after a piece's text: field tags, and sizes as varints of four bytes, which hold any size that a
+# header may have. Most sizes would need one byte, but longer varints are valid.
 _HEAD = np.dtype([("piece", "u1"), ("size", "u1", 4), ("text", "u1"), ("length", "u1", 4)])
 _TAIL = np.dtype([("score_follows", "u1"), ("score", "<f4"), ("kind_follows", "u1"), ("kind", "u1")])
 
 
 class SPM:
-    """The pair with the best score is joined first, of equals the leftmost; what has no piece becomes bytes."""
+    """Joins the pair with the best score first, the leftmost of equals; a character without a piece becomes bytes."""
 
     def __init__(self, g: GGUF, vocabulary: Vocabulary) -> None:
         self._prefix = " " if g.flag("tokenizer.ggml.add_space_prefix", default=True) else ""
@@ -41,7 +41,7 @@ class SPM:
         kinds = np.full(len(scores), _NORMAL, np.uint8)  # llama.cpp joins unused ones too
         kinds[list(vocabulary.control)] = CONTROL  # never made of text
         kinds[list(vocabulary.bytes)] = BYTE
-        # The library wants exactly one unknown piece. Ours stands behind the vocabulary, with a text that is in none.
+        # The library wants exactly one unknown piece. Ours comes after the vocabulary, with a text longer than all.
         self._unknown = len(scores)
         self._instead = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
         unknown = b"?" * (1 + int(vocabulary.texts.lengths.max()))
@@ -53,7 +53,7 @@ class SPM:
         try:
             self._processor.LoadFromSerializedProto(proto)
         except RuntimeError as e:
-            vocabulary.ids()  # the library refuses texts that are there twice, and this says which
+            vocabulary.ids()  # the library refuses duplicate texts, and this says which
             problem = f"cannot be used: {short(str(e), 200)}"
             raise ModelError(g.path, "tokenizer.ggml.tokens", problem, CONVERT) from None
 
@@ -64,12 +64,12 @@ class SPM:
         return [i for found in ids for i in (self._instead if found == self._unknown else [found])]
 
     def piece(self, text: str) -> bytes:
-        """The bytes that a token's text stands for."""
+        """Return the bytes that a token's text stands for."""
         return text.replace(SPACE, " ").encode()
 
 
 def _pieces(texts: Texts, scores: npt.NDArray[np.float32], kinds: npt.NDArray[np.uint8]) -> bytes:
-    """The messages of all pieces; at once, as there may be 262,144."""
+    """Return the messages of all pieces, made at once, as there may be 262,144."""
     lengths, head, tail = texts.lengths, np.zeros(len(texts), _HEAD), np.zeros(len(texts), _TAIL)
     head["piece"], head["text"] = _tag(1, 2), _tag(1, 2)
     head["size"] = _four(1 + 4 + lengths + _TAIL.itemsize)
@@ -87,12 +87,12 @@ def _pieces(texts: Texts, scores: npt.NDArray[np.float32], kinds: npt.NDArray[np
 
 
 def _four(n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Integers as four bytes each: seven bits in a byte, and the eighth says that another follows."""
+    """Return each integer as a varint of four bytes: seven bits in a byte, and a bit that says that another follows."""
     return n[:, None] >> (0, 7, 14, 21) & 127 | (128, 128, 128, 0)
 
 
 def _tag(number: int, kind: int) -> int:
-    """A field's number and type: 0 an integer, 2 bytes, 5 a float."""
+    """Return the tag of a field: its number, and its type (0: integer, 2: bytes, 5: float)."""
     return number << 3 | kind
 
 

@@ -1,4 +1,4 @@
-"""A conversation as the token ids that a model was trained to see, by the chat template in its file; knows no model."""
+"""Turns a conversation into token ids by the chat template in a model's file; knows no model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant" | ..., "
 
 
 class ChatTemplate:
-    """A Jinja template, which is compiled when it is first used: one that is broken harms nobody who does without."""
+    """A Jinja template, compiled when it is first used, so that a broken one does no harm until then."""
 
     def __init__(self, source: str, bos: str, eos: str, path: object = "") -> None:
-        """bos, eos: the texts of these tokens, which a template may name; path: the file, for messages."""
+        """bos, eos: the texts of these tokens, which a template may use; path: the file, for messages."""
         self.source, self.bos, self.eos, self.path = source, bos, eos, path
 
     @classmethod
     def from_gguf(cls, g: GGUF) -> ChatTemplate | None:
-        """The template of a file, or None if it has none."""
+        """Return the template of a file, or None if it has none; raises ModelError."""
         if KEY not in g.metadata:
             return None
         tokens = g.texts("tokenizer.ggml.tokens", default=Texts.of([]))
@@ -42,10 +42,10 @@ class ChatTemplate:
         return cls(g.text(KEY), text("bos"), text("eos"), g.path)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, and with `add_generation_prompt` the words that begin an answer.
+        """Return the conversation as text and, with `add_generation_prompt`, the text that begins an answer.
 
         A system prompt that the template refuses or leaves out goes in front of the next message, as in llama.cpp.
-        Raises ModelError for a template that is broken, out of bounds, or does not take these messages.
+        Raises ModelError if the template is broken, out of bounds, or refuses these messages.
         """
         system = messages[0]["content"] if len(messages) > 1 and messages[0]["role"] == "system" else ""
         if not system:
@@ -56,7 +56,7 @@ class ChatTemplate:
             if system.strip() in text:
                 return text
             other = {**messages[0], "content": system + "."}
-            if text != self._run([other, *messages[1:]], add_generation_prompt):  # it is there in other words
+            if text != self._run([other, *messages[1:]], add_generation_prompt):  # the text depends on it
                 return text
         except _RefusedError as error:
             refused = error
@@ -79,7 +79,7 @@ class ChatTemplate:
             return sandbox.render(self.source, values)
         except sandbox.Refused as e:
             raise _RefusedError(self.path, KEY, f"refuses these messages: {short(str(e), 200)}", CURE) from None
-        except Exception as e:  # a template can raise whatever Python can, RecursionError and MemoryError among it
+        except Exception as e:  # a template can raise anything, RecursionError and MemoryError too
             problem = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
             if isinstance(e, (TypeError, UndefinedError)) and _TOOLS.search(self.source):
                 problem += " (it may be for calling tools, which pyllm does not do)"
@@ -88,29 +88,29 @@ class ChatTemplate:
     def encode(
         self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
     ) -> list[int]:
-        """The token ids of the conversation. Control tokens come from the template alone: in a message they are text.
+        """Return the token ids of the conversation. Only the template makes control tokens: in a message they are text.
 
-        Raises ModelError as `render` does, and UsageError for a message that is no Unicode.
+        Raises ModelError as `render` does, and UsageError if a message is not Unicode.
         """
-        # Control tokens in messages are broken by a character that nobody uses, and mended once the others are found.
+        # An unused character breaks control tokens in messages; it is taken out once the template's are found.
         mark = _unused_character([self.source, *(text for m in messages for text in m.values())])
         hidden = [{key: tokenizer.hide(text, mark) for key, text in m.items()} for m in messages]
         ids: list[int] = []
         for part in tokenizer.split(self.render(hidden, add_generation_prompt)):
             ids.extend([part] if isinstance(part, int) else tokenizer.encode(part.replace(mark, "")))
         if not ids:
-            raise ModelError(self.path, KEY, "makes nothing of these messages", CURE)
+            raise ModelError(self.path, KEY, "gives no text for these messages", CURE)
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[0] != tokenizer.bos_id:
             ids.insert(0, tokenizer.bos_id)  # most templates write it themselves
         return ids
 
 
 class _RefusedError(ModelError):
-    """The template itself refuses the messages."""
+    """The template refuses the messages, by raise_exception."""
 
 
 def _unused_character(texts: Iterable[str]) -> str:
-    """A private-use character (plane 15 or 16) that is in none of the texts."""
+    """Return a private-use character (plane 15 or 16) that is in none of the texts; raises UsageError."""
     used = set().union(*texts)
     for code in range(0xF0000, 0x10FFFE):
         if chr(code) not in used:

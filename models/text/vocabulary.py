@@ -1,4 +1,4 @@
-"""The vocabulary in a GGUF file, checked: the tokens' texts and kinds, and which of them begin and end an answer.
+"""Reads and checks the vocabulary in a GGUF file: the tokens' texts and kinds, and which begin and end an answer.
 
 Knows nothing of how text is cut into tokens.
 """
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..file.gguf import CONVERT, GGUF
-from ..file.header import short
+from ..file.gguf import GGUF
+from ..file.header import CONVERT, short
 from ..file.strings import Texts
 
-# Kinds of tokens, `tokenizer.ggml.token_type`. 0 (undefined), 1 (normal) and 5 (unused) are text all the same.
+# Kinds of tokens, `tokenizer.ggml.token_type`. 0 (undefined), 1 (normal) and 5 (unused) are all text.
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 
-SPACE = "\u2581"  # how a space is written in vocabularies that do not write bytes as characters
+SPACE = "\u2581"  # stands for a space in vocabularies that do not write bytes as characters
 
-# Files name one or two end tokens; models end answers with others too. llama.cpp knows these by their text, and takes
-# them for control tokens whatever kind the file gives them.
+# Files name one or two end tokens, but models end answers with others too. llama.cpp knows these by their text, and
+# takes them for control tokens whatever kind the file gives them.
 END_TEXTS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "</s>",
      "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
@@ -32,9 +32,9 @@ END_TEXTS = frozenset(
 )  # fmt: skip
 _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
-# Where both of a pair are, <|end|> ends a part of an answer (gpt-oss, Solar).
+# In a vocabulary with both texts of a pair, <|end|> ends only a part of an answer (gpt-oss, Solar).
 _PARTS = ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})
-# Between the parts of an answer. They steer the model, but without them the parts would run into each other.
+# These come between the parts of an answer. They steer the model, but without them the parts would run together.
 _PART_TEXTS = frozenset(("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"))
 
 _BYTE_TEXT = re.compile("<0x([0-9A-F]{2})>")
@@ -42,15 +42,15 @@ _BYTE_TEXT = re.compile("<0x([0-9A-F]{2})>")
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Ids are from 0 to len(texts) - 1."""
+    """The tokens of a model. Ids are from 0 to len(texts) - 1."""
 
     path: Path  # the file, for messages
     texts: Texts = field(repr=False)
     kinds: npt.NDArray[np.int64] = field(repr=False)
-    control: frozenset[int]  # steer the model, and are no text
-    shown: frozenset[int]  # those of them that a reader of the answer needs
-    verbatim: frozenset[int]  # are found in any text as they stand, before anything else is done with it
-    bytes: dict[int, int]  # id -> byte, of the tokens that stand for one
+    control: frozenset[int]  # tokens that steer the model and are not text
+    shown: frozenset[int]  # control tokens that a reader of the answer needs
+    verbatim: frozenset[int]  # user-defined tokens, found in a text before it is cut into pieces
+    bytes: dict[int, int]  # id -> byte, of the byte tokens
     bos_id: int | None
     eos_id: int | None
     unk_id: int | None
@@ -58,11 +58,11 @@ class Vocabulary:
 
     @classmethod
     def from_gguf(cls, g: GGUF) -> Vocabulary:
-        """Raises ModelError for lists that do not fit each other, and ids that are none."""
+        """Read the vocabulary; raises ModelError if its lists have different lengths or an id is out of range."""
         texts = g.texts("tokenizer.ggml.tokens")
         if not texts:
             raise ModelError(g.path, "tokenizer.ggml.tokens", "is empty", CONVERT)
-        if not texts.lengths.all():  # llama.cpp's names for those without a text
+        if not texts.lengths.all():  # tokens without a text get llama.cpp's names
             texts = Texts.of(text or f"[EMPTY_{i}]" for i, text in enumerate(texts))
         kinds = g.ints("tokenizer.ggml.token_type", 0, 6)
         check_length(g, "tokenizer.ggml.token_type", len(kinds), len(texts))
@@ -80,7 +80,7 @@ class Vocabulary:
         if "<|end|>" in ids and any(pair <= ids.keys() for pair in _PARTS):
             ends.discard(ids["<|end|>"])
             shown.add(ids["<|end|>"])
-        if "</s>" in ids and "<|tool_response>" in ids:  # Gemma 4, where </s> is a tag of HTML
+        if "</s>" in ids and "<|tool_response>" in ids:  # Gemma 4, in which </s> is an HTML tag
             ends.discard(ids["</s>"])
         control |= ends | shown
         ends.update(i for name in _END_KEYS if (i := special(name)) is not None)
@@ -95,7 +95,7 @@ class Vocabulary:
         )  # fmt: skip
 
     def ids(self) -> dict[str, int]:
-        """The id of each text; ModelError where two are the same."""
+        """Return the id of each text; raises ModelError if two texts are the same."""
         ids = {text: i for i, text in enumerate(self.texts)}
         if len(ids) < len(self.texts):
             twice = next(i for i, text in enumerate(self.texts) if ids[text] != i)

@@ -86,7 +86,7 @@ def test_a_tensor_type_that_does_not_run(tmp_path: Path) -> None:
     at = raw.index(b"output.weight") + len(b"output.weight") + 4 + 2 * 8  # number of dimensions, dimensions
     put(path, raw[:at] + u32(26) + raw[at + 4 :])  # i32, of f32's size
     facts = describe(GGUF.open(path))
-    assert "tensor 'output.weight': is i32" in facts["problem"]
+    assert "tensor 'output.weight': has type i32" in facts["problem"]
     assert facts["config"] is not None
 
 

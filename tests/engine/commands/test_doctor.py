@@ -85,7 +85,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     [
         ({}, ""),
         ({"environment_PYLLM_PORTABLE": "1"}, "PYLLM_PORTABLE is set"),
-        ({"environment_NUMBA_CPU_NAME": "haswell"}, "narrows"),
+        ({"environment_NUMBA_CPU_NAME": "haswell"}, "limits what"),
         ({"environment_PYLLM_AMX": "0"}, "PYLLM_AMX=0"),
         ({"cpu_dot": "portable"}, "neither AVX2"),
         ({"cores_affinity": 1, "cores_load": None}, "only 1 of 8 cores"),

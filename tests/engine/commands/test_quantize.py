@@ -85,7 +85,7 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *args: object) -> str
 def test_refusals(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "b.gguf"
     assert "'Q9'" in refused(capsys, 2, source, out, "Q9")
-    assert "no folder" in refused(capsys, 2, source, tmp_path / "no" / "b.gguf", "Q8_0")
+    assert "the folder" in refused(capsys, 2, source, tmp_path / "no" / "b.gguf", "Q8_0")
     assert "is the model that is read" in refused(capsys, 2, source, source, "Q8_0", "--force")
     out.write_bytes(b"precious")
     assert "--force" in refused(capsys, 2, source, out, "Q8_0")

@@ -1,4 +1,4 @@
-"""Bars on a terminal, one line elsewhere, nothing for what is quick."""
+"""Progress shows bars on a terminal, one line elsewhere, and nothing for what is quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyllm.engine.machine.bars import Bars
 
 
 class Stderr(io.StringIO):
-    """A stderr that is a terminal, or none."""
+    """A stderr that is a terminal, or is not."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, terminal: bool, patience: float = 0.0) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Stderr(io.StringIO):
 
     @property
     def text(self) -> str:
-        """What is on it, without colours and movements."""
+        """Return what was written to it, without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
 
 
@@ -38,7 +38,7 @@ def test_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for calls in (
         [("fetching [a]", 1_000_000, 4_000_000, "2.0 MB/s")],
         [("fetching [a]", 1_000_000, 4_000_000), ("fetching [a]", 9_000_000, 4_000_000)],
-        [("waiting", 3, 0), ("waiting", 5_000_000, 0)],  # nobody knows for how long
+        [("waiting", 3, 0), ("waiting", 5_000_000, 0)],  # of unknown length
     ):
         with Bars() as bars:
             for call in calls:

@@ -1,4 +1,4 @@
-"""What fits is let through, what does not is refused with numbers and a context that would."""
+"""A model that fits is let through; one that does not is refused, with numbers and a context that would fit."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_cgroup_2_inherits_limits(tmp_path: Path) -> None:
 
 def test_cgroup_1_in_a_container(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "7:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/\n")
-    mount = tmp_path / "sys/fs/cgroup/memory"  # the host's path is not here: the mount is the container's own
+    mount = tmp_path / "sys/fs/cgroup/memory"  # the host's path does not exist: the mount is the container's own
     write(mount / "memory.limit_in_bytes", "2000")
     write(mount / "memory.usage_in_bytes", "700")
     write(mount / "memory.stat", "inactive_file 1\ntotal_inactive_file 100\n")

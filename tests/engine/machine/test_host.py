@@ -1,4 +1,4 @@
-"""What the system tells of CPUs, caches and limits, read from made-up trees."""
+"""What the system says about CPUs, caches and limits, read from made-up trees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of the hub, against a hub of our own on loopback: choices, logins, broken connections, what is here."""
+"""Models of the hub, tested against our own hub on loopback: choices, logins, broken connections, kept files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Q4, Q8 = b"GGUF" + bytes(range(256)) * 3000, b"GGUF" + bytes(range(255, -1, -1))
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's cache, ours, and no login."""
+    """Set the folders of the hub's cache and of ours, and no login."""
     for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -134,7 +134,7 @@ def test_a_key_that_ends_it_leaves_what_is_here(served: fake_hub.Hub, home: Path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
 def test_ctrl_c(served: fake_hub.Hub, home: Path) -> None:
-    """As a user ends `pyllm pull`: no traceback, 130, and what is here stays."""
+    """Ctrl-C ends `pyllm pull` without a traceback and with code 130; what has come stays."""
     served.pause = 0.05
     code = f"from pyllm.__main__ import script; import sys; sys.argv[1:] = ['pull', {REPO!r}]; script()"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -221,12 +221,12 @@ def test_offline(served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_that_is_not_there(
-    served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: fake_hub.Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = get(f"{REPO}:Q8_0")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert get(REPO) == here
-    assert "cannot be reached" in (said := capsys.readouterr().err) and "taking what is here" in said
+    assert "cannot be reached" in caplog.text and "taking what is here" in caplog.text
     assert "http://127.0.0.1:9 cannot be reached" in refused("someone/else")
 
 
@@ -290,7 +290,7 @@ def test_a_name_that_the_hub_does_not_allow(served: fake_hub.Hub) -> None:
 
 
 def test_two_at_once(served: fake_hub.Hub, tmp_path: Path) -> None:
-    """Two processes, one download."""
+    """Two processes share one download."""
     code = f"from pyllm.engine.store import sources; sources.resolve({REPO!r}, offline=False)"
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}) for _ in "ab"

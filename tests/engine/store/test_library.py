@@ -1,4 +1,4 @@
-"""pull, list, show, rm and verify as a user meets them, over a hub of our own and wheels that stand in for PyPI's."""
+"""pull, list, show, rm and verify as a user meets them, over our own hub and wheels that stand in for PyPI's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def served(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must end with `code`; what it prints, on stdout or (one line) on stderr."""
+    """Run a command that must end with `code`; return what it prints on stdout, or its one line on stderr."""
 
     def run(*argv: str, code: int = 0) -> str:
         assert main(argv) == code

@@ -1,4 +1,4 @@
-"""Which files of a repository are the model."""
+"""The choice of a model among a repository's files."""
 
 from __future__ import annotations
 

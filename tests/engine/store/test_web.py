@@ -1,4 +1,4 @@
-"""Models at an address, against a server of our own: resumed, checked, redirected, or refused in one line."""
+"""Models at an address, from our own server: resumed, checked, redirected, or refused in one line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_address(served: fake_hub.Hub, content: bytes) -> None:
 
 @pytest.mark.parametrize("told", ["ETag", "Last-Modified", "nothing"])
 def test_a_broken_connection(told: str, served: fake_hub.Hub, content: bytes) -> None:
-    """It is resumed where the server tells which file it is, and begun anew elsewhere."""
+    """A download is resumed if the server identifies its file, and started over if not."""
     served.etag, served.cuts = told == "ETag", [200_000, 100_000]
     if told == "Last-Modified":
         served.headers = {told: "Sun, 22 Nov 2026 06:00:00 GMT"}  # which this server does not compare
@@ -112,7 +112,7 @@ def test_a_server_that_tells_a_checksum(served: fake_hub.Hub, content: bytes, tm
 
 
 def test_a_page_instead_of_a_file(served: fake_hub.Hub, tmp_path: Path) -> None:
-    assert "is no GGUF file" in refused(f"{served.url}/page.gguf")
+    assert "not a GGUF file" in refused(f"{served.url}/page.gguf")
     assert not [path for path in tmp_path.rglob("page*") if path.name != ".lock"]
 
 
@@ -127,7 +127,7 @@ def test_answers_that_are_no_file(served: fake_hub.Hub) -> None:
     served.statuses = [429, 500]
     get(f"{served.url}/tiny.gguf")
     served.headers = {"Content-Encoding": "gzip"}
-    assert "packs the file" in refused(f"{served.url}/tiny.gguf?again")
+    assert "compresses the file" in refused(f"{served.url}/tiny.gguf?again")
     assert "127.0.0.1:9 cannot be reached" in refused("http://127.0.0.1:9/tiny.gguf")
     assert "is not here" in refused(f"{served.url}/tiny.gguf?other", ModelError, offline=True)
 
@@ -146,7 +146,7 @@ def test_answers_that_make_no_sense(served: fake_hub.Hub, content: bytes) -> Non
 def test_redirects(served: fake_hub.Hub, content: bytes) -> None:
     assert get(f"{served.url}/to/{served.cdn}/tiny.gguf").read_bytes() == content
     loop = f"{served.url}/to/" * 9 + f"{served.url}/tiny.gguf"
-    assert "redirected too often" in refused(loop)
+    assert "too many redirects" in refused(loop)
     assert "not safe to follow" in refused(f"{served.url}/to/ftp://127.0.0.1/tiny.gguf")
     assert "check the address" in refused(f"{served.url}/to/file:///etc/tiny.gguf")
 
@@ -187,7 +187,7 @@ def test_a_certificate_that_is_not_trusted(served: fake_hub.Hub, monkeypatch: py
         return Opener()
 
     monkeypatch.setattr(fetch, "build_opener", build_opener)
-    assert "not trusted: self-signed certificate; SSL_CERT_FILE" in refused("https://127.0.0.1/tiny.gguf")
+    assert "not trusted: self-signed certificate; set SSL_CERT_FILE" in refused("https://127.0.0.1/tiny.gguf")
 
 
 def test_how_long_to_wait() -> None:

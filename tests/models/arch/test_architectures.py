@@ -101,7 +101,7 @@ def test_factors_by_the_length_of_the_context(tmp_path: Path) -> None:
         def has(self, name: str) -> bool:
             return name != "rope_freqs.weight"
 
-        def together(self, *names: str) -> bool:
+        def has_all(self, *names: str) -> bool:
             return True
 
         def positive(self, name: str, n: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_a_tensor_more(model: GGUF) -> None:
     tensor = model.tensors["output_norm.weight"]
     for name in ("blk.0.attn_q.scale", f"blk.{2000}.attn_norm.weight", "output_norm.bias", "x\n"):
         more = replace(model, tensors=model.tensors | {name: tensor})
-        assert "is no tensor that this architecture uses" in refusal(more)
+        assert "is not a tensor that this architecture uses" in refusal(more)
 
 
 def test_a_wrong_shape(model: GGUF) -> None:

@@ -34,7 +34,8 @@ from gguf_bytes import (
 
 from pyllm.models.arch.registry import read_config
 from pyllm.models.errors import ModelError
-from pyllm.models.file.gguf import GGUF, TENSOR_TYPES, part_names
+from pyllm.models.file.gguf import GGUF, part_names
+from pyllm.models.file.header import TENSOR_TYPES
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_types_are_ggmls() -> None:
 
 
 def agrees(path: Path) -> None:
-    """What we read is what gguf's own reader reads."""
+    """Check that we read what gguf's own reader reads."""
     g, theirs = GGUF.open(path), gguf.GGUFReader(path)
     fields = {k: f.contents() for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
     assert g.metadata.keys() == fields.keys()

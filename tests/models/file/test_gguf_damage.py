@@ -1,4 +1,4 @@
-"""The GGUF reader refuses what is damaged: in one line, quickly, and without taking memory."""
+"""The GGUF reader refuses damaged files: in one line, quickly, and without taking memory."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def small(folder: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
-    """(a path to write to, a small model's bytes, how many of them are its header)."""
+    """Return a path to write to, a small model's bytes, and how many of them are its header."""
     folder = tmp_path_factory.mktemp("damage")
     raw = small(folder)
     tensors = GGUF.open(folder / "small.gguf").tensors.values()
@@ -200,7 +200,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int
 
 
 def survives(path: Path, raw: bytes) -> None:
-    """It opens, and all of it can be read; or it is refused."""
+    """Check that the file opens and can be read as a whole, or is refused."""
     put(path, raw)
     try:
         g = GGUF.open(path)

@@ -1,4 +1,4 @@
-"""Which tensor gets which format, against what llama.cpp's quantize does with the same names and shapes."""
+"""The format of each tensor is the one that llama.cpp's quantize gives the same name and shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NaN and infinity, found wherever a format has floats, and nowhere else."""
+"""NaN and infinity are found wherever a format has floats, and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = {name: ggml_id for ggml_id, (name, _, _) in TENSOR_TYPES.items()}
 
 
 def tensors(folder: Path, kind: str, raws: list[bytes]) -> GGUF:
-    """A file with tensors "0", "1", ... of these bytes."""
+    """Return a file with tensors "0", "1", ... of these bytes."""
     _, size, nbytes = TENSOR_TYPES[NAMES[kind]]
     infos, data = [], b""
     for i, raw in enumerate(raws):
@@ -28,12 +28,12 @@ def tensors(folder: Path, kind: str, raws: list[bytes]) -> GGUF:
 
 @pytest.mark.parametrize("name", [name for name, f in FORMATS.items() if f.ggml_id is not None])
 def test_each_format(name: str, tmp_path: Path) -> None:
-    """A number that is none is found where, and only where, the decoded values are none."""
+    """NaN and infinity are found exactly where decoded values have them."""
     format = FORMATS[name]
     rng = np.random.default_rng(1)
     clean = format.encode(rng.standard_normal((1, 8 * format.size)).astype(np.float32)).ravel()
     damaged = []
-    for at in range(3 * format.nbytes, 4 * format.nbytes):  # each byte of a block, with that before it
+    for at in range(3 * format.nbytes, 4 * format.nbytes):  # each byte of a block, with the one before it
         raw = clean.copy()
         raw[at], raw[at - 1] = (0x7F, 0xFF) if name in ("f32", "bf16") else (raw[at] | 0x7C, raw[at - 1])
         damaged.append(raw)
@@ -47,7 +47,7 @@ def test_each_format(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [f.name for f in FORMATS.values() if f.layout and f.layout.exponent])
 def test_scales_that_are_powers_of_two(name: str, tmp_path: Path) -> None:
-    """All ones is no number, though what it decodes to is one."""
+    """A scale of all ones is NaN, although it decodes to a number."""
     format = FORMATS[name]
     raw = bytearray(8 * format.nbytes)
     assert format.layout is not None

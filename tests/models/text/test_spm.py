@@ -1,4 +1,4 @@
-"""SentencePiece: llama.cpp's ids exactly, pieces joined by score as a plain search finds them, and bad vocabularies."""
+"""SentencePiece: exactly llama.cpp's ids, pieces joined by score as a plain search joins them, bad vocabularies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPACE = "\u2581"
 
 
 def open_spm(pieces: list[tuple[str, float, int]], name: str = "tiny", **overrides: Any) -> Tokenizer:
-    """A vocabulary of (text, score, kind), with metadata under `tokenizer.ggml.` replaced, or removed by None."""
+    """Return a tokenizer of (text, score, kind); overrides: metadata under `tokenizer.ggml.`, None to remove it."""
     keys = {
         "model": "llama", "tokens": Texts.of(p[0] for p in pieces),
         "scores": np.array([p[1] for p in pieces], np.float32),
@@ -38,7 +38,7 @@ def open_spm(pieces: list[tuple[str, float, int]], name: str = "tiny", **overrid
 
 
 def joined(text: str, scores: dict[str, float]) -> list[str]:
-    """The best pair first, of equals the leftmost, until no two neighbours are a piece together."""
+    """Join the best pair first, the leftmost of equals, until no two neighbours make a piece."""
     parts = list(text)
     while True:
         pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]
@@ -77,10 +77,10 @@ def test_control_tokens_and_the_spaces_between() -> None:
     rows = [*FIXED, (f"{SPACE}a", -1.0, NORMAL), ("a", -2.0, NORMAL), (SPACE, -3.0, NORMAL), ("  ", -1.0, USER_DEFINED)]
     spaced_a, a, space, two = range(len(FIXED), len(rows))
     tokenizer = open_spm(rows)
-    assert tokenizer.add_bos  # where the file does not say
+    assert tokenizer.add_bos  # if the file does not say
     assert tokenizer.encode("a</s>a", special=True, bos=True) == [1, spaced_a, 2, spaced_a]
     assert 2 not in tokenizer.encode("a</s>a")
-    assert tokenizer.encode("a  a") == [spaced_a, two, spaced_a]  # llama.cpp adds a space behind those too
+    assert tokenizer.encode("a  a") == [spaced_a, two, spaced_a]  # llama.cpp adds a space after those too
     assert tokenizer.encode("") == []
     assert tokenizer.decode([two, a]) == "  a"
     plain = open_spm(rows, add_space_prefix=False)

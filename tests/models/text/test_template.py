@@ -1,4 +1,4 @@
-"""Chat templates: those of many models, control tokens that stay out of messages, and templates that mean harm."""
+"""Chat templates: those of many models, control tokens that stay out of messages, and hostile templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHATS = {
     "system": [{"role": "system", "content": "Be brief."}, USER],
     "turns": [USER, {"role": "assistant", "content": "Very high."}, {"role": "user", "content": "And blue?"}],
 }
-# What they want is no chat of texts: a list of tools, or functions.
+# These want more than a chat of texts: a list of tools, or functions.
 NOT_FOR_CHATS = {
     "CohereForAI-c4ai-command-r-plus-tool_use": ("for calling tools", list(CHATS)),
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": ("for calling tools", list(CHATS)),
@@ -189,7 +189,7 @@ def test_a_broken_template_is_an_error(source: str, problem: str) -> None:
 
 
 def test_a_template_that_makes_nothing_is_an_error(toy: tuple[ChatTemplate, Tokenizer]) -> None:
-    with pytest.raises(ModelError, match="makes nothing of these messages"):
+    with pytest.raises(ModelError, match="gives no text for these messages"):
         template("{# #}").encode([USER], toy[1])
 
 
@@ -247,7 +247,7 @@ GROW = (
     ],
 )  # fmt: skip
 def test_a_template_cannot_take_all_time_and_memory(source: str) -> None:
-    resource = pytest.importorskip("resource")  # Windows has none, and the sandbox is the same there
+    resource = pytest.importorskip("resource")  # Windows does not have it, and the sandbox is the same there
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="cannot be used"):
         template(source).render([USER])
@@ -256,7 +256,7 @@ def test_a_template_cannot_take_all_time_and_memory(source: str) -> None:
 
 
 def test_a_long_chat_is_not_too_much() -> None:
-    """As templates go that look through all messages for each message, and add up the text."""
+    """Some templates look through all messages for each message, and add up the text."""
     source = (
         "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.last = 0 %}{% for n in messages %}"
         "{% if n.role == 'user' and loop.index0 > 2 %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"

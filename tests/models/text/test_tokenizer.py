@@ -1,4 +1,4 @@
-"""The tokenizer: llama.cpp's ids exactly, any text there and back, and a clear refusal of what is damaged."""
+"""The tokenizer: exactly llama.cpp's ids, any text there and back, and a clear refusal of damaged files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyllm.models.text import bpe
 from pyllm.models.text.pre_tokenizers import PRE_TOKENIZERS
 from pyllm.models.text.tokenizer import StreamDecoder, Tokenizer
 
-# Text with what is hard in it: control tokens, parts of them, bytes, surrogate-free code points of all planes.
+# Text with hard parts: control tokens, pieces of them, bytes, code points of all planes but no surrogates.
 TEXTS = st.lists(
     st.text(max_size=8) | st.sampled_from([*tiny.CONTROL, "<|im_", "|>", "hello world", "  \n", "🦙", "e\u0301"])
 ).map("".join)
@@ -30,12 +30,12 @@ TEXTS = st.lists(
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A vocabulary of all bytes, a dozen merges and three control tokens."""
+    """Return a tokenizer with all bytes, a dozen merges and three control tokens."""
     return Tokenizer.from_gguf(GGUF.open(tiny.write(tmp_path_factory.mktemp("toy") / "toy.gguf")))
 
 
 def changed(folder: Path, **overrides: Any) -> Tokenizer:
-    """The toy vocabulary with metadata under `tokenizer.ggml.` replaced, or removed by None."""
+    """Return the toy tokenizer with metadata under `tokenizer.ggml.` replaced, or removed by None."""
     names = {f"tokenizer.ggml.{name}": value for name, value in overrides.items()}
     return Tokenizer.from_gguf(GGUF.open(tiny.write(folder / "changed.gguf", overrides=names)))
 
@@ -126,7 +126,7 @@ def test_a_stream_is_the_whole(toy: Tokenizer, ids: list[int], special: bool) ->
 
 def test_a_stream_keeps_characters_whole(toy: Tokenizer) -> None:
     llama = toy.encode("🦙")
-    assert len(llama) == 4  # one token a byte
+    assert len(llama) == 4  # one token per byte
     stream = StreamDecoder(toy)
     assert [stream.feed(i) for i in llama] == ["", "", "", "🦙"]
     assert [stream.feed(i) for i in llama[:2]] == ["", ""]
@@ -146,7 +146,7 @@ def test_a_missing_byte_is_left_out(tmp_path: Path) -> None:
     tokens[tokens.index("!")] = "<none>"
     tokenizer = changed(tmp_path, tokens=tokens, token_type=types)
     assert tokenizer.decode(tokenizer.encode("hel!lo! world")) == "hello world"
-    assert tokenizer.encode("hel!lo") != tokenizer.encode("hello")  # what stood apart does not merge
+    assert tokenizer.encode("hel!lo") != tokenizer.encode("hello")  # pieces that were apart do not merge
 
 
 def test_user_defined_tokens_are_found_in_any_text(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_damaged_vocabulary_is_refused(tmp_path: Path, overrides: dict[str, An
 
 
 def gemma_4() -> Tokenizer:
-    """A vocabulary of Gemma 4's kind: spaces as U+2581, lines as words, bytes as <0x..>."""
+    """Return a tokenizer like Gemma 4's: spaces as U+2581, lines as words, bytes as <0x..>."""
     merged = ["\u2581a", "aa", "\n\n", "\n\n\n\n\n", "\u2581a\u2581a"]
     tokens = ["<bos>", *(f"<0x{b:02X}>" for b in range(256)), "a", "\u2581", "\n", *merged]
     keys = {
@@ -211,11 +211,11 @@ def test_lines_are_words_in_gemma_4() -> None:
     tokenizer = gemma_4()
     a, space, newline, _, aa, two, five, spaced = range(257, 265)
     assert tokenizer.encode(" a a") == [spaced]
-    assert tokenizer.encode("\n" * 5) == [five]  # though no merge leads there
+    assert tokenizer.encode("\n" * 5) == [five]  # although no merge leads there
     assert tokenizer.encode("\n" * 3) == [two, newline]
     assert tokenizer.encode("aaa \n") == [aa, a, space, newline]
     assert tokenizer.encode("é") == [1 + 0xC3, 1 + 0xA9]
-    assert tokenizer.encode("", bos=True) == [0]  # where the file does not say
+    assert tokenizer.encode("", bos=True) == [0]  # if the file does not say
 
 
 @settings(deadline=None)

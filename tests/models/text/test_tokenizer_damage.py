@@ -1,4 +1,4 @@
-"""Vocabularies of chance: each is used, or refused in one line, and nothing else happens."""
+"""Random vocabularies: each works, or is refused in one line, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = st.text("ab ▁Ġ<>|\n\0é🦙", max_size=4) | st.text(max_size=3) | NAME
 
 @st.composite
 def vocabularies(draw: st.DrawFn) -> dict[str, Any]:
-    """A vocabulary that is mostly right: one in twenty things is not."""
+    """Make a vocabulary that is mostly right: one in twenty entries is wrong."""
 
     def rarely() -> bool:
         return draw(st.integers(0, 19)) == 19

@@ -1,4 +1,4 @@
-"""Which tokens end an answer, which are control tokens, which are shown: by ids, by texts, and where texts mislead."""
+"""The tokens that end an answer, control tokens and shown tokens: by ids, by texts, and where texts mislead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 
 def vocabulary(tokens: dict[str, int], **metadata: Any) -> Vocabulary:
-    """Of text -> kind, and more metadata under `tokenizer.ggml.`."""
+    """Return a vocabulary of text -> kind, with more metadata under `tokenizer.ggml.`."""
     keys = {"tokens": Texts.of(tokens), "token_type": np.array(list(tokens.values()), np.int32), **metadata}
     return Vocabulary.from_gguf(GGUF(Path("v.gguf"), 3, {f"tokenizer.ggml.{k}": v for k, v in keys.items()}, {}, 0, ()))
 
