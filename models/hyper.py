@@ -121,8 +121,8 @@ class Hyper:
             for rope, window in zip(ropes, windows or [0] * self.n_layer, strict=True)
         )
 
-    def config(self, layers: tuple[Layer, ...], **more: Any) -> Config:
-        """A Config with what all models have; `more`: its other fields."""
+    def config(self, layers: tuple[Layer, ...], *, layer_norm: bool = False, **more: Any) -> Config:
+        """Return a Config with what all models have; layer_norm: its norms are LayerNorms; `more`: its other fields."""
         return Config(
             architecture=self.architecture,
             name=self.gguf.text("general.name", default=self.gguf.path.stem),
@@ -131,7 +131,7 @@ class Hyper:
             n_ff=self.n_ff,
             n_vocab=self._n_vocab(),
             n_ctx_train=self._n_ctx_train(),
-            norm_eps=self.number("attention.layer_norm_rms_epsilon", 1e-30, 1.0),
+            norm_eps=self.number(f"attention.layer_norm_{'' if layer_norm else 'rms_'}epsilon", 1e-30, 1.0),
             layers=layers,
             **more,
         )

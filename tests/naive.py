@@ -31,6 +31,12 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True) + eps) * weight
 
 
+def layer_norm(x: Array, weight: Array, bias: Array | float, eps: float) -> Array:
+    x = x.astype(np.float64)
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * weight + bias
+
+
 def quantize_row(x: Array) -> tuple[Array, Array]:
     """Activations (..., n) as int8 and a float32 scale for each block of 32; in float32, to compare bit for bit."""
     v = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
@@ -131,6 +137,13 @@ def gelu(x: Array) -> Array:
     """By tanh."""
     x = x.astype(np.float64)
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def relu2(x: Array) -> Array:
+    return np.maximum(x.astype(np.float64), 0) ** 2
+
+
+UNGATED = {"gelu": gelu, "relu2": relu2}
 
 
 def gated(activation: str, gate: Array, up: Array) -> Array:

@@ -94,6 +94,23 @@ class Recorder:
         )
         return to
 
+    def layer_norm(self, x: Rows, weight: F32Array, bias: F32Array | None = None, *, outs: bool = False) -> Rows:
+        """LayerNorm of each row, or of the rows whose logits are wanted: as `norm`, about the row's mean."""
+        to, count = self.buffers.input("norm", x.n), self.step.outs if outs else self.step.rows
+        self.plan.add(
+            "norm",
+            activations.layer_norm,
+            items=1,
+            times=count,
+            grain=self.rows_at_once,
+            solo=not self.many,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 9),
+            output=(to.x, count),
+            x=x.x, weight=weight, bias=0 if bias is None else bias, rows=self.step.out_rows if outs else 0, y=to.x,
+            **self.handed_over(to, outs=outs), n=x.n, x_stride=x.x.strides[0], eps=self.config.norm_eps,
+        )  # fmt: skip
+        return to
+
     def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
         """to += RMSNorm of each row."""
         self.plan.add(
@@ -261,5 +278,29 @@ class Recorder:
             output=(to.x, self.step.rows),
             gate=gate.x, up=up.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece,
             gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
+        )  # fmt: skip
+        return to
+
+    def gelu(self, x: Rows) -> Rows:
+        """gelu(x), by tanh: where there is no gate."""
+        return self._activate("gelu", x)
+
+    def relu2(self, x: Rows) -> Rows:
+        """max(x, 0)²: where there is no gate."""
+        return self._activate("relu2", x)
+
+    def _activate(self, activation: str, x: Rows) -> Rows:
+        to, piece = self.buffers.input("gated", x.n), 32
+        while piece < 256 and to.n % (2 * piece) == 0:
+            piece *= 2
+        self.plan.add(
+            activation,
+            activations.activate(activation),
+            items=to.n // piece,
+            times=self.step.rows,
+            grain=to.n // piece * self.rows_at_once if self.many else 2,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 9),
+            output=(to.x, self.step.rows),
+            x=x.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece, x_stride=x.x.strides[0],
         )  # fmt: skip
         return to
