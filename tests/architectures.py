@@ -150,10 +150,30 @@ STEP = 4
 
 
 def write(folder: Path, name: str, kind: str) -> Path:
+    """Write a model with its matrices in `kind`: a format, or "mixed"."""
     model = dict(MODELS[name])
     mixed = model.pop("mixed", MIXED)
-    model["types"] = mixed if kind == "mixed" else "f32"
+    model["types"] = mixed if kind == "mixed" else kind
     return tiny.write(folder / f"{name}-{kind}.gguf", **model)
+
+
+N_CTX = 128
+"""Positions of the context that the models are run with."""
+
+
+def logits(path: Path) -> dict[str, np.ndarray]:
+    """Return the engine's logits after each of TOKENS, taken in at once and token by token, with K and V in float32."""
+    from pyllm.engine.llm import LLM
+
+    llm = LLM.load(path, n_ctx=N_CTX, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_outs=len(TOKENS))
+    try:
+        session = llm.session()
+        ((_, at_once),) = session.score(TOKENS)
+        at_once = at_once.copy()
+        session.rewind(0)
+        return {"at once": at_once, "one by one": np.stack([session.decode(token).copy() for token in TOKENS])}
+    finally:
+        llm.close()
 
 
 def recording(name: str, kind: str) -> Path:

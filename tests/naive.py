@@ -119,13 +119,13 @@ def project(x: Array, chosen: Array, w: Array, bias: Array | float = 0.0) -> Arr
     return y + np.broadcast_to(bias, w.shape[:2])[chosen]
 
 
-def experts(w: Mapping[str, Array], x: Array, used: int) -> Array:
+def experts(w: Mapping[str, Array], x: Array, used: int, activation: str = "silu") -> Array:
     """The feed-forward of a mixture of experts, from a layer's tensors by name."""
-    chosen, shares = route(linear(w["ffn_gate_inp"], x), used)
+    chosen, shares = route(linear(w["ffn_gate_inp"], x) + w.get("ffn_gate_inp.bias", 0.0), used)
     rows, bias = len(x), {n: w.get(f"ffn_{n}_exps.bias", 0.0) for n in ("gate", "up", "down")}
     gate, up = (project(x, chosen, w[f"ffn_{n}_exps"], bias[n]) for n in ("gate", "up"))
-    gated = (silu(gate) * up).reshape(rows * used, -1)
-    down = project(gated, chosen.reshape(-1, 1), w["ffn_down_exps"], bias["down"])
+    hidden = gated(activation, gate, up).reshape(rows * used, -1)
+    down = project(hidden, chosen.reshape(-1, 1), w["ffn_down_exps"], bias["down"])
     return (down.reshape(rows, used, -1) * shares[..., None]).sum(axis=1)
 
 
