@@ -109,8 +109,7 @@ LAYER_NORM = record(x="ptr", weight="ptr", bias="ptr", rows="ptr", y="ptr", q="p
 
 @kernel(LAYER_NORM)
 def layer_norm(a, begin, end, thread):
-    """Items are rows: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, n columns, kept as float32 and as products
-    take it.
+    """Items are rows: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, n columns, kept as in rms_norm.
 
     bias: 0 where there is none. rows: as in rms_norm.
     """

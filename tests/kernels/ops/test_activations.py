@@ -52,8 +52,8 @@ def test_rms_norm_of_chosen_rows() -> None:
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, rows: list[int]) -> tuple[np.ndarray, ...]:
     m, n = len(rows), x.shape[1]
     y, q, meta = rig.zeros(m, n), rig.zeros(m, n, dtype=np.int8), rig.zeros(m, n // 32, 4, dtype=np.int32)
-    rig.run(activations.layer_norm, m, x=x, weight=weight, bias=0 if bias is None else bias,
-            rows=np.array(rows, np.int64), y=y, q=q, meta=meta, half=0, n=n, x_stride=x.strides[0], eps=EPS)  # fmt: skip
+    rig.run(activations.layer_norm, m, x=x, weight=weight, bias=0 if bias is None else bias, rows=np.array(rows),
+            y=y, q=q, meta=meta, half=0, n=n, x_stride=x.strides[0], eps=EPS)  # fmt: skip
     return y, q, meta
 
 
