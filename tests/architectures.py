@@ -147,7 +147,7 @@ MODELS: dict[str, dict[str, Any]] = {
 _WINDOW = {"attention.sliding_window": 9}
 _LOCAL = _WINDOW | {"rope.freq_base": 1e6, "rope.scaling.factor": 8.0}
 _WIDE = {"attention.key_length": 64, "attention.value_length": 64, "rope.dimension_count": 64}  # 4 heads of 128 values
-_SPARSE = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+_SPARSE = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 96}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ class Traits:
     halves: bool | None
     """RoPE pairs values of a head's two halves (llama.cpp: NEOX) or neighbours (NORM); None: there is no RoPE."""
     needs: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata that its files must have, beyond what all have."""
+    """Metadata that its files have and a `llama` has not, or (None) the other way round; tiny models have it too."""
     reads: Sequence[tuple[Mapping[str, Any], Mapping[str, Sequence[Any]]]] = ()
     """What a file of 8 layers says, and what is then read for each layer: a field of Layer or of its Rope, or "turned":
     whether it has a Rope."""
@@ -218,7 +218,9 @@ STEP = 4
 def write(folder: Path, name: str, kind: str) -> Path:
     """Write a model with its matrices in `kind`: a format, or "mixed"."""
     model = dict(MODELS[name])
-    mixed = model.pop("mixed", MIXED)
+    mixed, own = model.pop("mixed", MIXED), model.get("overrides", {})
+    arch = model.get("arch", "llama")
+    model["overrides"] = own | {f"{arch}.{k}": v for k, v in TRAITS[arch].needs.items() if f"{arch}.{k}" not in own}
     model["types"] = mixed if kind == "mixed" else kind
     return tiny.write(folder / f"{name}-{kind}.gguf", **model)
 

@@ -43,6 +43,24 @@ def test_the_oracle_is_llama_cpps(name: str, tmp_path: Path) -> None:
     assert naive.nmse(found, np.load(recording)["logits"].astype(np.float32)) < 1e-7
 
 
+@pytest.mark.parametrize("name", architectures.MODELS)
+def test_every_tensor_counts(name: str, tmp_path: Path) -> None:
+    """A `forward` that takes a tensor and forgets to use it is wrong for engine and oracle alike."""
+    g = GGUF.open(architectures.write(tmp_path, name, "f32"))
+    weights, rng = naive_recorder.Weights(g), np.random.default_rng(0)
+
+    def found(n_ctx: int) -> np.ndarray:
+        return naive_recorder.logits(g, architectures.TOKENS[:4], n_ctx, weights)
+
+    plain = {n_ctx: found(n_ctx) for n_ctx in (1, 1 << 20)}  # some tensors are for short contexts, some for long ones
+    for tensor, values in list(weights.tensors.items()):
+        if not tensor.startswith("blk.") or tensor.startswith("blk.0."):
+            weights.tensors[tensor] = values * rng.uniform(0.5, 1.5, values.shape)
+            n_ctx = 1 if "_short" in tensor else 1 << 20
+            assert (found(n_ctx) != plain[n_ctx]).any(), tensor
+            weights.tensors[tensor] = values
+
+
 class Block(Attention):
     """A layer with LayerNorms and without a gate."""
 
