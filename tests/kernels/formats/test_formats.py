@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -65,6 +68,13 @@ def test_ours(fmt: Format) -> None:
     x, steps = np.linspace(-1, 1, 32, dtype=np.float32)[None], 2**fmt.bits - 1
     got = fmt.decode(fmt.encode(x))
     np.testing.assert_allclose(got, np.rint((x + 1) / 2 * steps) / steps * 2 - 1, atol=1e-3)
+
+
+def test_the_readme_names_each_type() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    cache, weights = (readme.partition(f"\n{start}")[2].partition("\n\n")[0] for start in ("Cache types ", "Runs: "))
+    assert [name for name in CACHE_TYPES if f"`{name}`" not in cache] == []
+    assert set(map(str.upper, WEIGHT_TYPES)) - set(re.findall(r"\w+", weights)) == set()
 
 
 def test_iq4_nl_is_ggmls() -> None:

@@ -80,7 +80,7 @@ class MadeUp(Decoder[Block]):
 
     @staticmethod
     def config(h: Hyper) -> Config:
-        return h.config(h.layers([h.rope(neox=True)] * h.n_layer), layer_norm=True)
+        return h.config(h.layers([h.rope(neox=True)] * h.n_layer), norm_eps=h.layer_norm_eps())
 
     def forward(self, r: Recorder) -> None:
         x = r.embedding(self.token_embd)
