@@ -167,12 +167,13 @@ class Recorder:
         return speed * (1 - slowed + slowed / rope.factor)
 
 
-def logits(g: GGUF, tokens: Sequence[int], n_ctx: int, weights: Weights | None = None) -> Array:
-    """Return the logits after each of the tokens, (tokens, n_vocab), in a context of n_ctx positions.
+def logits(g: GGUF, tokens: Sequence[int], n_ctx: int) -> Array:
+    """Return the logits after each of the tokens, (tokens, n_vocab), in a context of n_ctx positions."""
+    return played(read_config(g), Weights(g), tokens, n_ctx)
 
-    weights: others than those of the file.
-    """
-    config, weights = read_config(g), weights or Weights(g)
+
+def played(config: Config, weights: Weights, tokens: Sequence[int], n_ctx: int) -> Array:
+    """Return the same from hyperparameters and tensors."""
     recorder: Any = Recorder(config, tokens, weights, n_ctx)
     ARCHITECTURES[config.architecture](weights, config).forward(recorder)  # type: ignore[arg-type]
     return recorder.found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import architectures
@@ -12,7 +13,7 @@ import pytest
 import tiny
 
 from pyllm.models.arch.blocks import Attention, Decoder
-from pyllm.models.arch.registry import ARCHITECTURES
+from pyllm.models.arch.registry import ARCHITECTURES, read_config
 from pyllm.models.config import Config
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.recorder import Recorder
@@ -44,13 +45,13 @@ def test_the_oracle_is_llama_cpps(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", architectures.MODELS)
-def test_every_tensor_counts(name: str, tmp_path: Path) -> None:
-    """A `forward` that takes a tensor and forgets to use it is wrong for engine and oracle alike."""
+def test_all_that_is_read_counts(name: str, tmp_path: Path) -> None:
+    """What `forward` forgets, a tensor or a scale, both engine and oracle forget."""
     g = GGUF.open(architectures.write(tmp_path, name, "f32"))
-    weights, rng = naive_recorder.Weights(g), np.random.default_rng(0)
+    config, weights, rng = read_config(g), naive_recorder.Weights(g), np.random.default_rng(0)
 
-    def found(n_ctx: int) -> np.ndarray:
-        return naive_recorder.logits(g, architectures.TOKENS[:4], n_ctx, weights)
+    def found(n_ctx: int, config: Config = config) -> np.ndarray:
+        return naive_recorder.played(config, weights, architectures.TOKENS[:4], n_ctx)
 
     plain = {n_ctx: found(n_ctx) for n_ctx in (1, 1 << 20)}  # some tensors are for short contexts, some for long ones
     for tensor, values in list(weights.tensors.items()):
@@ -59,6 +60,9 @@ def test_every_tensor_counts(name: str, tmp_path: Path) -> None:
             n_ctx = 1 if "_short" in tensor else 1 << 20
             assert (found(n_ctx) != plain[n_ctx]).any(), tensor
             weights.tensors[tensor] = values
+    for scale in ("embedding_scale", "residual_scale", "logit_scale", "final_softcap"):
+        if (value := getattr(config, scale)) not in (0.0, 1.0):
+            assert (found(1, replace(config, **{scale: value / 2})) != plain[1]).any(), scale
 
 
 class Block(Attention):
