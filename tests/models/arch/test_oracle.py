@@ -107,6 +107,7 @@ def test_verbs_of_no_architecture(types: str | dict[str, str], tmp_path: Path, m
     gates = {f"blk.{i}.ffn_gate.weight": None for i in range(2)}
     path = tiny.write(tmp_path / "m.gguf", arch="made-up", n_embd=192, n_head=6, types=types, overrides=eps,
                       tensors=tensors | gates)  # fmt: skip
+    assert read_config(GGUF.open(path)).norm_eps == np.float32(0.1)
     expected = oracle(path)
     for way, found in architectures.logits(path).items():
         assert naive.nmse(found, expected) < (1e-10 if types == "f32" else 1e-3), way
