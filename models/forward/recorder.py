@@ -95,7 +95,7 @@ class Recorder:
         return to
 
     def layer_norm(self, x: Rows, weight: F32Array, bias: F32Array | None = None, *, outs: bool = False) -> Rows:
-        """LayerNorm of each row, or of the rows whose logits are wanted: as `norm`, about the row's mean."""
+        """Return the LayerNorm of each row, or of the rows whose logits are wanted; bias: None adds nothing."""
         to, count = self.buffers.input("norm", x.n), self.step.outs if outs else self.step.rows
         self.plan.add(
             "norm",
@@ -282,11 +282,11 @@ class Recorder:
         return to
 
     def gelu(self, x: Rows) -> Rows:
-        """gelu(x), by tanh: where there is no gate."""
+        """Return gelu(x), by tanh, for a feed-forward without a gate."""
         return self._activate("gelu", x)
 
     def relu2(self, x: Rows) -> Rows:
-        """max(x, 0)²: where there is no gate."""
+        """Return max(x, 0)², for a feed-forward without a gate."""
         return self._activate("relu2", x)
 
     def _activate(self, activation: str, x: Rows) -> Rows:
