@@ -194,8 +194,8 @@ ACTIVATE = record(x="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n="int", pi
 
 @cache
 def activate(activation: str) -> Kernel:
-    """Return the kernel for "gelu" or "relu2" (max(x, 0)²) without a gate. Items are pieces of `piece` columns of rows of
-    n: y = activation(x) as float32 and as products take it."""
+    """Return the kernel for "gelu" or "relu2" (max(x, 0)²), without a gate. Items are pieces of `piece` columns of rows
+    of n: y = activation(x) as float32 and as products take it."""
     gelu = activation == "gelu"
 
     @kernel(ACTIVATE, f"activate_{activation}")
