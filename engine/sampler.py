@@ -21,7 +21,7 @@ FLAGS |= {"temperature": "--temp", "seed": "--seed", "max_tokens": "--predict"}
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen, by llama.cpp's chain and defaults, and how many; raises UsageError for a value out of range."""
+    """How tokens are chosen, by llama.cpp's chain and defaults, and how many; raises UsageError for a wrong value."""
 
     repeat_penalty: float = 1.0  # divides the logits of recent tokens (multiplies negative ones); 1: off
     repeat_last_n: int = 64  # how many tokens are recent; 0: none, -1: all

@@ -47,7 +47,7 @@ class Config:
     n_ff: int
     n_vocab: int  # rows of the embedding, and logits of a token
     n_ctx_train: int  # context length that the model was trained on
-    norm_eps: float  # epsilon of RMSNorm
+    norm_eps: float  # epsilon of RMSNorm, or of LayerNorm
     layers: tuple[Layer, ...]
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # multiplies what each half of a layer adds

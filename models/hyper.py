@@ -122,8 +122,8 @@ class Hyper:
             for rope, window in zip(ropes, windows or [0] * self.n_layer, strict=True)
         )
 
-    def config(self, layers: tuple[Layer, ...], **more: Any) -> Config:
-        """Return a Config with the fields that all models have, and `more` fields."""
+    def config(self, layers: tuple[Layer, ...], *, norm_eps: float | None = None, **more: Any) -> Config:
+        """Return a Config with what all models have; norm_eps: None is RMSNorm's; `more`: its other fields."""
         return Config(
             architecture=self.architecture,
             name=self.gguf.text("general.name", default=self.gguf.path.stem),
@@ -132,10 +132,17 @@ class Hyper:
             n_ff=self.n_ff,
             n_vocab=self._n_vocab(),
             n_ctx_train=self._n_ctx_train(),
-            norm_eps=self.number("attention.layer_norm_rms_epsilon", 1e-30, 1.0),
+            norm_eps=self._eps("attention.layer_norm_rms_epsilon") if norm_eps is None else norm_eps,
             layers=layers,
             **more,
         )
+
+    def layer_norm_eps(self) -> float:
+        """Return the epsilon of LayerNorm, which `config` takes where norms are not RMSNorm."""
+        return self._eps("attention.layer_norm_epsilon")
+
+    def _eps(self, name: str) -> float:
+        return self.number(name, 1e-30, 1.0)
 
     @property
     def embedding_per_head(self) -> int:

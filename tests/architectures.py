@@ -1,7 +1,9 @@
-"""Tiny models of each architecture, whose logits llama.cpp gave: see models/record_logits.py."""
+"""Tiny models of each architecture, and what is particular to it: the tests loop over both."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,70 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """Arguments of tiny.write but for the types; "mixed": those of quantized matrices, where not MIXED."""
 
+_WINDOW = {"attention.sliding_window": 9}
+_LOCAL = _WINDOW | {"rope.freq_base": 1e6, "rope.scaling.factor": 8.0}
+_WIDE = {"attention.key_length": 64, "attention.value_length": 64, "rope.dimension_count": 64}  # 4 heads of 128 values
+_SPARSE = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 96}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is particular to an architecture, besides its tensors (layouts.py); keys lack the architecture's name."""
+
+    halves: bool | None
+    """RoPE pairs values of a head's two halves (llama.cpp: NEOX) or neighbours (NORM); None: there is no RoPE."""
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata that its files have and a `llama` has not, or (None) the other way round; tiny models have it too."""
+    reads: Sequence[tuple[Mapping[str, Any], Mapping[str, Sequence[Any]]]] = ()
+    """What a file of 8 layers says, and what is then read for each layer: a field of Layer or of its Rope, or "turned":
+    whether it has a Rope."""
+    barriers: int = 7
+    """How often threads wait for each other in a layer of a decode step; with experts, once more."""
+
+
+TRAITS: dict[str, Traits] = {
+    "llama": Traits(halves=False, reads=[(_WINDOW, {"window": [0] * 8})]),
+    "qwen2": Traits(halves=True),
+    "qwen3": Traits(halves=True),
+    "gemma2": Traits(
+        halves=True,
+        reads=[
+            ({}, {"window": [4096, 0] * 4}),
+            (_WINDOW, {"window": [9, 0] * 4}),
+            (_LOCAL, {"base": [1e6] * 8, "factor": [8.0] * 8}),
+            (_WIDE | {"block_count": 46}, {"scale": [32**-0.5] * 46}),  # of the largest: by the embedding's width
+            (_WIDE, {"scale": [64**-0.5] * 8}),
+        ],
+    ),
+    "gemma3": Traits(
+        halves=True,
+        reads=[
+            ({}, {"window": [0] * 8}),
+            (_WINDOW, {"window": [9] * 5 + [0] + [9] * 2}),
+            (_LOCAL, {"base": [1e4] * 5 + [1e6] + [1e4] * 2, "factor": [1.0] * 5 + [8.0] + [1.0] * 2}),
+            (_WIDE | {"block_count": 62}, {"scale": [32**-0.5] * 62}),
+            (_WIDE, {"scale": [64**-0.5] * 8}),
+        ],
+    ),
+    "phi3": Traits(halves=True, reads=[({}, {"window": [0] * 8}), (_WINDOW, {"window": [9] * 8})]),
+    "smollm3": Traits(halves=False, reads=[({}, {"turned": [True, True, True, False] * 2})]),
+    "mistral3": Traits(halves=False),
+    "granite": Traits(
+        halves=False,
+        needs={"logit_scale": 1.0},
+        reads=[({}, {"turned": [True] * 8}), ({"rope.scaling.finetuned": False}, {"turned": [False] * 8})],
+    ),
+    "olmo2": Traits(
+        halves=True,
+        reads=[
+            (_WINDOW, {"window": [9, 9, 9, 0] * 2}),
+            (_LOCAL, {"base": [1e6] * 8, "factor": [1.0, 1.0, 1.0, 8.0] * 2}),
+        ],
+    ),
+    "qwen3moe": Traits(halves=True, needs=_SPARSE),
+    "gpt-oss": Traits(halves=True, needs=_SPARSE, reads=[(_WINDOW, {"window": [9, 0] * 4})]),
+}
+
 CASES = [(name, kind) for name in MODELS for kind in ("f32", "mixed")]
 """Each as float32, and with quantized matrices."""
 
@@ -150,10 +216,32 @@ STEP = 4
 
 
 def write(folder: Path, name: str, kind: str) -> Path:
+    """Write a model with its matrices in `kind`: a format, or "mixed"."""
     model = dict(MODELS[name])
-    mixed = model.pop("mixed", MIXED)
-    model["types"] = mixed if kind == "mixed" else "f32"
+    mixed, own = model.pop("mixed", MIXED), model.get("overrides", {})
+    arch = model.get("arch", "llama")
+    model["overrides"] = own | {f"{arch}.{k}": v for k, v in TRAITS[arch].needs.items() if f"{arch}.{k}" not in own}
+    model["types"] = mixed if kind == "mixed" else kind
     return tiny.write(folder / f"{name}-{kind}.gguf", **model)
+
+
+N_CTX = 128
+"""Positions of the context that the models are run with."""
+
+
+def logits(path: Path) -> dict[str, np.ndarray]:
+    """Return the engine's logits after each of TOKENS, taken in at once and token by token, with K and V in float32."""
+    from pyllm.engine.llm import LLM
+
+    llm = LLM(path, n_ctx=N_CTX, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_logits=len(TOKENS))
+    try:
+        session = llm.session()
+        ((_, at_once),) = session.score(TOKENS)
+        at_once = at_once.copy()
+        session.rewind(0)
+        return {"at once": at_once, "one by one": np.stack([session.decode(token).copy() for token in TOKENS])}
+    finally:
+        llm.close()
 
 
 def recording(name: str, kind: str) -> Path:

@@ -37,6 +37,7 @@ def fused(layer: Layout, n_embd: int, head: int) -> Layout:
     return {"attn_qkv.weight": (rows, n_embd), "ffn_up.weight": (2 * layer["ffn_up.weight"][0], n_embd)}
 
 
+# In each layer; what lies outside of them is an argument of the tiny model: `tensors`.
 MORE: dict[str, list[Callable[[Layout, int, int], Layout]]] = {
     "qwen2": [biases],
     "qwen3": [head_norms],
@@ -55,7 +56,7 @@ LESS: dict[str, tuple[str, ...]] = {
 
 
 def adapted(layout: Layout, arch: str, head: int) -> Layout:
-    """The layout of a `llama`, made that of an architecture with heads of so many values."""
+    """Return the layout of a `llama` as that of another architecture; head: values of a head."""
     n_embd, out = layout["output_norm.weight"][0], dict(layout)
     for name in layout:
         if name.endswith("attn_norm.weight"):
@@ -65,4 +66,5 @@ def adapted(layout: Layout, arch: str, head: int) -> Layout:
                 out |= {prefix + n: shape for n, shape in more(layer, n_embd, head).items()}
             for less in LESS.get(arch, ()):
                 del out[prefix + less]
+                out.pop(prefix + less.replace(".weight", ".bias"), None)
     return out

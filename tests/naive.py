@@ -31,6 +31,12 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True) + eps) * weight
 
 
+def layer_norm(x: Array, weight: Array, bias: Array | float, eps: float) -> Array:
+    x = x.astype(np.float64)
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * weight + bias
+
+
 def quantize_row(x: Array) -> tuple[Array, Array]:
     """Activations (..., n) as int8 and a float32 scale for each block of 32; in float32, to compare bit for bit."""
     v = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
@@ -113,13 +119,13 @@ def project(x: Array, chosen: Array, w: Array, bias: Array | float = 0.0) -> Arr
     return y + np.broadcast_to(bias, w.shape[:2])[chosen]
 
 
-def experts(w: Mapping[str, Array], x: Array, used: int) -> Array:
+def experts(w: Mapping[str, Array], x: Array, used: int, activation: str = "silu") -> Array:
     """The feed-forward of a mixture of experts, from a layer's tensors by name."""
-    chosen, shares = route(linear(w["ffn_gate_inp"], x), used)
+    chosen, shares = route(linear(w["ffn_gate_inp"], x) + w.get("ffn_gate_inp.bias", 0.0), used)
     rows, bias = len(x), {n: w.get(f"ffn_{n}_exps.bias", 0.0) for n in ("gate", "up", "down")}
     gate, up = (project(x, chosen, w[f"ffn_{n}_exps"], bias[n]) for n in ("gate", "up"))
-    gated = (silu(gate) * up).reshape(rows * used, -1)
-    down = project(gated, chosen.reshape(-1, 1), w["ffn_down_exps"], bias["down"])
+    hidden = gated(activation, gate, up).reshape(rows * used, -1)
+    down = project(hidden, chosen.reshape(-1, 1), w["ffn_down_exps"], bias["down"])
     return (down.reshape(rows, used, -1) * shares[..., None]).sum(axis=1)
 
 
@@ -131,6 +137,13 @@ def gelu(x: Array) -> Array:
     """By tanh."""
     x = x.astype(np.float64)
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def relu2(x: Array) -> Array:
+    return np.maximum(x.astype(np.float64), 0) ** 2
+
+
+UNGATED = {"gelu": gelu, "relu2": relu2}
 
 
 def gated(activation: str, gate: Array, up: Array) -> Array:

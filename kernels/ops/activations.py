@@ -1,4 +1,4 @@
-"""What happens to rows of activations between the products: norms, quantization, the gate, soft caps."""
+"""What happens to rows of activations between the products: norms, quantization, activations, soft caps."""
 
 from __future__ import annotations
 
@@ -103,6 +103,35 @@ def rms_norm(a, begin, end, thread):
         hand_over(a.y, item, 0, n, n, a.q, a.meta, a.half)
 
 
+LAYER_NORM = record(x="ptr", weight="ptr", bias="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n="int",
+                    x_stride="int", eps="float")  # fmt: skip
+
+
+@kernel(LAYER_NORM)
+def layer_norm(a, begin, end, thread):
+    """Items are rows: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, n columns, kept as in rms_norm.
+
+    bias: 0 where there is none. rows: as in rms_norm.
+    """
+    n = a.n
+    for item in range(begin, end):
+        source = a.x + (peek_i64(a.rows + 8 * item) if a.rows != 0 else item) * a.x_stride
+        sums = splat(0.0)
+        for i in range(0, n, 16):
+            sums = sums + first_lanes(n - i, load_f32(source + 4 * i), splat(0.0))
+        mean = sum_lanes(sums) / np.float32(n)
+        squares = splat(0.0)  # of the distances from the mean: E[x²] - E[x]² would cancel
+        for i in range(0, n, 16):
+            v = first_lanes(n - i, load_f32(source + 4 * i) - mean, splat(0.0))
+            squares = fma(v, v, squares)
+        scale = np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + a.eps)
+        y = a.y + item * n * 4
+        for i in range(0, 4 * n, 64):
+            bias = load_f32(a.bias + i) if a.bias != 0 else splat(0.0)
+            store_f32(y + i, fma((load_f32(source + i) - mean) * scale, load_f32(a.weight + i), bias))
+        hand_over(a.y, item, 0, n, n, a.q, a.meta, a.half)
+
+
 ADD_NORM = record(x="ptr", weight="ptr", y="ptr", n="int", x_stride="int", y_stride="int", eps="float")
 
 
@@ -158,6 +187,31 @@ def gate(activation: str) -> Kernel:
             hand_over(a.y, row, first, a.piece, a.n, a.q, a.meta, a.half)
 
     return gate
+
+
+ACTIVATE = record(x="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n="int", piece="int", x_stride="int")
+
+
+@cache
+def activate(activation: str) -> Kernel:
+    """Return the kernel for "gelu" or "relu2" (max(x, 0)²), without a gate. Items are pieces of `piece` columns of rows
+    of n: y = activation(x) as float32 and as products take it."""
+    gelu = activation == "gelu"
+
+    @kernel(ACTIVATE, f"activate_{activation}")
+    def activate(a, begin, end, thread):
+        pieces = a.n // a.piece
+        for item in range(begin, end):
+            row, piece = divmod(item, pieces)
+            first = piece * a.piece
+            x, y = a.x + row * a.x_stride + 4 * first, a.y + 4 * (row * a.n + first)
+            for i in range(0, 4 * a.piece, 64):
+                v = load_f32(x + i)
+                above = maximum(splat(0.0), v)  # in this order a NaN stays one
+                store_f32(y + i, _gelu(v) if gelu else above * above)
+            hand_over(a.y, row, first, a.piece, a.n, a.q, a.meta, a.half)
+
+    return activate
 
 
 CAP = record(x="ptr", n="int", piece="int", cap="float")

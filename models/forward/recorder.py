@@ -96,6 +96,24 @@ class Recorder:
         )
         return to
 
+    def layer_norm(self, x: Rows, weight: F32Array, bias: F32Array | None = None, *, logits_rows: bool = False) -> Rows:
+        """Return the LayerNorm of each row, or of the rows whose logits are wanted; bias: None adds nothing."""
+        to, count = self.buffers.input("norm", x.n), self.step.n_logits if logits_rows else self.step.rows
+        self.plan.add(
+            "norm",
+            activations.layer_norm,
+            items=1,
+            times=count,
+            grain=self.rows_at_once,
+            solo=not self.prefill,
+            cost=lambda rows, context: Cost(activations=rows * x.n * 9),
+            output=(to.x, count),
+            x=x.x, weight=weight, bias=0 if bias is None else bias, y=to.x,
+            rows=self.step.logits_rows if logits_rows else 0,
+            **self.handed_over(to, logits_rows=logits_rows), n=x.n, x_stride=x.x.strides[0], eps=self.config.norm_eps,
+        )  # fmt: skip
+        return to
+
     def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
         """to += RMSNorm of each row."""
         self.plan.add(
@@ -261,9 +279,7 @@ class Recorder:
 
         each: rows of `to` for a row of the step. written: how many rows that makes. forms: see `handed_over`.
         """
-        piece = 32
-        while piece < 256 and to.n % (2 * piece) == 0:
-            piece *= 2
+        piece = _piece(to.n)
         pieces = to.n // piece
         self.plan.add(
             "gate",
@@ -276,3 +292,30 @@ class Recorder:
             gate=gate.x, up=up.x, y=to.x, **forms, n=to.n, piece=piece,
             gate_stride=gate.x.strides[0], up_stride=up.x.strides[0],
         )  # fmt: skip
+
+    def gelu(self, x: Rows) -> Rows:
+        """Return gelu(x), by tanh, for a feed-forward without a gate."""
+        return self._activate("gelu", x)
+
+    def relu2(self, x: Rows) -> Rows:
+        """Return max(x, 0)², for a feed-forward without a gate."""
+        return self._activate("relu2", x)
+
+    def _activate(self, activation: str, x: Rows) -> Rows:
+        to, piece = self.buffers.input("gated", x.n), _piece(x.n)
+        self.plan.add(
+            activation,
+            activations.activate(activation),
+            items=to.n // piece,
+            times=self.step.rows,
+            grain=to.n // piece * self.rows_at_once if self.prefill else 2,
+            cost=lambda rows, context: Cost(activations=rows * to.n * 9),
+            output=(to.x, self.step.rows),
+            x=x.x, y=to.x, **self.handed_over(to), n=to.n, piece=piece, x_stride=x.x.strides[0],
+        )  # fmt: skip
+        return to
+
+
+def _piece(n: int) -> int:
+    """Return how many of a row's n columns a thread takes at once: a power of two that divides n, 256 at most."""
+    return min(256, n & -n)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
 VALUES = st.floats(-(2.0**126), 2.0**126, width=32)
 BLOCKS = st.integers(1, 4).flatmap(lambda n: arrays(np.float32, (n, 32), elements=VALUES))
 GGMLS = [f for f in FORMATS.values() if f.ggml_id is not None]
-EXACT = [f for f in GGMLS if f.size <= 32 and f.name != "iq4_nl"]  # those that gguf encodes too
+AFFINE = [f for f in FORMATS.values() if f.ggml_id is None and f.layout and f.layout.has_min and f.size == 32]
 SIMPLE = pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if f.size <= 32], ids=lambda f: f.name)
 
 # What ggml's own quantize_row_iq4_nl_ref made of standard_normal((4, 32)) of seed 0.
@@ -30,6 +33,17 @@ SMALL = arrays(np.float32, (2, 32), elements=st.floats(-4, 4, width=32))
 def _type(fmt: Format) -> gguf.GGMLQuantizationType:
     assert fmt.ggml_id is not None
     return gguf.GGMLQuantizationType(fmt.ggml_id)
+
+
+def _gguf_encodes(fmt: Format) -> bool:
+    try:
+        gguf.quants.quantize(np.zeros((1, fmt.size), np.float32), _type(fmt))
+    except NotImplementedError:
+        return False
+    return True
+
+
+EXACT = [f for f in GGMLS if f.size <= 32 and _gguf_encodes(f)]
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -57,12 +71,20 @@ def test_sizes(fmt: Format) -> None:
     assert (fmt.name in WEIGHT_TYPES) == (fmt.ggml_id is not None)
 
 
-def test_ours() -> None:
-    assert [FORMATS[name].bits_per_value for name in ("q3_1", "q2_1")] == [4.0, 3.0]
-    x = np.linspace(-1, 1, 32, dtype=np.float32)[None]
-    for name, steps in (("q3_1", 7), ("q2_1", 3)):
-        got = FORMATS[name].decode(FORMATS[name].encode(x))
-        np.testing.assert_allclose(got, np.rint((x + 1) / 2 * steps) / steps * 2 - 1, atol=1e-3)
+@pytest.mark.parametrize("fmt", AFFINE, ids=lambda f: f.name)
+def test_ours(fmt: Format) -> None:
+    """Two halves and 32 integers, no bit more; numbers at equal distances from the least to the largest."""
+    assert fmt.bits_per_value == fmt.bits + 1
+    x, steps = np.linspace(-1, 1, 32, dtype=np.float32)[None], 2**fmt.bits - 1
+    got = fmt.decode(fmt.encode(x))
+    np.testing.assert_allclose(got, np.rint((x + 1) / 2 * steps) / steps * 2 - 1, atol=1e-3)
+
+
+def test_the_readme_names_each_type() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    cache, weights = (readme.partition(f"\n{start}")[2].partition("\n\n")[0] for start in ("Cache types ", "Runs: "))
+    assert [name for name in CACHE_TYPES if f"`{name}`" not in cache] == []
+    assert set(map(str.upper, WEIGHT_TYPES)) - set(re.findall(r"\w+", weights)) == set()
 
 
 def test_iq4_nl_is_ggmls() -> None:

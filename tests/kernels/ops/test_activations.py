@@ -1,4 +1,4 @@
-"""Norm, gate and the int8 blocks that they leave."""
+"""Norms, activations and the int8 blocks that they leave."""
 
 from __future__ import annotations
 
@@ -47,6 +47,42 @@ def test_rms_norm_of_chosen_rows() -> None:
     rows = np.array([5, 0, 5])
     for got, all_ in zip(norm(x, weight, rows), norm(x, weight), strict=True):
         np.testing.assert_array_equal(got, all_[rows])
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, rows: list[int]) -> tuple[np.ndarray, ...]:
+    m, n = len(rows), x.shape[1]
+    y, q, meta = rig.zeros(m, n), rig.zeros(m, n, dtype=np.int8), rig.zeros(m, n // 32, 4, dtype=np.int32)
+    rig.run(activations.layer_norm, m, x=x, weight=weight, bias=0 if bias is None else bias, rows=np.array(rows),
+            y=y, q=q, meta=meta, half=0, n=n, x_stride=x.strides[0], eps=EPS)  # fmt: skip
+    return y, q, meta
+
+
+@settings(deadline=None, max_examples=50)
+@given(x=st.integers(1, 6).flatmap(lambda n: arrays(np.float32, (2, 32 * n), elements=VALUES)))
+def test_layer_norm(x: np.ndarray) -> None:
+    weight, bias = (np.linspace(*ends, x.shape[1], dtype=np.float32) for ends in ((-2, 2), (3, 1)))
+    y, q, meta = layer_norm(x, weight, bias, [0, 1])
+    # A mean in float32 is off by some ulps of the largest, and of 1 where all values are as good as equal.
+    spread = np.sqrt(x.var(axis=-1, dtype=np.float64) + EPS)[:, None]
+    off = 1e-6 + 4e-7 * np.abs(x).max(axis=-1, keepdims=True) / spread
+    assert (np.abs(y - naive.layer_norm(x, weight, bias, np.float32(EPS))) <= 2 * off + 3e-6 * np.abs(y)).all()
+    check_blocks(y, q, meta)
+
+
+def test_layer_norm_of_chosen_rows_without_a_bias() -> None:
+    wide = np.random.default_rng(0).standard_normal((7, 96), dtype=np.float32) + 100
+    x, weight = wide[:, :64], np.linspace(-2, 2, 64, dtype=np.float32)
+    y, q, meta = layer_norm(x, weight, None, [5, 0, 5])
+    np.testing.assert_allclose(y, naive.layer_norm(x, weight, 0.0, np.float32(EPS))[[5, 0, 5]], atol=1e-4)
+    check_blocks(y, q, meta)
+
+
+def test_layer_norm_keeps_what_is_no_number() -> None:
+    for bad in (np.nan, np.inf):
+        x = np.ones((1, 64), np.float32)
+        x[0, 40] = bad
+        y, *_ = layer_norm(x, np.ones(64, np.float32), np.ones(64, np.float32), [0])
+        assert np.isnan(y).any()
 
 
 def test_a_row_of_zeros() -> None:
@@ -100,3 +136,19 @@ def test_gate(piece: int, activation: str) -> None:
         expected = naive.gated(activation, gate[:, :n], up[:, :n])
     np.testing.assert_allclose(y[np.abs(expected) < 1e20], expected[np.abs(expected) < 1e20], rtol=2e-6, atol=1e-7)
     check_blocks(y, q, meta)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu2"])
+@pytest.mark.parametrize("piece", [32, 96])
+def test_activate(piece: int, activation: str) -> None:
+    wide = 5 * np.random.default_rng(0).standard_normal((3, 200), dtype=np.float32)
+    wide[0, :5] = 0, -0.0, 100, -100, -1e15
+    x, n = wide[:, :192], 192
+    y, q, meta = rig.zeros(3, n), rig.zeros(3, n, dtype=np.int8), rig.zeros(3, n // 32, 4, dtype=np.int32)
+    operands = {"x": x, "y": y, "q": q, "meta": meta, "half": 0, "n": n, "piece": piece, "x_stride": x.strides[0]}
+    rig.run(activations.activate(activation), 3 * n // piece, **operands)
+    np.testing.assert_allclose(y, naive.UNGATED[activation](x), rtol=2e-6, atol=1e-7)
+    check_blocks(y, q, meta)
+    wide[0, 7] = np.nan
+    rig.run(activations.activate(activation), 3 * n // piece, **operands)
+    assert np.isnan(y[0, 7]) and np.isnan(y).sum() == 1
