@@ -39,7 +39,7 @@ class Weights:
     def has(self, name: str) -> bool:
         return name in self.tensors
 
-    def together(self, *names: str) -> bool:
+    def has_all(self, *names: str) -> bool:
         return all(self.has(name) for name in names)
 
     def vector(self, name: str, *shape: int) -> Array:
