@@ -42,7 +42,7 @@ def _half_to_f32(b: ir.IRBuilder, h: ir.Value) -> ir.Value:
 
 
 def _f32_to_half(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """Emit f32 as halves (integers of 16 bits), to nearest even. Without an instruction: Giesen's float_to_half_fast3."""
+    """Emit f32 as halves (integers of 16 bits), to nearest even; in software by Giesen's float_to_half_fast3."""
     lanes = x.type.count
     if cpu.HALF:
         return b.bitcast(b.fptrunc(x, ir.VectorType(ir.HalfType(), lanes)), ir.VectorType(I16, lanes))

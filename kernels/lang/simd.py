@@ -232,7 +232,7 @@ def any_above(typingctx: Any, a: Any, b: Any) -> Any:
 
 
 def _reduction(name: str, flag: str, *start: float) -> Any:
-    """Make a verb that reduces a vector's lanes to one number, as a tree; `flag` is the fast-math flag that allows it."""
+    """Make a verb that reduces a vector's lanes to one number, as a tree; `flag` is the fast-math flag for that."""
 
     @intrinsic
     def verb(typingctx: Any, a: Any) -> Any:

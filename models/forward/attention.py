@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...kernels import pages
 from ...kernels.attention import softmax
+from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
 from ...kernels.attention.prefill import attend_many
 from ...kernels.attention.prefill_amx import attend_wide
@@ -67,7 +68,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         turns=r.positions.turns[c.rope] if c.rope else 0, rope_dim=c.rope.dim if c.rope else 0,
         k_rotation=kv.k_rotation, v_rotation=kv.v_rotation, scales=r.positions.scales[c.scale],
         positions=step.positions,
-        places=step.window_places if c.window else step.places,
+        slots=step.window_places if c.window else step.places,
         out=queries.x, out_q=queries.q if ints else 0, out_meta=queries.meta, k_dim=c.head_dim_k,
         v_dim=c.head_dim_v, **shared,
     )  # fmt: skip
@@ -91,7 +92,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     to = b.input("attended", c.n_head * c.head_dim_v)
     r.plan.add(
         "combine",
-        softmax.combine,
+        combine,
         items=1,
         times=step.rows,
         grain=r.rows_at_once,

@@ -66,7 +66,7 @@ class Step:
         self.places = np.zeros(max_rows, np.int64)  # page * PAGE + slot
         self.window_places = np.zeros(max_rows, np.int64)
         self.out_rows = np.zeros(max_rows, np.int64)
-        self.spans = np.zeros((max_rows, softmax.SPAN), np.int64)
+        self.spans = np.zeros(max_rows, softmax.SPAN)
 
     def fill(self, spans: Sequence[Span], outs: Sequence[int], group: int) -> None:
         """Describe a step of these spans, with logits for the rows `outs`; group: query heads per KV head."""
