@@ -302,12 +302,14 @@ class Team:
             os.sched_setaffinity(thread, {cpu})
 
     def _start(self) -> None:
+        """Start the workers, if they are not running yet."""
         if not self._started:
             self._started = True
             for worker in self._workers:
                 worker.start()
 
     def _work(self, thread: int) -> None:
+        """Serve as a worker until the team is closed: sleep when `_serve` gives up, wake at the next post."""
         seen = 0
         while True:
             seen = _serve(self._address, thread, seen)
@@ -318,6 +320,7 @@ class Team:
                     return
 
     def _go(self) -> None:
+        """Post the plan, and wake the workers that sleep."""
         with self._wake:
             _post(self._address)
             self._wake.notify_all()

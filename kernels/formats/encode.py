@@ -57,7 +57,7 @@ def inverse(d):
 def extreme(x):
     """Return the first of 32 float32 of the largest magnitude, with its sign."""
     top = np.float32(0)
-    for i in range(32):
+    for i in range(32):  # the largest so far
         v = peek_f32(x + 4 * i)
         if abs(v) > abs(top):
             top = v
@@ -78,6 +78,7 @@ def _encode_block(fmt, x, scratch):
 
 
 def _to_bytes(fmt, x, scratch):
+    """Encode as signed bytes; see quantizers.py for this and the other ways."""
     lo, hi = load_f32(x), load_f32(x + 64)
     d = max_lanes(maximum(absolute(lo), absolute(hi))) / np.float32(127)
     per_d = inverse(d)

@@ -6,7 +6,7 @@ A tile of 16 rows by n columns is, for integer formats (see layout.py for the le
     m         likewise, if the format has one
     s, t      for each group of super-blocks, [n / group][16 rows]: s as a signed byte or, where there is an m, s and t
               in the low and the high half of a byte (4 bits each) or of two bytes
-    padding   to 64 bytes
+    padding   to a multiple of LINE bytes
     integers  for each 32 columns the planes of their bits, see below
 
 and for floating-point formats the numbers themselves, [n][16 rows]. The 16 rows are output features (weights) or tokens

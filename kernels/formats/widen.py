@@ -98,6 +98,8 @@ def _widen(fmt, tile, columns, scale, out):
 
 
 def _by_32(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., None]:
+    """Return `widen` for formats with a scale for 32 columns: d * q - minimum, or d * (q - zero)."""
+
     def blocks(fmt, tile, columns, scale, out):
         w = integers_at(name, tile, columns)
         for b in range(columns // 32):
@@ -109,6 +111,8 @@ def _by_32(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., Non
 
 
 def _by_16(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., None]:
+    """Return `widen` for formats with a scale for 16 columns: the same for each half of 32."""
+
     def blocks(fmt, tile, columns, scale, out):
         w = integers_at(name, tile, columns)
         for b in range(columns // 32):

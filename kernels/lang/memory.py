@@ -1,6 +1,7 @@
 """Verbs that touch memory: vectors and single numbers at int64 addresses, in f32, f16, bf16 and integers.
 
-Nothing here checks an address: the arguments of a kernel have been validated before.
+Nothing here checks an address: the arguments of a kernel have been validated before. A vector of 16 float32 or int32 is
+64 bytes, which is what a bare 64 in a kernel means.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def _f32_to_half(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _bf16_to_f32(b: ir.IRBuilder, h: ir.Value) -> ir.Value:
+    """Emit bf16 (integers of 16 bits) as f32."""
     ints = ir.VectorType(I32, h.type.count)
     return b.bitcast(b.shl(b.zext(h, ints), constant(ints, 16)), ir.VectorType(F32, h.type.count))
 
@@ -145,6 +147,7 @@ def splat_floats(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
 
 
 def _broadcast(element: str, address: Any, stride: Any, rows: Any) -> Any:
+    """Return the type and the code generator of a verb that repeats one number in all lanes, row by row."""
     out = Vec(element, 16, rows.literal_value)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

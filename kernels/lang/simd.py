@@ -95,6 +95,8 @@ def pack(builder: ir.IRBuilder, vectors: Sequence[ir.Value], out: Vec) -> ir.Val
 
 
 def unary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of one operand from what it emits for a plain vector; result: its kind, if not the operand's."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any) -> Any:
         out = result_type((a,), result)
@@ -104,6 +106,8 @@ def unary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
 
 
 def binary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of two operands, likewise."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any, b: Any) -> Any:
         out = result_type((a, b), result)
@@ -113,6 +117,8 @@ def binary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
 
 
 def ternary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of three operands, likewise."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         out = result_type((a, b, c), result)

@@ -44,7 +44,7 @@ def route(a, begin, end, thread):
             if at < a.used:
                 poke_i64(chosen + 8 * at, e)
         top = peek_f32(logits + 4 * peek_i64(chosen))
-        for j in range(a.used):
+        for j in range(a.used):  # e^(logit - top)
             share = np.exp(peek_f32(logits + 4 * peek_i64(chosen + 8 * j)) - top)
             poke_f32(shares + 4 * j, share)
             total += share
@@ -104,9 +104,9 @@ def gather(a, begin, end, thread):
     for row in range(begin, end):
         for pair in range(row * a.used, row * a.used + a.used):
             place = peek_i64(a.places + 8 * pair)
-            for i in range(0, a.x_bytes, 8):
+            for i in range(0, a.x_bytes, 8):  # the activations
                 poke_i64(a.to + place * a.x_bytes + i, peek_i64(a.x + row * a.x_bytes + i))
-            for i in range(0, a.meta_bytes, 8):
+            for i in range(0, a.meta_bytes, 8):  # and their META
                 poke_i64(a.to_meta + place * a.meta_bytes + i, peek_i64(a.meta + row * a.meta_bytes + i))
 
 

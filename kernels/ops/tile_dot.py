@@ -73,7 +73,7 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         w = integers_at(name, tile, columns)
         total = zeros_f32(n)
-        for b in range(columns // 32):  # total += d_x * (q_w · q_x - zero * sum of q_x) * d_w - minimum * d_x * sum
+        for b in range(columns // 32):  # total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
             if n == 1:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
@@ -100,7 +100,7 @@ def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         w = integers_at(name, tile, columns)
         total = zeros_f32(n)
-        for b in range(columns // 32):  # the same for each half: total += d_x * (q_w - zero) · q_x * d_w - ...
+        for b in range(columns // 32):  # for each half: total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
             if n == 1:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
