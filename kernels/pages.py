@@ -1,10 +1,10 @@
-"""Pages of the KV cache: where K and V of a token lie, and how they get there and back.
+"""Pages of the KV cache: where K and V of a token are stored, and how they are written and read.
 
-A page holds PAGE tokens of one KV head of one layer. K is contracted along the head, so its page is PAGE / 16 tiles
-(see tiles.py) of 16 tokens. V is contracted along the tokens, so its page is row-major:
+A page holds PAGE tokens of one KV head of one layer. K is contracted along the head, so its page is TILES tiles (see
+tiles.py) of 16 tokens. V is contracted along the tokens, so its page is row-major:
 
-    scales   d of each block, [columns / 32][PAGE] f16, then m likewise where the format has one; none for floats
-    numbers  [PAGE][bytes of the integers or floats of a row]; of the integers of a block the planes (see tiles.py)
+    scales   d of each block, [columns / 32][PAGE] f16, then m likewise if the format has one; none for floats
+    numbers  [PAGE][bytes of the integers or floats of a row]; the integers of a block are planes (see tiles.py)
 
 `columns` is the head's size, padded to a multiple of 32 for floating-point formats.
 """
@@ -22,6 +22,7 @@ from .formats import tiles
 from .formats.encode import encode_block
 from .formats.table import FORMATS, Format
 from .formats.words import load_numbers
+from .lang.buffers import LINE
 from .lang.dot import STORED_BIAS
 from .lang.jit import inline
 from .lang.memory import (
@@ -41,38 +42,51 @@ from .lang.memory import (
 from .lang.simd import row
 from .shapes import PAGE, columns
 
+TILES = PAGE // tiles.ROWS
+"""Tiles in a K page."""
+V_SCALES = 2 * PAGE
+"""Bytes of the scales of one block of columns in a V page, and of its minima."""
+
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
 
 def k_page_bytes(fmt: Format, head_dim: int) -> int:
-    return PAGE // tiles.ROWS * tiles.tile_bytes(fmt, columns(head_dim))
+    """Return the bytes of a K page."""
+    return TILES * tiles.tile_bytes(fmt, columns(head_dim))
 
 
 def v_scale_bytes(fmt: Format, head_dim: int) -> int:
-    return columns(head_dim) // 32 * PAGE * (4 if fmt.layout.has_min else 2) if fmt.layout else 0
+    """Return the bytes of a V page's scales, after which its numbers begin."""
+    return columns(head_dim) // 32 * _scale_bytes(fmt)
+
+
+def _scale_bytes(fmt: Format) -> int:
+    """Return the bytes of the scales and minima of one block of columns in a V page."""
+    return V_SCALES * (2 if fmt.layout.has_min else 1) if fmt.layout else 0
 
 
 def block_bytes(fmt: Format) -> int:
-    """Bytes of the numbers of 32 columns of a V row."""
+    """Return the bytes of the numbers of 32 columns of a V row."""
     return 4 * fmt.bits if fmt.bits else 32 * fmt.nbytes
 
 
 def v_row_bytes(fmt: Format, head_dim: int) -> int:
-    """Bytes of a token's numbers, without scales."""
+    """Return the bytes of a token's numbers in a V page, without scales."""
     return columns(head_dim) // 32 * block_bytes(fmt)
 
 
 def v_page_bytes(fmt: Format, head_dim: int) -> int:
+    """Return the bytes of a V page."""
     return v_scale_bytes(fmt, head_dim) + PAGE * v_row_bytes(fmt, head_dim)
 
 
 def canonical_k(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
-    """A K page as canonical blocks: (PAGE, bytes of a row)."""
+    """Return a K page as canonical blocks: (PAGE, bytes of a row)."""
     return tiles.unpack(page, fmt, PAGE, columns(head_dim))
 
 
 def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
-    """A V page as canonical blocks: (PAGE, bytes of a row)."""
+    """Return a V page as canonical blocks: (PAGE, bytes of a row)."""
     start = v_scale_bytes(fmt, head_dim)
     numbers = page[start : start + PAGE * v_row_bytes(fmt, head_dim)].reshape(PAGE, -1)
     if not fmt.bits:
@@ -87,42 +101,42 @@ def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.
     return out.reshape(PAGE, -1)
 
 
-# Into the pages and out of them: stubs that the kernels call with a constant `fmt`, and their code per format ---------
+# Into the pages and out of them: stubs that kernels call with a constant `fmt`, and their code per format -------------
 
 
 def store_k(fmt, x, n, page, slot, scratch):
-    """n float32 at x as token `slot` of a K page. scratch: SCRATCH bytes."""
+    """Store n float32 at x as token `slot` of a K page. scratch: SCRATCH bytes (see encode.py)."""
     raise NotImplementedError("only inside of kernels")
 
 
 def store_v(fmt, x, n, page, slot, scratch):
-    """n float32 at x as token `slot` of a V page. scratch: SCRATCH bytes."""
+    """Store n float32 at x as token `slot` of a V page. scratch: SCRATCH bytes (see encode.py)."""
     raise NotImplementedError("only inside of kernels")
 
 
 def unpack_v(fmt, page, tokens, n, out):
-    """The first tokens of a V page as float32 [tokens][n] at `out`."""
+    """Write the first `tokens` tokens of a V page as float32 [tokens][n] to `out`."""
     raise NotImplementedError("only inside of kernels")
 
 
 def load_v(fmt, numbers):
-    """Two f32x16: the 32 numbers of a V row at an address, before their scale."""
+    """Return two f32x16: the 32 numbers of a V row at an address, before their scale."""
     raise NotImplementedError("only inside of kernels")
 
 
 def _format(fmt: Any) -> Format | None:
-    """The format that a stub is asked for; None: Numba shall ask again with a literal."""
+    """Return the format that a stub is called with; None makes Numba ask again with a literal."""
     return FORMATS[fmt.literal_value] if isinstance(fmt, types.StringLiteral) else None
 
 
 @inline
 def _store_planes(bits, integers, to, step, flip):
-    """32 bytes of integers as the words of their planes, `step` bytes apart."""
+    """Store 32 bytes of integers as the words of their planes, `step` bytes apart."""
     left = 0
     for b in (8, 4, 2, 1):
         if bits & b:
             mask = 0x01010101 * ((1 << b) - 1)
-            for j in range(b):
+            for j in range(b):  # word j of the plane of b bits
                 word = 0
                 for part in range(8 // b):
                     word |= ((peek_i32(integers + 4 * (j + b * part)) >> left) & mask) << b * part
@@ -142,33 +156,34 @@ def _store_k(fmt, x, n, page, slot, scratch):
         return None
     name, bits, flip, size = f.name, f.bits, (0x01010101 * STORED_BIAS if f.bits == 8 else 0), f.nbytes
     has_min = f.layout is not None and f.layout.has_min
-    scale_row = 64 if has_min else 32
+    scale_bytes, word_row = (4 if has_min else 2) * tiles.ROWS, 4 * tiles.ROWS
 
     def integers(fmt, x, n, page, slot, scratch):
         blocks = n // 32
-        start = (blocks * scale_row + 63) // 64 * 64
-        lane = slot % 16
-        tile = page + slot // 16 * (start + blocks * bits * 64)
-        for b in range(blocks):
+        start = (blocks * scale_bytes + LINE - 1) // LINE * LINE
+        lane = slot % tiles.ROWS
+        tile = page + slot // tiles.ROWS * (start + blocks * bits * word_row)
+        for b in range(blocks):  # d, m and the planes of 32 numbers
             d, m = encode_block(name, x + 128 * b, scratch)
-            poke_f16(tile + (b * 16 + lane) * 2, d)
+            poke_f16(tile + (b * tiles.ROWS + lane) * 2, d)
             if has_min:
-                poke_f16(tile + ((blocks + b) * 16 + lane) * 2, m)
-            _store_planes(bits, scratch, tile + start + (b * bits * 16 + lane) * 4, 64, flip)
+                poke_f16(tile + ((blocks + b) * tiles.ROWS + lane) * 2, m)
+            _store_planes(bits, scratch, tile + start + b * bits * word_row + lane * 4, word_row, flip)
 
     if f.bits:
         return integers
     store = _STORES[name]
 
     def floats(fmt, x, n, page, slot, scratch):
-        tile = page + slot // 16 * 16 * n * size + slot % 16 * size
+        column = tiles.ROWS * size
+        tile = page + slot // tiles.ROWS * n * column + slot % tiles.ROWS * size
         for i in range(0, n, 16):
             store(scratch, load_f32(x + 4 * i))
-            for j in range(16):
+            for j in range(16):  # one number to each column of the tile
                 if size == 4:
-                    poke_i32(tile + (i + j) * 64, peek_i32(scratch + 4 * j))
+                    poke_i32(tile + (i + j) * column, peek_i32(scratch + 4 * j))
                 else:
-                    poke_u16(tile + (i + j) * 32, peek_u16(scratch + 2 * j))
+                    poke_u16(tile + (i + j) * column, peek_u16(scratch + 2 * j))
 
     return floats
 
@@ -179,17 +194,16 @@ def _store_v(fmt, x, n, page, slot, scratch):
     if f is None:
         return None
     name, bits, size = f.name, f.bits, f.nbytes
-    has_min = f.layout is not None and f.layout.has_min
-    scale_row = 256 if has_min else 128
+    has_min, scale_bytes = f.layout is not None and f.layout.has_min, _scale_bytes(f)
 
     def integers(fmt, x, n, page, slot, scratch):
         blocks = n // 32
-        row = page + blocks * scale_row + slot * (n * bits // 8)
-        for b in range(blocks):
+        row = page + blocks * scale_bytes + slot * (n * bits // 8)
+        for b in range(blocks):  # d, m and the planes of 32 numbers
             d, m = encode_block(name, x + 128 * b, scratch)
-            poke_f16(page + b * 128 + slot * 2, d)
+            poke_f16(page + b * V_SCALES + slot * 2, d)
             if has_min:
-                poke_f16(page + (blocks + b) * 128 + slot * 2, m)
+                poke_f16(page + (blocks + b) * V_SCALES + slot * 2, m)
             _store_planes(bits, scratch, row + b * 4 * bits, 4, 0)
 
     if f.bits:
@@ -232,19 +246,18 @@ def _unpack_v(fmt, page, tokens, n, out):
     if f is None:
         return None
     name, scaled, step = f.name, f.bits > 0, block_bytes(f)
-    has_min = f.layout is not None and f.layout.has_min
-    scale_row = 256 if has_min else 128 if scaled else 0
+    has_min, scale_bytes = f.layout is not None and f.layout.has_min, _scale_bytes(f)
 
     def rows(fmt, page, tokens, n, out):
-        numbers = page + n // 32 * scale_row
+        numbers = page + n // 32 * scale_bytes
         for t in range(tokens):
-            for b in range(n // 32):
+            for b in range(n // 32):  # d * number + m of 32 columns
                 low, high = load_v(name, numbers)
                 if scaled:
-                    d = peek_f16(page + b * 128 + t * 2)
+                    d = peek_f16(page + b * V_SCALES + t * 2)
                     low, high = low * d, high * d
                 if has_min:
-                    m = peek_f16(page + (n // 32 + b) * 128 + t * 2)
+                    m = peek_f16(page + (n // 32 + b) * V_SCALES + t * 2)
                     low, high = low + m, high + m
                 store_f32(out, low)
                 store_f32(out + 64, high)

@@ -1,9 +1,10 @@
 """A forward pass as a list of operations, recorded once and replayed by a team of threads without Python.
 
-An operation is a kernel, its arguments, how many items it has and what it costs. The threads take items from a shared
-counter, so a slow core does not hold up the others. Between operations that depend on each other stands a barrier,
-which waits for the items and not for the threads: one that lost its core in between holds up nobody. A small operation
-needs none of its own: the thread that finished the last item before it does it alone, and then lets the others go on.
+An operation is a kernel, its arguments, its number of items and its cost. The threads take items from a shared counter,
+so a slow core does not hold up the others. Between operations that depend on each other is a barrier, which waits for
+items and not for threads: a thread that lost its core after its last item holds up nobody. A single-threaded (solo)
+operation needs no barrier of its own: the thread that finishes the last item before it runs it and then releases the
+others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .lang.buffers import LINE, aligned
+from .lang.buffers import LINE, aligned, offsets
 from .lang.jit import Kernel, inline, jit
 from .lang.memory import peek_i32, peek_i64, poke_i64
 from .lang.sync import call_kernel, clock, fetch_add, give_way, load_acquire, pause
@@ -31,19 +32,21 @@ OP = np.dtype(
         ("items", "<i8"),  # items of the operation, times ...
         ("times", "<i8"),  # ... the int64 at this address, which the step sets
         ("grain", "<i4"),  # items taken at once
-        ("kind", "<i4"),  # what follows: _FREE, _BARRIER; _SOLO: it is itself done by one thread
-        ("count", "<i8"),  # items of this run: a thread that is late must not see what the next step sets
+        ("kind", "<i4"),  # what follows it: _FREE, _BARRIER; _SOLO: it is itself single-threaded
+        ("count", "<i8"),  # items of this run: a late thread must not see what the next step sets
         ("next", "<i8"),  # the next item to take
-        ("done", "<i8"),  # of a barrier: items done since the one before it, and 1 when what is solo is done too
+        ("done", "<i8"),  # of a barrier: items done since the one before it, and 1 for the solo operations after it
     ]
 )
+_KERNEL, _ARGS, _ITEMS, _TIMES, _GRAIN, _KIND, _COUNT, _NEXT, _DONE = offsets(OP)
+_OP_BYTES = OP.itemsize
 _FREE, _BARRIER, _SOLO = range(3)
 _ONE = np.ones(1, np.int64)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an operation moves and multiplies: bytes by kind, multiply-adds by kind."""
+    """The cost of an operation: bytes by kind, multiply-adds by kind."""
 
     weights: int = 0
     k: int = 0
@@ -61,11 +64,11 @@ class Cost:
 
 
 CostOf = Callable[[int, int], Cost]
-"""The cost of a step of so many rows, with so many tokens in the cache after it."""
+"""Returns the cost of a step of n rows, given n and the tokens in the cache after it."""
 
 
 def free(rows: int, context: int) -> Cost:
-    """Costs nothing worth counting."""
+    """Return a cost of nothing, for operations too small to count."""
     return Cost()
 
 
@@ -79,12 +82,13 @@ class Op:
     grain: int
     kind: int
     cost: CostOf
-    part: str = ""  # of the model, by GGUF's names: "blk.3"
-    output: tuple[Array, Array] | None = field(repr=False, default=None)  # float32 rows, how many of them are written
+    part: str = ""  # the part of the model, by GGUF's names: "blk.3"
+    output: tuple[Array, Array] | None = field(repr=False, default=None)  # float32 rows, and how many are written
     operands: tuple[Array, ...] = field(repr=False, default=())
 
     @property
     def solo(self) -> bool:
+        """True for a single-threaded operation."""
         return self.kind == _SOLO
 
 
@@ -93,7 +97,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
-        self.part = ""  # that operations are of from here on
+        self.part = ""  # of the operations that are added next
         self._table: Array | None = None
 
     def add(
@@ -113,7 +117,7 @@ class Plan:
         """Record an operation of items * times[0] items.
 
         operands: the fields of the kernel's record by name; an array stands for its address. With barrier=False the
-        next operation may start before this one is done. A solo operation is done by one thread, the one that
+        next operation may start before this one is done. solo: a single-threaded operation, run by the thread that
         finished the operation before it. output: see Op.
         """
         assert not solo or (self.ops and self.ops[-1].kind != _FREE), name
@@ -128,12 +132,12 @@ class Plan:
 
     @property
     def kernels(self) -> list[Kernel]:
-        """The kernels it needs, each once."""
+        """The kernels of the plan, each once."""
         return list(dict.fromkeys(op.kernel for op in self.ops))
 
     @property
     def table(self) -> Array:
-        """The operations as `replay` reads them, shape (ops,) of OP; compiles what is not compiled yet."""
+        """The operations as `replay` reads them, shape (ops,) of OP; compiles kernels that are not compiled yet."""
         if self._table is None:
             table = aligned(len(self.ops) * OP.itemsize).view(OP)
             for row, op in zip(table, self.ops, strict=True):
@@ -145,12 +149,12 @@ class Plan:
         return self._table
 
     def cost(self, rows: int, context: int) -> Cost:
-        """Of one step of `rows` tokens, after which the cache holds `context` tokens."""
+        """Return the cost of a step of `rows` tokens, after which the cache holds `context` tokens."""
         return sum((op.cost(rows, context) for op in self.ops), Cost())
 
 
 def compile_kernels(kernels: list[Kernel], progress: Callable[[int, int, str], None] | None = None) -> None:
-    """Compile or load each; progress(done, total, name of the next)."""
+    """Compile each kernel or load it from the disk; progress(done, total, name of the next)."""
     for done, kernel in enumerate(kernels):
         if progress is not None:
             progress(done, len(kernels), kernel.name)
@@ -167,6 +171,7 @@ _IDLE_SPINS = 40_000  # and before a worker with nothing to do goes to sleep
 
 @inline
 def _wait_for(address, value):
+    """Wait until the int64 at an address is at least `value`."""
     spins = 0
     while load_acquire(address) < value:
         spins += 1
@@ -178,20 +183,21 @@ def _wait_for(address, value):
 
 @inline
 def _stamp(stamps, at):
+    """Write the clock to a stamp, if stamps are taken."""
     if stamps != 0:
         poke_i64(stamps + at, clock())
 
 
 @inline
 def _take_items(op, items, thread, stamps, at):
-    """Do items of an operation as long as there are any; how many were done. Who took the last one stamps."""
-    grain, done = peek_i32(op + 32), 0
+    """Do items of an operation until none is left, and return the number done. The thread with the last item stamps."""
+    grain, done = peek_i32(op + _GRAIN), 0
     while True:
-        begin = fetch_add(op + 48, grain)
+        begin = fetch_add(op + _NEXT, grain)
         if begin >= items:
             return done
         end = min(begin + grain, items)
-        call_kernel(peek_i64(op), peek_i64(op + 8), begin, end, thread)
+        call_kernel(peek_i64(op + _KERNEL), peek_i64(op + _ARGS), begin, end, thread)
         done += end - begin
         if end == items:
             _stamp(stamps, at)
@@ -201,32 +207,32 @@ def _take_items(op, items, thread, stamps, at):
 def replay(mailbox, thread):
     """Walk the plan in the mailbox as one of the team's threads; return when every item is done."""
     op = peek_i64(mailbox + _TABLE)
-    end = op + 64 * peek_i64(mailbox + _OPS)
+    end = op + _OP_BYTES * peek_i64(mailbox + _OPS)
     stamps, at = peek_i64(mailbox + _STAMPS), 0
-    own = 8 * (1 + peek_i64(mailbox + _OPS)) * (1 + thread)  # from a stamp to where this thread's waiting is told
-    done = total = 0  # since the last barrier: items done here, and of all
+    own = 8 * (1 + peek_i64(mailbox + _OPS)) * (1 + thread)  # from a stamp to this thread's row of waits
+    done = total = 0  # items since the last barrier: done by this thread, and in all
     while op < end:
         at += 8
-        items = peek_i64(op + 40)
+        items = peek_i64(op + _COUNT)
         done += _take_items(op, items, thread, stamps, at)
         total += items
         barrier = op
-        op += 64
-        if peek_i32(barrier + 36) == _FREE:
+        op += _OP_BYTES
+        if peek_i32(barrier + _KIND) == _FREE:
             continue
-        last = (total == 0 and thread == 0) or (done > 0 and fetch_add(barrier + 56, done) + done == total)
+        last = (total == 0 and thread == 0) or (done > 0 and fetch_add(barrier + _DONE, done) + done == total)
         if last:
             _stamp(stamps, at)
-        while op < end and peek_i32(op + 36) == _SOLO:
+        while op < end and peek_i32(op + _KIND) == _SOLO:
             at += 8
             if last:
-                call_kernel(peek_i64(op), peek_i64(op + 8), 0, peek_i64(op + 40), thread)
+                call_kernel(peek_i64(op + _KERNEL), peek_i64(op + _ARGS), 0, peek_i64(op + _COUNT), thread)
                 _stamp(stamps, at)
-            op += 64
+            op += _OP_BYTES
         if last:
-            fetch_add(barrier + 56, 1)
+            fetch_add(barrier + _DONE, 1)
         since = clock() if stamps != 0 else 0
-        _wait_for(barrier + 56, total + 1)
+        _wait_for(barrier + _DONE, total + 1)
         if stamps != 0:
             poke_i64(stamps + own + at, clock() - since)
         done = total = 0
@@ -234,7 +240,7 @@ def replay(mailbox, thread):
 
 @jit
 def _serve(mailbox, thread, seen):
-    """Replay what is posted, until nothing came for a while; the last epoch that was seen."""
+    """Replay what is posted, until nothing came for a while; return the last epoch that was seen."""
     spins = 0
     while spins < _IDLE_SPINS:
         epoch = load_acquire(mailbox + _EPOCH)
@@ -252,27 +258,28 @@ def _serve(mailbox, thread, seen):
 
 @jit
 def _prepare(op, ops):
-    """Count the items of a run, and start at the first."""
+    """Set the counters of all operations for a run: their number of items, none taken, none done."""
     for _ in range(ops):
-        poke_i64(op + 40, peek_i64(op + 16) * peek_i64(peek_i64(op + 24)))
-        poke_i64(op + 48, 0)
-        poke_i64(op + 56, 0)
-        op += 64
+        poke_i64(op + _COUNT, peek_i64(op + _ITEMS) * peek_i64(peek_i64(op + _TIMES)))
+        poke_i64(op + _NEXT, 0)
+        poke_i64(op + _DONE, 0)
+        op += _OP_BYTES
 
 
 @jit
 def _post(mailbox):
+    """Post the plan in the mailbox to the workers."""
     fetch_add(mailbox + _EPOCH, 1)
 
 
 @jit
 def _all_left(mailbox, count):
+    """Wait until the workers have left `count` replays in all."""
     _wait_for(mailbox + _LEFT, count)
 
 
 class Team:
-    """Threads that replay plans together: the caller is thread 0, the others wait, spinning for a short while and
-    then asleep."""
+    """Threads that replay plans together. The caller is thread 0; the others wait, first spinning and then asleep."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -288,19 +295,21 @@ class Team:
         self._started = False
 
     def pin(self, cpus: Sequence[int]) -> None:
-        """Keep each thread on a CPU of its own, the caller on the first; raises OSError where that may not be."""
+        """Pin each thread to a CPU of its own, the caller to the first; raise OSError where the system forbids it."""
         self._start()
         threads = [threading.get_native_id(), *(worker.native_id or 0 for worker in self._workers)]
         for thread, cpu in zip(threads, cpus, strict=True):
             os.sched_setaffinity(thread, {cpu})
 
     def _start(self) -> None:
+        """Start the workers, if they are not running yet."""
         if not self._started:
             self._started = True
             for worker in self._workers:
                 worker.start()
 
     def _work(self, thread: int) -> None:
+        """Serve as a worker until the team is closed: sleep when `_serve` gives up, wake at the next post."""
         seen = 0
         while True:
             seen = _serve(self._address, thread, seen)
@@ -311,6 +320,7 @@ class Team:
                     return
 
     def _go(self) -> None:
+        """Post the plan, and wake the workers that sleep."""
         with self._wake:
             _post(self._address)
             self._wake.notify_all()
@@ -318,13 +328,13 @@ class Team:
     def run(self, plan: Plan, stamps: Array | None = None) -> None:
         """Replay a plan once.
 
-        stamps: int64 (1 + threads, 1 + ops). The first row takes the clock at the start and after each operation; the
-        row of a thread, for each operation that ends at a barrier, how long it waited there, in ticks of the clock:
-        see `rest`.
+        stamps: int64 (1 + threads, 1 + ops), in ticks of the clock. The first row gets the time at the start and after
+        each operation; each thread's row gets the time that it waited at the barrier after each operation that has
+        one. They are complete after `rest`.
         """
         table = plan.table
         self._start()
-        # A worker may still walk the run before, where nothing is left to do: its memory and counters must stay.
+        # A worker may still be in the run before, with nothing left to do: its memory and counters must not change.
         _all_left(self._address, self._runs * len(self._workers))
         self._plan, self._stamps = plan, stamps
         _prepare(table.ctypes.data, len(table))
@@ -339,7 +349,7 @@ class Team:
         replay(self._address, 0)
 
     def rest(self) -> None:
-        """Wait until all threads have left the last run: only then all of them have told how long they waited."""
+        """Wait until all threads have left the last run: only then all stamps are written."""
         _all_left(self._address, self._runs * len(self._workers))
 
     def close(self) -> None:
@@ -353,5 +363,5 @@ class Team:
 
 @jit
 def now():
-    """The counter that stamps are taken from."""
+    """Return the counter that stamps are taken from."""
     return clock()

@@ -1,4 +1,4 @@
-"""The functions that Python calls, compiled before they are needed: the first token shall not wait for a compiler."""
+"""The functions that Python calls, compiled before they are needed: the first token must not wait for a compiler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ops.sample import Scratch, draw, narrow
 
 
 def compile_functions() -> None:
-    """Compile or load them all, for the types that they are called with."""
+    """Compile or load all of them, for the types that they are called with."""
     for function, arguments in ((plan.replay, 2), (plan._serve, 3), (plan._post, 1), (plan._all_left, 2)):
         function.compile((types.int64,) * arguments)
     scratch = Scratch(16)

@@ -54,15 +54,15 @@ def packed(raw: Array, fmt: Format, columns: int) -> Array:
 
 @cache
 def store(fmt: str) -> Kernel:
-    """A kernel whose items are tokens: x into K and V pages at `places`, and the V block read back to `out`."""
+    """A kernel whose items are tokens: x into K and V pages at `slots`, and the V block read back to `out`."""
     store_k, store_v, load_v = pages.store_k, pages.store_v, pages.load_v
     from pyllm.kernels.lang.memory import peek_i64, store_f32
 
-    @kernel(record(x="ptr", n="int", places="ptr", k="ptr", k_page="int", v="ptr", v_page="int", numbers="int",
+    @kernel(record(x="ptr", n="int", slots="ptr", k="ptr", k_page="int", v="ptr", v_page="int", numbers="int",
                    row="int", scratch="ptr", out="ptr"), f"store_{fmt}")  # fmt: skip
     def store(a, begin, end, thread):  # type: ignore[no-untyped-def]
         for item in range(begin, end):
-            page, slot = divmod(peek_i64(a.places + 8 * item), 64)
+            page, slot = divmod(peek_i64(a.slots + 8 * item), pages.PAGE)
             x, v = a.x + item * a.n * 4, a.v + page * a.v_page
             store_k(fmt, x, a.n, a.k + page * a.k_page, slot, a.scratch)
             store_v(fmt, x, a.n, v, slot, a.scratch)
@@ -74,14 +74,14 @@ def store(fmt: str) -> Kernel:
     return store
 
 
-def stored(x: Array, fmt: Format, places: Array, n_pages: int) -> tuple[Array, Array, Array]:
+def stored(x: Array, fmt: Format, slots: Array, n_pages: int) -> tuple[Array, Array, Array]:
     """x (tokens, n) in pages: (K pages, V pages, V as load_v reads it). What is not stored is all ones: NaN."""
     n = x.shape[1]
     k = zeros(n_pages, pages.k_page_bytes(fmt, n), dtype=np.uint8)
     v = zeros(n_pages, pages.v_page_bytes(fmt, n), dtype=np.uint8)
     k[:], v[:] = 255, 255
     out = zeros(*x.shape)
-    run(store(fmt.name), len(x), x=np.ascontiguousarray(x, np.float32), n=n, places=places, k=k, k_page=k.shape[1],
+    run(store(fmt.name), len(x), x=np.ascontiguousarray(x, np.float32), n=n, slots=slots, k=k, k_page=k.shape[1],
         v=v, v_page=v.shape[1], numbers=pages.v_scale_bytes(fmt, n), row=pages.v_row_bytes(fmt, n),
         scratch=np.zeros(SCRATCH, np.uint8), out=out)  # fmt: skip
     return k, v, out

@@ -1,6 +1,6 @@
-"""Numbers chosen for blocks of 32 inside of kernels, for what goes into the cache: to the bit as quantize.py does it.
+"""Blocks of 32 encoded inside of kernels, for the cache, with the same bits as quantizers.py.
 
-Which of the three ways is a format's follows from its layout: a table of values, a minimum, or a zero point.
+The layout of a format decides how: by a table of values, from a minimum, or around a zero point.
 """
 
 from __future__ import annotations
@@ -33,28 +33,31 @@ from .layout import Layout
 from .quantizers import midpoints
 from .table import FORMATS
 
-SCRATCH = 320
-"""Bytes that `encode_block` uses: 32 integers, and room for sums."""
+_ALONG, _SQUARE = 64, 64 + 4 * 32
+SCRATCH = _SQUARE + 4 * 32
+"""Bytes that `encode_block` uses: 32 integers, and from _ALONG and _SQUARE on 32 float32 each to add up."""
 
 
 def encode_block(fmt, x, scratch):
-    """32 float32 at x as a block of the integer format `fmt` (a constant): its integers as bytes to `scratch`, signed
-    where they have 8 bits; returns d and m (0 where there is none)."""
+    """Encode 32 float32 at x as a block of the integer format `fmt` (a constant).
+
+    The integers go to `scratch` as bytes, signed if they have 8 bits. Return d and m (0 if the format has none).
+    """
     raise NotImplementedError("only inside of kernels")
 
 
 @inline
 def inverse(d):
-    """1 / d, and 0 where that is not finite; see quantize.py."""
+    """Return 1 / d, or 0 where that is not finite; see quantizers.py."""
     inverse = np.float32(1) / d
     return inverse if abs(inverse) < np.inf else np.float32(0)
 
 
 @inline
 def extreme(x):
-    """The first of 32 that are largest in size, with its sign."""
+    """Return the first of 32 float32 of the largest magnitude, with its sign."""
     top = np.float32(0)
-    for i in range(32):
+    for i in range(32):  # the largest so far
         v = peek_f32(x + 4 * i)
         if abs(v) > abs(top):
             top = v
@@ -75,6 +78,7 @@ def _encode_block(fmt, x, scratch):
 
 
 def _to_bytes(fmt, x, scratch):
+    """Encode as signed bytes; see quantizers.py for this and the other ways."""
     lo, hi = load_f32(x), load_f32(x + 64)
     d = max_lanes(maximum(absolute(lo), absolute(hi))) / np.float32(127)
     per_d = inverse(d)
@@ -88,7 +92,7 @@ def _around_zero(layout: Layout) -> Any:
 
     def encode(fmt, x, scratch):
         d = extreme(x) / np.float32(-zero)
-        per_d = inverse(d)  # below, rounded twice, as in ggml
+        per_d = inverse(d)  # the line below rounds twice, as ggml does
         store_low_bytes(scratch, to_i32(minimum(load_f32(x) * per_d + (zero + 0.5), splat(high))))
         store_low_bytes(scratch + 16, to_i32(minimum(load_f32(x + 64) * per_d + (zero + 0.5), splat(high))))
         return d, np.float32(0)
@@ -121,12 +125,12 @@ def _nearest_values(name: str, layout: Layout) -> Any:
             found = nearest(name, v * per_d)
             store_low_bytes(scratch + 16 * half, to_i32(row(found, 0)))
             weighted = (v * v) * row(found, 1)
-            store_f32(scratch + 64 + 64 * half, weighted * v)
-            store_f32(scratch + 192 + 64 * half, weighted * row(found, 1))
+            store_f32(scratch + _ALONG + 64 * half, weighted * v)
+            store_f32(scratch + _SQUARE + 64 * half, weighted * row(found, 1))
         along, square = np.float32(0), np.float32(0)
         for i in range(32):  # in this order, as in ggml
-            along += peek_f32(scratch + 64 + 4 * i)
-            square += peek_f32(scratch + 192 + 4 * i)
+            along += peek_f32(scratch + _ALONG + 4 * i)
+            square += peek_f32(scratch + _SQUARE + 4 * i)
         return (along / square if square > 0 else along * np.float32(0)), np.float32(0)
 
     return encode
@@ -134,7 +138,7 @@ def _nearest_values(name: str, layout: Layout) -> Any:
 
 @intrinsic(prefer_literal=True)
 def nearest(typingctx: Any, fmt: Any, x: Any) -> Any:
-    """Two f32x16: the number of the value nearest to each x among those of a format (a constant), and that value."""
+    """Return two f32x16: the index of the value of a format (a constant) nearest to each x, and that value."""
     layout = FORMATS[fmt.literal_value].layout
     assert layout is not None
     out = Vec("f32", 16, 2)

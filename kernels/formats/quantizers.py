@@ -1,6 +1,6 @@
-"""How numbers are chosen for a block of 32, ggml's choice to the bit. NumPy; the cache's fast form is in cache.py.
+"""How numbers are chosen for a block of 32, with the same bits as ggml. NumPy; encode.py does it inside of kernels.
 
-A quantizer takes values (..., blocks, size) and gives the `Numbers` of the blocks.
+A quantizer takes values (..., blocks, size) and returns the `Numbers` of the blocks.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ Quantizer = Callable[[F32Array], Numbers]
 
 
 def inverse(d: F32Array) -> F32Array:
-    """1 / d, and 0 where that is not finite: for d = 0, and where d is so small that it is 0 in float16 anyway."""
+    """Return 1 / d, or 0 where that is not finite: where d is 0, or so small that it is 0 in float16 anyway."""
     inverse = np.float32(1) / d
     return np.where(np.isfinite(inverse), inverse, np.float32(0))
 
 
 def integers(x: F32Array, low: int, high: int) -> F32Array:
-    """Whole numbers within bounds, 0 for what is no number: a cast of others depends on the processor."""
+    """Return whole numbers within bounds, 0 for NaN: the result of casting others would depend on the processor."""
     return np.where(np.isnan(x), np.float32(0), np.minimum(np.maximum(x, np.float32(low)), np.float32(high)))
 
 
 def _half_away(x: F32Array) -> F32Array:
-    """C's roundf: halves away from zero, where NumPy's rint takes the even one."""
+    """Round as C's roundf does: halves away from zero, where NumPy's rint rounds to even."""
     whole = np.trunc(x)
     return whole + np.copysign(np.abs(x - whole) >= np.float32(0.5), x)
 
 
 def extreme(v: F32Array) -> F32Array:
-    """The first of the values that are largest in size, with its sign: (..., 1)."""
+    """Return the first value of the largest magnitude, with its sign: (..., 1)."""
     return np.take_along_axis(v, np.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
 
 
 def to_bytes(v: F32Array) -> Numbers:
-    """8 bits, the largest in size becomes 127."""
+    """Quantize to signed bytes: the largest magnitude becomes 127."""
     d = np.abs(v).max(axis=-1, keepdims=True) / np.float32(127)
     q: U8Array = integers(_half_away(v * inverse(d)), -127, 127).astype(np.int8).view(np.uint8)
     return Numbers(d[..., 0], q)
 
 
 def around_zero(bits: int) -> Quantizer:
-    """The largest in size becomes the lowest integer, whatever its sign."""
+    """Return a quantizer that makes the value of the largest magnitude the lowest integer, whatever its sign."""
     zero = 1 << (bits - 1)
 
     def quantize(v: F32Array) -> Numbers:
@@ -56,7 +56,7 @@ def around_zero(bits: int) -> Quantizer:
 
 
 def from_minimum(bits: int) -> Quantizer:
-    """Affine: the least value becomes 0, the largest the highest integer."""
+    """Return an affine quantizer: the lowest value becomes 0, the highest the highest integer."""
     high = (1 << bits) - 1
 
     def quantize(v: F32Array) -> Numbers:
@@ -69,21 +69,21 @@ def from_minimum(bits: int) -> Quantizer:
 
 
 def midpoints(values: Sequence[int]) -> F32Array:
-    """Where the nearest of some ascending values changes; at a midpoint it is the upper one."""
+    """Return the points between ascending values; at a midpoint the upper value is the nearest."""
     v = np.array(values, np.float32)
     return (v[1:] + v[:-1]) / np.float32(2)
 
 
 def nearest(x: F32Array, values: Sequence[int]) -> U8Array:
-    """The number of the value that is nearest to each x."""
+    """Return the index of the value that is nearest to each x."""
     index = np.zeros(x.shape, np.uint8)
-    for middle in midpoints(values):  # a good deal faster than a binary search, value by value
+    for middle in midpoints(values):  # much faster than a binary search for each x
         index += x >= middle
     return index
 
 
 def among(values: Sequence[int]) -> Quantizer:
-    """The largest in size becomes the first of the ascending values; then d is fitted, weighted by x²."""
+    """Return a quantizer to ascending values: the largest magnitude becomes the first, then d is fitted by x²."""
     number = np.array(values, np.float32)
 
     def quantize(v: F32Array) -> Numbers:
@@ -96,7 +96,7 @@ def among(values: Sequence[int]) -> Quantizer:
 
 
 def _sum_in_order(x: F32Array) -> F32Array:
-    """Over the last axis one after the other, as C does; NumPy would pair them."""
+    """Add up the last axis one after the other, as C does; NumPy would add pairs."""
     total = x[..., 0]
     for i in range(1, x.shape[-1]):
         total = total + x[..., i]
@@ -104,15 +104,15 @@ def _sum_in_order(x: F32Array) -> F32Array:
 
 
 def powers(values: Sequence[int]) -> Quantizer:
-    """d is the power of two that brings the largest in size between half of the highest value and all of it; values: 8
-    that ascend from 0, then the same with a minus."""
+    """Return a quantizer whose d is the power of two that scales the largest magnitude to between half of the highest
+    value and all of it. values: 8 that ascend from 0, then the same with a minus."""
     between = midpoints(values[:8])
 
     def quantize(v: F32Array) -> Numbers:
         top = np.abs(v).max(axis=-1)
         e = np.where(np.isfinite(top), np.floor(np.log2(top)) - 2 + 127, 255)
         d = np.ldexp(np.float32(1), np.clip(np.nan_to_num(e), 0, 255).astype(np.int32) - 128)
-        size = np.searchsorted(between, np.abs(v) / d[..., None], side="left")  # a midpoint belongs to the lower one
+        size = np.searchsorted(between, np.abs(v) / d[..., None], side="left")  # a midpoint goes to the lower value
         return Numbers(d, np.where((v < 0) & (size > 0), size + 8, size).astype(np.uint8))
 
     return quantize

@@ -7,6 +7,7 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
+from ..lang.buffers import LINE
 from ..lang.jit import inline
 from ..lang.memory import load_e8m0, load_f16, load_i8_f32, load_u8_i32, load_u16_i32
 from ..lang.simd import high_bytes_i32, high_nibbles_i32, low_bytes_i32, low_nibbles_i32, to_f32
@@ -18,17 +19,17 @@ _INLINE = {"forceinline": True, "error_model": "numpy"}
 
 
 def integers_at(fmt, tile, columns):
-    """Address of the integers of a tile of so many columns. fmt: a constant."""
+    """Return the address of the integers of a tile that is `columns` wide. fmt: a constant."""
     raise NotImplementedError("only inside of kernels")
 
 
 def load_scale(fmt, tile, columns, group):
-    """f32x16: what the integers of a group are multiplied with. fmt: a constant."""
+    """Return the f32x16 that the integers of a group are multiplied with. fmt: a constant."""
     raise NotImplementedError("only inside of kernels")
 
 
 def load_minimum(fmt, tile, columns, group):
-    """f32x16: what is subtracted from the values of a group. fmt: a constant."""
+    """Return the f32x16 that is subtracted from the values of a group. fmt: a constant."""
     raise NotImplementedError("only inside of kernels")
 
 
@@ -41,7 +42,7 @@ def _integers_at(fmt, tile, columns):
     if (layout := _layout(fmt)) is None:
         return None
     size, step = layout.size, ROWS * layout.scale_bytes
-    return lambda fmt, tile, columns: tile + (columns // size * step + 63) // 64 * 64
+    return lambda fmt, tile, columns: tile + (columns // size * step + LINE - 1) // LINE * LINE
 
 
 @overload(load_scale, prefer_literal=True, jit_options=_INLINE)
@@ -66,15 +67,16 @@ def _load_minimum(fmt, tile, columns, group):
     if (layout := _layout(fmt)) is None:
         return None
     size, up, d_step = layout.size, _log2(layout.groups), ROWS * layout.d_bytes
+    m_step = ROWS * 2
     if layout.scales is None:
-        return lambda fmt, tile, columns, group: load_f16(tile + columns // size * d_step + group * 32) * -1.0
+        return lambda fmt, tile, columns, group: load_f16(tile + columns // size * d_step + group * m_step) * -1.0
     width = ROWS * layout.group_bytes
     load_t = _load_high_byte if layout.group_bytes == 2 else _load_high_nibble
 
     def minimum(fmt, tile, columns, group):
-        behind = tile + columns // size * d_step
-        t = load_t(behind + columns // size * 32 + group * width)
-        return load_f16(behind + (group >> up) * 32) * t
+        minima = tile + columns // size * d_step
+        t = load_t(minima + columns // size * m_step + group * width)
+        return load_f16(minima + (group >> up) * m_step) * t
 
     return minimum
 

@@ -1,8 +1,8 @@
-"""How numbers are chosen for super-blocks of 256 values: a search for the scales that leave the least error.
+"""How numbers are chosen for super-blocks of 256 values: a search for the scales with the least error.
 
-The quantizers try some scales around the obvious one for each group, fit scale (and minimum) to the integers that come
-out by least squares, and keep the best; then the groups' scales become integers themselves and the values are rounded
-once more. The idea, the weights and the ranges are ggml's, so the errors are too; the bits need not be.
+For each group the quantizers try some scales around the obvious one, fit scale (and minimum) to the resulting integers
+by least squares, and keep the best. Then the groups' scales become integers themselves and the values are rounded once
+more. The idea, the weights and the ranges are ggml's, and so are the errors; the bits may differ.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ _TINY = np.float32(1e-15)
 
 
 def _stored(d: F32Array) -> F32Array:
-    """As float16 keeps it."""
+    """Return d rounded to float16."""
     return d.astype(np.float16).astype(np.float32)
 
 
 def with_minimum(bits: int, scale_bits: int, groups: int, steps: range, step: float) -> Quantizer:
-    """value = d * s * q - m * t. Tried are (2^bits - 1 + i * step) steps from the least to the largest value, i in
-    `steps`; weights are |x| plus, where groups have 32 values, the group's root mean square."""
+    """Return a quantizer for value = d * s * q - m * t.
+
+    It tries scales that put (2^bits - 1 + i * step) steps between the lowest and the highest value, for i in `steps`.
+    Errors are weighted by |x|, plus the group's root mean square where groups have 32 values.
+    """
     high, most = (1 << bits) - 1, np.float32((1 << scale_bits) - 1)
 
     def quantize(v: F32Array) -> Numbers:
@@ -45,18 +48,18 @@ def with_minimum(bits: int, scale_bits: int, groups: int, steps: range, step: fl
 
 
 def _columns(x: F32Array) -> F32Array:
-    """Groups (..., n) as (n, groups): sums over a group are then sums of long rows, which NumPy does fast."""
+    """Return groups (..., n) as (n, groups): sums over a group are then sums of long rows, which NumPy does fast."""
     return np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
 
 
 def _shared(scale: F32Array, most: np.float32) -> tuple[F32Array, F32Array]:
-    """Scales that are not negative as d times integers up to `most`: (d, integers)."""
+    """Return scales of 0 and above as d times integers up to `most`: (d, integers)."""
     d = scale.max(axis=-1, keepdims=True) / most
     return d, integers(np.rint(scale * inverse(d)), 0, int(most))
 
 
 def _fit_affine(x: F32Array, weight: F32Array, high: int, steps: range, step: float) -> tuple[F32Array, F32Array]:
-    """For groups (n, groups): scale and minimum (not above 0) of the least weighted square error among those tried."""
+    """Return, for groups (n, groups), the scale and the minimum (0 or below) of the least weighted square error."""
     low = np.minimum(x.min(axis=0), np.float32(0))
     span = x.max(axis=0) - low
     above, per_span = x - low, inverse(span)
@@ -77,7 +80,7 @@ def _fit_affine(x: F32Array, weight: F32Array, high: int, steps: range, step: fl
         fit_low = (sum_qq * sum_x - sum_q * sum_qx) * per_d
         positive = fit_low > 0
         scale, fit_low = np.where(positive, sum_qx * inverse(sum_qq), scale), np.where(positive, np.float32(0), fit_low)
-        gain = scale * sum_qx + fit_low * sum_x  # what the least squares take from the sum of weight * x²
+        gain = scale * sum_qx + fit_low * sum_x  # by how much the fit reduces the sum of weight * x²
         better = (gain > best) & (per_d > 0) & (scale > 0)
         best = np.where(better, gain, best)
         best_scale, best_low = np.where(better, scale, best_scale), np.where(better, fit_low, best_low)
@@ -85,8 +88,8 @@ def _fit_affine(x: F32Array, weight: F32Array, high: int, steps: range, step: fl
 
 
 def around_zero(bits: int, scale_bits: int, groups: int) -> Quantizer:
-    """value = d * s * (q - zero). Tried are scales that bring the largest in size of a group to -zero - i / 10, i from
-    -9 to 9."""
+    """Return a quantizer for value = d * s * (q - zero). It tries scales that bring the largest magnitude of a group to
+    -zero - i / 10, for i from -9 to 9."""
     zero = 1 << (bits - 1)
     low, high = np.float32(-zero), np.float32(zero - 1)
 
@@ -101,8 +104,8 @@ def around_zero(bits: int, scale_bits: int, groups: int) -> Quantizer:
 
 
 def among(values: Sequence[int], scale_bits: int, groups: int) -> Quantizer:
-    """value = d * s * values[q]. Tried are scales that bring the largest in size of a group near the first value, or to
-    its opposite."""
+    """Return a quantizer for value = d * s * values[q]. It tries scales that bring the largest magnitude of a group
+    near the first value, or to its negative."""
     table = np.array(values, np.float32)
 
     def number(x: F32Array) -> F32Array:
@@ -115,12 +118,12 @@ def among(values: Sequence[int], scale_bits: int, groups: int) -> Quantizer:
 
 
 Number = Callable[[F32Array], F32Array]
-"""What a block can say that is nearest to values over their scale; may use their memory."""
+"""Returns the representable values nearest to values / scale; may reuse their memory."""
 
 
 def _centred(number: Number, stored: Callable[[F32Array], U8Array], tops: Sequence[float], scale_bits: int,
              groups: int) -> Quantizer:  # fmt: skip
-    """stored: the bits of values over their scale."""
+    """Return a quantizer without a minimum; stored: the bits of values / scale; tops: see `around_zero`, `among`."""
     lowest = 1 << (scale_bits - 1)
 
     def quantize(v: F32Array) -> Numbers:
@@ -138,7 +141,7 @@ def _centred(number: Number, stored: Callable[[F32Array], U8Array], tops: Sequen
 
 
 def _fit_centred(x: F32Array, per_top: F32Array, number: Number, tops: Sequence[float]) -> F32Array:
-    """For groups (n, groups): the scale of the least error, weighted by x², among those tried."""
+    """Return, for groups (n, groups), the scale of the least error, weighted by x²."""
     weight = x * x
     weighted_x, product = weight * x, np.empty_like(x)
     best_scale = best = np.zeros(x.shape[1], np.float32)
@@ -148,6 +151,6 @@ def _fit_centred(x: F32Array, per_top: F32Array, number: Number, tops: Sequence[
         np.multiply(weight, q, out=product)
         per_qq = inverse(np.multiply(product, q, out=product).sum(axis=0))
         gain = sum_qx * sum_qx * per_qq
-        better = ~(gain <= best)  # NaN stays
+        better = ~(gain <= best)  # true for NaN, which stays
         best, best_scale = np.where(better, gain, best), np.where(better, sum_qx * per_qq, best_scale)
     return best_scale

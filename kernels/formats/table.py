@@ -1,7 +1,7 @@
 """The table of number formats: what a block holds, how it is encoded and decoded. NumPy only, no Numba.
 
-A row describes ggml's block byte for byte (source: ggml's ggml-common.h, as documented with GGUF); where a block
-lies in memory is the business of `tiles.py`, how it is multiplied that of `linear.py` and `attention.py`.
+A row describes ggml's block byte for byte (source: ggml's ggml-common.h, as documented with GGUF). How blocks are laid
+out in memory is in `tiles.py`, how they are multiplied in `ops/` and `attention/`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .quantizers import Quantizer, among, around_zero, from_minimum, powers, to_
 
 @dataclass(frozen=True, eq=False)
 class Format:
-    """How numbers are stored: blocks of `size` values in `nbytes` bytes."""
+    """A number format: blocks of `size` values in `nbytes` bytes."""
 
     name: str  # ggml's spelling, "q4_0"
     ggml_id: int | None  # the tensor type's number in a GGUF file; None: not for files
@@ -36,7 +36,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        """Of an integer; 0: the values are floating-point numbers."""
+        """The bits of an integer; 0: the values are floating-point numbers."""
         return self.layout.integers.width if self.layout else 0
 
     @property
@@ -44,17 +44,17 @@ class Format:
         return 8 * self.nbytes / self.size
 
     def row_bytes(self, n: int) -> int:
-        """Bytes of a row of n values; n must be a multiple of `size`."""
+        """Return the bytes of a row of n values; n must be a multiple of `size`."""
         assert n % self.size == 0, (self.name, n)
         return n // self.size * self.nbytes
 
     def fitting(self, n: int) -> Format:
-        """This format, or what stands in for it where rows of n values do not fit."""
+        """Return this format, or the one to use instead where n is no multiple of `size`."""
         return self if n % self.size == 0 or not self.instead else FORMATS[self.instead]
 
 
 def _quiet(convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """What leaves a format's range becomes inf or NaN, as in ggml; NumPy need not warn of it."""
+    """Silence NumPy's warnings: what leaves a format's range becomes inf or NaN, as in ggml."""
 
     @functools.wraps(convert)
     def quietly(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -94,12 +94,12 @@ def _decode_bf16(raw: U8Array) -> F32Array:
 
 
 _CHUNK = 1 << 16
-"""Values that are encoded at once: what is computed between stays in the core's cache."""
+"""Values encoded at once, so that intermediate results stay in the core's cache."""
 
 
 def _blocks(name: str, ggml_id: int | None, layout: Layout, quantize: Quantizer, max_error: float, *,
             for_cache: bool = False, instead: str = "") -> Format:  # fmt: skip
-    """A row of the table for blocks of integers."""
+    """Return the row of the table for blocks of integers."""
 
     @_quiet
     def encode(x: F32Array) -> U8Array:
@@ -114,16 +114,17 @@ def _blocks(name: str, ggml_id: int | None, layout: Layout, quantize: Quantizer,
 
 def _floats(name: str, ggml_id: int, nbytes: int, encode: Callable[[F32Array], U8Array],
             decode: Callable[[U8Array], F32Array], max_error: float) -> Format:  # fmt: skip
-    """A row of the table for floating-point numbers, which are blocks of one."""
+    """Return the row of the table for floating-point numbers, which are blocks of one value."""
     return Format(name, ggml_id, 1, nbytes, encode, decode, max_error, for_cache=True)
 
 
 def _nibbles(at: int) -> Part:
+    """Return the part of 4 bits of 32 integers from byte `at` on."""
     return plane(4, at, 16, 32)
 
 
 def _scales_k4() -> Bits:
-    """Eight s and eight t of 6 bits in 12 bytes: the first four of each whole, with the high bits of the others."""
+    """Return eight s and eight t of 6 bits in 12 bytes; those of the first four hold high bits of the others."""
     i, last = np.arange(4), np.full(4, 4)
     low = np.concatenate([i, i + 8, i + 4, i + 8]), np.concatenate([0 * i, 0 * i, 0 * i, last])
     high = np.concatenate([i, i, i + 4, i + 4]), np.concatenate([last, last + 2, last, last + 2])
@@ -150,7 +151,7 @@ _IQ4_NL = Layout(32, 18, Bits((_nibbles(2),)), values=_VALUES_IQ4)
 _IQ4_XS = Layout(256, 136, Bits((plane(4, 8, 16, 256),)), values=_VALUES_IQ4, scale_zero=32,
                  scales=Bits((plane(4, 4, 1, 8), plane(2, 2, 1, 8))))  # fmt: skip
 _MXFP4 = Layout(32, 17, Bits((_nibbles(1),)), values=_VALUES_FP4, exponent=True)
-# Of our own, for the cache: affine like q4_1, in the tiles' planes. 4 and 3 bits per value with their scales.
+# Our own, for the cache: affine like q4_1, laid out like the tiles' planes. With scales they take 4 and 3 bits a value.
 _Q3_1 = Layout(32, 16, Bits((plane(2, 4, 8, 32), plane(1, 12, 4, 32))), m=2)
 _Q2_1 = Layout(32, 12, Bits((plane(2, 4, 8, 32),)), m=2)
 
@@ -177,6 +178,5 @@ FORMATS: dict[str, Format] = {
         _blocks("q2_k", 10, _Q2_K, super_blocks.with_minimum(2, 4, 16, range(-5, 11), 0.1), 0.4, instead="q4_0"),
     )
 }
-BY_GGML_ID: dict[int, Format] = {f.ggml_id: f for f in FORMATS.values() if f.ggml_id is not None}
 WEIGHT_TYPES: tuple[str, ...] = tuple(f.name for f in FORMATS.values() if f.ggml_id is not None)
 CACHE_TYPES: tuple[str, ...] = tuple(f.name for f in FORMATS.values() if f.for_cache)

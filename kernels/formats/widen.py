@@ -1,6 +1,6 @@
 """Numbers as bfloat16 in the tiles that the matrix unit reads (see amx.py): weights of any format, and activations.
 
-Where many rows meet the same weights, turning them once costs little beside the products, and one product serves all
+With many rows, converting the weights once costs little compared with the products, and one product is enough for all
 formats. bfloat16 keeps 8 bits of a number: an error of 0.2 % at most, below that of activations in 8-bit blocks.
 """
 
@@ -25,12 +25,12 @@ from .words import load_words
 
 @unary
 def quiet(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """A NaN as the one that survives rounding to bfloat16 by an addition."""
+    """Replace each NaN by the one that survives rounding to bfloat16 by an addition."""
     return b.select(b.fcmp_unordered("uno", x, x), constant(x.type, float("nan")), x)
 
 
 def _paired(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
-    """Two vectors f32x16 as 16 pairs of bfloat16, rounded to nearest."""
+    """Emit two vectors f32x16 as 16 pairs of bfloat16, rounded to nearest."""
     ints = i32x16.ir
     half = constant(ints, 0x8000)
     low, high = (b.add(b.bitcast(v, ints), half) for v in (low, high))
@@ -39,7 +39,7 @@ def _paired(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
 
 @unary
 def rounded(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """The nearest bfloat16, as f32; a NaN stays one."""
+    """Round to the nearest bfloat16, as f32; NaN stays NaN."""
     ints = i32x16.ir
     up = b.and_(b.add(b.bitcast(x, ints), constant(ints, 0x8000)), constant(ints, 0xFFFF0000))
     nan = b.fcmp_unordered("uno", x, x)
@@ -48,20 +48,20 @@ def rounded(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 @inline
 def rest(x):
-    """What `rounded` takes from x: with it x keeps 16 bits."""
+    """Return what `rounded` takes from x; the two together keep 16 bits of x."""
     return x - rounded(x)
 
 
 @binary
 def pair(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
-    """Lane i: low[i] and high[i] as bfloat16, seen as one f32."""
+    """Put low[i] and high[i] as bfloat16 into lane i, seen as one f32."""
     return b.bitcast(_paired(b, low, high), f32x16.ir)
 
 
 @intrinsic(prefer_literal=True)
 def store_scaled(typingctx: Any, words: Any, first: Any, count: Any, d: Any, low: Any, address: Any) -> Any:
-    """d * byte + low for the bytes of `count` of the words (see words.py) from number `first` on, as tile rows: two
-    for each word. first, count: constants."""
+    """Store d * byte + low for the bytes of `count` of the words (see words.py) from number `first` on, as tile rows:
+    two for each word. first, count: constants."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         d, low, address = args[3:]
@@ -82,7 +82,7 @@ def store_scaled(typingctx: Any, words: Any, first: Any, count: Any, d: Any, low
 
 
 def widen(fmt, tile, columns, scale, out):
-    """A tile of 16 rows in format `fmt` (a constant), times scale, as tiles of the matrix unit, one for 32 columns."""
+    """Write a tile of 16 rows in format `fmt` (a constant), times scale, as tiles of the matrix unit of 32 columns."""
     raise NotImplementedError("only inside of kernels")
 
 
@@ -98,6 +98,8 @@ def _widen(fmt, tile, columns, scale, out):
 
 
 def _by_32(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., None]:
+    """Return `widen` for formats with a scale for 32 columns: d * q - minimum, or d * (q - zero)."""
+
     def blocks(fmt, tile, columns, scale, out):
         w = integers_at(name, tile, columns)
         for b in range(columns // 32):
@@ -109,6 +111,8 @@ def _by_32(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., Non
 
 
 def _by_16(name: str, lines: int, has_min: bool, zero: int) -> Callable[..., None]:
+    """Return `widen` for formats with a scale for 16 columns: the same for each half of 32."""
+
     def blocks(fmt, tile, columns, scale, out):
         w = integers_at(name, tile, columns)
         for b in range(columns // 32):
@@ -137,7 +141,7 @@ def _widen_bf16(fmt, tile, columns, scale, out):
 
 @inline
 def widen_f16(tile, columns, out, rests):
-    """A tile of float16 numbers as two of bfloat16 each, which are together what it is: at `out` and at `rests`."""
+    """Write a tile of float16 numbers as two bfloat16 each, whose sum they are: at `out` and at `rests`."""
     for c in range(0, columns, 2):
         low, high = load_f16(tile + 32 * c), load_f16(tile + 32 * c + 32)
         store_f32(out + 32 * c, pair(rounded(low), rounded(high)))
@@ -146,8 +150,8 @@ def widen_f16(tile, columns, out, rests):
 
 @inline
 def widen_row(x, n, out, rests, row, columns):
-    """n float32 at x into row number `row` of the tiles of activations at `out`, which are `columns` wide; what
-    rounding takes to those at `rests`, if that is not 0."""
+    """Write n float32 at x into row number `row` of the tiles of activations at `out`, which are `columns` wide, and
+    what rounding took from them into those at `rests`, unless that is 0."""
     at = row // 16 * (columns // 32) * amx.TILE + row % 16 * 64
     for i in range(0, n, 32):
         low, high = load_f32(x + 4 * i), load_f32(x + 4 * i + 64)

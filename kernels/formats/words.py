@@ -1,4 +1,4 @@
-"""The integers of 32 columns, kept as planes of bits (see tiles.py), as vectors, for each format."""
+"""The integers of 32 columns as vectors, from the planes of their bits (see tiles.py), for each format."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SHUFFLES = {
     "neon": {16: "llvm.aarch64.neon.tbl1.v16i8"},
     "portable": {},
 }[cpu.DOT]
-"""Bytes to the instruction that looks up so many of them in a table of 16."""
+"""For n bytes, the instruction that looks up n of them in a table of 16."""
 
 
 def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
-    """Bytes v >> shift (or << -shift) & mask. Shifted as 16-bit words, which x86 has."""
+    """Emit bytes v >> shift (or << -shift) & mask. They are shifted as 16-bit words: x86 has no shift of bytes."""
     wide = ir.VectorType(I16, v.type.count // 2)
     if shift:
         turn = b.lshr if shift > 0 else b.shl
@@ -35,7 +35,7 @@ def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
 
 
 def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Value:
-    """table[index] for bytes below 16: by an instruction, or by choosing between constants bit by bit."""
+    """Emit table[index] for bytes below 16, by an instruction or by choosing between constants bit by bit."""
     if not _SHUFFLES:
         found = [constant(index.type, value) for value in table]
         for bit in range(4):
@@ -50,8 +50,11 @@ def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Valu
 
 @intrinsic(prefer_literal=True)
 def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
-    """The integers of 32 columns of 16 rows at an address in a tile of format `fmt` (a constant): 8 vectors i8x64, of
-    4 columns each, as `dot_words` takes them. Where the format says what they stand for, that, plus STORED_BIAS."""
+    """Load the integers of 32 columns of 16 rows at an address in a tile of format `fmt` (a constant).
+
+    Return 8 vectors i8x64, of 4 columns each, as `dot_words` takes them. Where the format has a table of values, they
+    are looked up and STORED_BIAS is added.
+    """
     layout = FORMATS[fmt.literal_value].layout
     assert layout is not None
     out = Vec("i8", 64, 8)
@@ -77,8 +80,8 @@ def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def load_numbers(typingctx: Any, fmt: Any, address: Any) -> Any:
-    """The numbers of 32 columns of one row at an address in a V page of format `fmt` (a constant), before their scale:
-    two vectors f32x16."""
+    """Load the numbers of 32 columns of one row at an address in a V page of format `fmt` (a constant), before their
+    scale: two vectors f32x16."""
     layout = FORMATS[fmt.literal_value].layout
     assert layout is not None
     out, width = Vec("f32", 16, 2), layout.integers.width
@@ -103,9 +106,9 @@ def load_numbers(typingctx: Any, fmt: Any, address: Any) -> Any:
 
 
 def _number(b: ir.IRBuilder, index: ir.Value, numbers: Sequence[int]) -> ir.Value:
-    """numbers[index], of at most 16, as f32x16."""
+    """Emit numbers[index] as f32x16; there are at most 16 numbers."""
     floats = ir.VectorType(F32, 16)
-    if cpu.DOT == "avx512vnni":  # an instruction, where converting is two
+    if cpu.DOT == "avx512vnni":  # one instruction, where converting takes two
         table = ir.Constant(floats, [float(x) for x in numbers] * (16 // len(numbers)))
         return call(b, "llvm.x86.avx512.permvar.sf.512", floats, table, index)
     if [*numbers] == [*range(numbers[0], numbers[0] + len(numbers))]:
@@ -115,7 +118,7 @@ def _number(b: ir.IRBuilder, index: ir.Value, numbers: Sequence[int]) -> ir.Valu
 
 
 def _columns(b: ir.IRBuilder, address: ir.Value, bits: int, half: int) -> ir.Value:
-    """16 of the 32 columns of a plane at an address, as i32x16; those of 8 bits are signed."""
+    """Emit 16 of the 32 columns of a plane at an address as i32x16; those of 8 bits are signed."""
     bytes_, ints = ir.VectorType(I8, 16), ir.VectorType(I32, 16)
     if bits == 8:
         return b.sext(read(b, b.add(address, I64(16 * half)), bytes_), ints)

@@ -1,8 +1,9 @@
-"""Memory for kernels: aligned to cache lines, in huge pages where the system lends them. NumPy only."""
+"""Memory for kernels: aligned to cache lines, in huge pages where the system offers them; offsets. NumPy only."""
 
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,20 @@ LINE = 64
 """Bytes of a cache line."""
 
 
+def offsets(record: np.dtype[Any]) -> tuple[int, ...]:
+    """Return the bytes before each field of a record, in the record's order, for kernels that read it by address."""
+    assert record.fields is not None
+    return tuple(record.fields[name][1] for name in record.names or ())
+
+
 def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed bytes that begin at a cache line; a large piece is taken from the system only as it is touched."""
+    """Return zeroed bytes that start at a cache line. The system provides a large piece only as it is touched."""
     if nbytes < 1 << 21:
         raw = np.zeros(nbytes + LINE, np.uint8)
         return raw[-raw.ctypes.data % LINE :][:nbytes]
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
-    # Private: of memory that might be shared, which is mmap's default, Linux makes no huge pages.
+    # Private, because Linux makes no huge pages of shared memory, which is mmap's default.
     anonymous = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     anonymous.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(anonymous, np.uint8)

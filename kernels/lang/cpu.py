@@ -1,7 +1,7 @@
-"""What the CPU can do, read once and by feature: virtual machines lie about a CPU's name.
+"""What the CPU can do, read once and by feature, because virtual machines lie about a CPU's name.
 
-Features are those that Numba compiles for, which a user may narrow: NUMBA_CPU_NAME=haswell gives the AVX2 form on a
-newer CPU, and PYLLM_PORTABLE=1 gives the forms that use no target instruction at all.
+Features are those that Numba compiles for. A user may narrow them: NUMBA_CPU_NAME=haswell gives the AVX2 kernels on a
+newer CPU, and PYLLM_PORTABLE=1 gives the kernels that use no special instruction at all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 import llvmlite.binding as llvm
 
-# What LLVM implies by a CPU's name, as far as the kernels ask for it: only names that tests and users force.
+# The features that LLVM derives from a CPU's name, as far as the kernels use them: names that tests and users force.
 _NAMED = {
     "haswell": "avx2 fma f16c",
     "x86-64-v3": "avx2 fma f16c",
@@ -50,7 +50,7 @@ DOT: str = _dot()
 
 
 def _amx() -> bool:
-    """Whether there is a matrix unit for bfloat16 and the system lets us have it; asked before a thread is started."""
+    """Tell whether there is a matrix unit for bfloat16 that the system lets us use. Ask before a thread is started."""
     if DOT != "avx512vnni" or not {"amx-bf16", "amx-tile"} <= FEATURES or sys.platform != "linux":
         return False
     if os.environ.get("PYLLM_AMX", "1") == "0":
@@ -60,7 +60,7 @@ def _amx() -> bool:
 
 
 AMX: bool = _amx()
-"""Whether products of many rows go to the matrix unit. PYLLM_AMX=0 says no."""
+"""True if products of many rows go to the matrix unit; PYLLM_AMX=0 turns it off."""
 
 HALF: bool = bool({"f16c", "avx512f", "fullfp16", "neon"} & FEATURES)
-"""Whether half-precision numbers are converted by an instruction."""
+"""True if an instruction converts half-precision numbers."""

@@ -1,6 +1,6 @@
 """The int8 dot product, the one verb whose instruction is chosen by what the CPU offers.
 
-Its unit adds to lane i of a sum the four products w[4 i + c] * x[c]: four columns of 16 rows at once.
+One step adds to lane i of a sum the four products w[4 i + c] * x[c]: four columns of 16 rows at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .memory import read
 from .simd import I8, I16, I32, I64, call, constant, i8x64, i32x16, pack, splatted
 
 STORED_BIAS: int = 128 if cpu.DOT == "avx512vnni" else 0
-"""What is added to signed weights in a tile. `vpdpbusd` wants one unsigned side: the weights are kept as q + 128 and
-the sum starts at -128 times the sum of x; the other instruction sets take signed weights as they are."""
+"""Added to the signed weights in a tile. One side of `vpdpbusd` is unsigned, so weights are stored as q + 128 and
+128 times the sum of x is taken off again; the other instruction sets take signed weights as they are."""
 
 
 def _dot_avx512vnni(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
@@ -26,6 +26,7 @@ def _dot_avx512vnni(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) ->
 
 
 def halves(b: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
+    """Emit a vector as `parts` shorter ones, in order."""
     if parts == 1:
         return [v]
     n = v.type.count // parts
@@ -34,6 +35,7 @@ def halves(b: ir.IRBuilder, v: ir.Value, parts: int) -> list[ir.Value]:
 
 
 def joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Emit the vectors (a power of two of them) as one long one."""
     while len(parts) > 1:
         n = 2 * parts[0].type.count
         index = ir.Constant(ir.VectorType(I32, n), list(range(n)))
@@ -42,7 +44,7 @@ def joined(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
 
 
 def _dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    """|w| * (x with w's sign): pmaddubsw adds two products in 16 bits, at most 2 * 128 * 127: none saturates."""
+    """Emit |w| * (x with w's sign). pmaddubsw adds two products in 16 bits, at most 2 * 128 * 127: none saturates."""
     bytes_, words, ints = ir.VectorType(I8, 32), ir.VectorType(I16, 16), ir.VectorType(I32, 8)
     sums = []
     for part_w, part_x in zip(halves(b, w, 2), halves(b, b.bitcast(x, i8x64.ir), 2), strict=True):
@@ -75,12 +77,13 @@ _emit_dot = DOTS[cpu.DOT]
 
 @intrinsic(prefer_literal=True)
 def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: Any, stride: Any) -> Any:
-    """acc + w · x: acc a group i32x16 of rows; words: a group i8x64, vector j with columns 4 j .. 4 j + 3 of 16 rows;
-    `count` vectors from `first` on (constants) are used; x: address of the signed bytes of all columns, rows `stride`
-    bytes apart.
+    """Return acc + w · x, a group i32x16 of rows.
 
-    The bytes of w are read as unsigned on AVX512-VNNI and as signed elsewhere; bytes below 128 mean the same on both,
-    and full-range weights are stored with STORED_BIAS added.
+    words: w as a group i8x64, vector j with columns 4 j .. 4 j + 3 of 16 rows; `count` of them from `first` on
+    (constants) are used. x: address of the signed bytes of all columns, rows `stride` bytes apart.
+
+    AVX512-VNNI reads the bytes of w as unsigned, the others as signed. Bytes below 128 mean the same on both, and
+    weights of 8 bits are stored with STORED_BIAS added.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

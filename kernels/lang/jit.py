@@ -1,7 +1,7 @@
 """The one way kernels are compiled.
 
-Two kinds: `@jit` for functions called from Python or from kernels, and `@kernel(ARGS)` for the operations of a plan,
-which are compiled when a plan first needs them and called by address. What is compiled is kept: see kept.py.
+`@jit` is for functions called from Python or from kernels. `@kernel(ARGS)` is for the operations of a plan, which are
+compiled when a plan first needs them and called by address. Compiled code is kept between runs: see kept.py.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numba.core.ccallback import CFunc
 from .kept import Kept
 
 if config.CPU_NAME and config.CPU_FEATURES is None:
-    config.CPU_FEATURES = ""  # what the CPU of that name has; Numba would add what the host has
+    config.CPU_FEATURES = ""  # the features of the CPU of that name; Numba would add those of the host
 
 
 def jit(function: Any = None, **options: Any) -> Any:
-    """numba.njit as the project uses it: without the GIL, kept, C's division. Options as numba.njit's."""
+    """Compile as numba.njit does, with the project's options: no GIL, C's division, kept on the disk."""
     if function is None:
         return partial(jit, **options)
     dispatcher = numba.njit(function, nogil=True, error_model="numpy", **options)
@@ -34,14 +34,14 @@ def jit(function: Any = None, **options: Any) -> Any:
 
 
 def inline(function: Any) -> Any:
-    """A function that is always compiled into its caller: part of a kernel with a name of its own."""
+    """Compile a function into each of its callers: a part of a kernel that has a name of its own."""
     return jit(function, forceinline=True)
 
 
 class Kernel:
     """An operation over items: body(args, begin, end, thread), where args is a record of dtype `args`.
 
-    Items are independent: any thread may do any of them, in any order. Scratch memory is told apart by `thread`.
+    Items are independent: any thread may do any of them, in any order. `thread` tells which scratch memory to use.
     """
 
     def __init__(self, name: str, args: np.dtype[np.void], body: Callable[..., None]) -> None:
@@ -54,7 +54,7 @@ class Kernel:
 
     @property
     def address(self) -> int:
-        """Address of void(void *args, int64 begin, int64 end, int64 thread), compiled at the first call."""
+        """The address of void(void *args, int64 begin, int64 end, int64 thread), compiled at the first call."""
         if self._compiled is None:
             taken = numba.from_dtype(self.args), types.int64, types.int64, types.int64
             compiled: Any = CFunc(self._body, (taken, types.void), {}, {"nopython": True, "error_model": "numpy"})
@@ -64,7 +64,7 @@ class Kernel:
         return int(self._compiled.address)
 
     def run(self, args: npt.NDArray[np.void], begin: int, end: int, thread: int = 0) -> None:
-        """Do the items from Python, on this thread: for tests and for work outside of a plan."""
+        """Do items begin to end - 1 from Python, on this thread: for tests and for work outside of a plan."""
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(self.address)
         call(args.ctypes.data, begin, end, thread)
 
@@ -73,11 +73,11 @@ class Kernel:
 
 
 def kernel(args: np.dtype[np.void], name: str = "") -> Callable[[Callable[..., None]], Kernel]:
-    """Decorator: make a function over items a Kernel. See there."""
+    """Decorate a function over items, which makes it a Kernel; args: the dtype of its arguments."""
     return lambda body: Kernel(name or body.__name__, args, body)
 
 
 def record(**fields: str) -> np.dtype[np.void]:
-    """The dtype of a kernel's arguments; fields are "ptr" (an address), "int" or "float" (32 bits)."""
+    """Return the dtype of a kernel's arguments; fields are "ptr" (an address), "int" (64 bits) or "float" (32 bits)."""
     kinds = {"ptr": "<i8", "int": "<i8", "float": "<f4"}
     return np.dtype([(name, kinds[kind]) for name, kind in fields.items()], align=True)

@@ -1,7 +1,7 @@
-"""Compiled kernels on the disk, from one run to the next: where, whose, and whole; never in the way of a run.
+"""Compiled kernels on the disk, from one run to the next. A file that cannot be used never stops a run.
 
-Numba's own files have no checksum, end the program where the disk is full, and get mixed up where two processes compile
-at once. Here each compiled function is one file, which appears in one step and is read only if it is what was written.
+Numba's own files have no checksum, end the program when the disk is full, and get mixed up when two processes compile
+at once. Here each compiled function is one file, which appears in one step and is read only if its checksum is right.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _KERNELS = Path(__file__).parents[1]
 
 
 def root() -> Path:
-    """The folder of all compiled kernels, of this state of the sources and of others."""
+    """Return the folder of all compiled kernels, those of this state of the sources and of others."""
     given = os.environ.get("PYLLM_CACHE")
     return (Path(given).expanduser().absolute() if given else platformdirs.user_cache_path("pyllm")) / "kernels"
 
 
 def _state() -> str:
-    """Names what a compiled kernel depends on besides its own source: the other sources, and what `cpu` chose."""
+    """Return a name for what a compiled kernel depends on: all sources of kernels, what `cpu` chose, and versions."""
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(_KERNELS.rglob("*.py"))))
     digest.update(f"{cpu.DOT} {cpu.AMX} {cpu.HALF} {numba.__version__} {np.__version__} {sys.version}".encode())
     return digest.hexdigest()[:16]
@@ -50,7 +50,7 @@ FOLDER = root() / _state()
 
 
 def _refusal() -> str:
-    """Makes the folder; why nothing in it may be trusted, or nothing. The files are pickles, so it must be ours."""
+    """Make the folder; return why it cannot be used, or "". The files are pickles, so the folder must be ours."""
     try:
         if not FOLDER.is_dir():  # it may be there and read-only, which is fine
             FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ REFUSED = _refusal()
 
 
 def _prune(keep: int = 6) -> None:
-    """Drop the folders of other states, the longest unused first."""
+    """Delete the folders of other states, those unused the longest first, but for `keep` of them."""
     with contextlib.suppress(OSError):
         FOLDER.touch()
         others = sorted((p for p in FOLDER.parent.iterdir() if p != FOLDER), key=lambda p: p.stat().st_mtime)
@@ -82,34 +82,34 @@ if not REFUSED:
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Says each problem once, by the log, as Numba keeps warnings to itself."""
+    """Log each problem once; Numba swallows warnings."""
     logging.getLogger(__name__).warning("%s: %s", FOLDER, problem)
 
 
 class Kept:
-    """The compiled forms of one function, where Numba looks for its cache."""
+    """The compiled versions of one function, in the place of Numba's own cache."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """The function for these types; None if it is not here, or not as it was written."""
+        """Return the function compiled for these types; None if its file is missing or damaged."""
         if REFUSED:
             return None
-        rtsys.initialize(target_context)  # which functions with arrays link to; the compiler itself may stay asleep
+        rtsys.initialize(target_context)  # functions with arrays link to it; the compiler itself need not start
         try:
             raw = self._path(sig, target_context.codegen()).read_bytes()
             if hashlib.sha256(memoryview(raw)[_DIGEST:]).digest() != raw[:_DIGEST]:
-                raise ValueError("it is not what was written")
+                raise ValueError("the checksum is wrong")
             return CompileResult._rebuild(target_context, *pickle.loads(memoryview(raw)[_DIGEST:]))
         except FileNotFoundError:
             return None
-        except Exception:  # whatever a pickle may raise
+        except Exception:  # a pickle may raise anything
             _warn("a kernel in it is damaged, and is compiled again")
             return None
 
     def save_overload(self, sig: Any, result: CompileResult) -> None:
-        """Keep the function for these types, if that can be."""
+        """Write the function compiled for these types to the disk, if possible."""
         if REFUSED:
             _warn(f"{REFUSED}, so kernels are compiled in every run; {_CURE}")
         elif not result.library.has_dynamic_globals:
@@ -131,7 +131,7 @@ class Kept:
             raise
 
     def _path(self, sig: Any, codegen: Any) -> Path:
-        """Named after the function and all that its machine code depends on."""
+        """Return the file's path: the function's name, and a digest of all that its machine code depends on."""
         code, source = self._function.__code__, Path(self._function.__code__.co_filename)
         digest = hashlib.sha256(f"{sig} {codegen.magic_tuple()} {code.co_firstlineno}".encode())
         digest.update(code.co_code + dumps([cell.cell_contents for cell in self._function.__closure__ or ()]))

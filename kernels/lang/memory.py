@@ -1,6 +1,7 @@
 """Verbs that touch memory: vectors and single numbers at int64 addresses, in f32, f16, bf16 and integers.
 
-Nothing here checks an address: what enters a kernel has been validated.
+Nothing here checks an address: the arguments of a kernel have been validated before. A vector of 16 float32 or int32 is
+64 bytes, which is what a bare 64 in a kernel means.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
 
 
 def read(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
-    """For verbs: what is at an address, aligned or not."""
+    """Emit a load from an address, aligned or not."""
     return builder.load(_at(builder, address, ty), align=1)
 
 
 def _half_to_f32(b: ir.IRBuilder, h: ir.Value) -> ir.Value:
-    """Halves (integers of 16 bits) to f32. Without an instruction: move exponent and fraction into place, and scale
-    by 2^112, which also makes denormals right; 65504 < x is infinity or NaN."""
+    """Emit halves (integers of 16 bits) as f32. Without an instruction: move exponent and fraction into place, and
+    scale by 2^112, which is right for denormals too; above 65504 it is infinity or NaN."""
     lanes = h.type.count
     if cpu.HALF:
         return b.fpext(b.bitcast(h, ir.VectorType(ir.HalfType(), lanes)), ir.VectorType(F32, lanes))
@@ -42,7 +43,7 @@ def _half_to_f32(b: ir.IRBuilder, h: ir.Value) -> ir.Value:
 
 
 def _f32_to_half(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """f32 to halves (integers of 16 bits), to nearest even. Without an instruction: Giesen's float_to_half_fast3."""
+    """Emit f32 as halves (integers of 16 bits), to nearest even; in software by Giesen's float_to_half_fast3."""
     lanes = x.type.count
     if cpu.HALF:
         return b.bitcast(b.fptrunc(x, ir.VectorType(ir.HalfType(), lanes)), ir.VectorType(I16, lanes))
@@ -63,12 +64,13 @@ def _f32_to_half(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _bf16_to_f32(b: ir.IRBuilder, h: ir.Value) -> ir.Value:
+    """Emit bf16 (integers of 16 bits) as f32."""
     ints = ir.VectorType(I32, h.type.count)
     return b.bitcast(b.shl(b.zext(h, ints), constant(ints, 16)), ir.VectorType(F32, h.type.count))
 
 
 def _f32_to_bf16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """To nearest even; NaN stays NaN."""
+    """Emit f32 as bf16 (integers of 16 bits), to nearest even; NaN stays NaN."""
     ints = ir.VectorType(I32, x.type.count)
     bits = b.bitcast(x, ints)
     high = b.lshr(bits, constant(ints, 16))
@@ -79,7 +81,7 @@ def _f32_to_bf16(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _power_to_f32(b: ir.IRBuilder, e: ir.Value) -> ir.Value:
-    """Bytes e to 2^(e - 128); the first two are denormal."""
+    """Emit bytes e as 2^(e - 128); the first two are denormal."""
     ints = ir.VectorType(I32, e.type.count)
     e = b.zext(e, ints)
     denormal = b.shl(constant(ints, 0x00200000), e)
@@ -89,7 +91,7 @@ def _power_to_f32(b: ir.IRBuilder, e: ir.Value) -> ir.Value:
 
 
 def _loader(lanes: int, stored: ir.Type, convert: Callable[[ir.IRBuilder, ir.Value], ir.Value], out: Vec) -> Any:
-    """A verb: `lanes` numbers kept as `stored` at an address, as a vector."""
+    """Make a verb that loads `lanes` numbers, stored as `stored` at an address, as a vector."""
 
     @intrinsic
     def verb(typingctx: Any, address: Any) -> Any:
@@ -112,7 +114,7 @@ load_e8m0 = _loader(16, I8, _power_to_f32, f32x16)
 
 
 def _storer(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:
-    """A verb: a vector of 16 numbers into memory, converted."""
+    """Make a verb that converts a vector of 16 numbers and stores it."""
 
     @intrinsic
     def verb(typingctx: Any, address: Any, value: Any) -> Any:
@@ -134,17 +136,18 @@ store_low_bytes = _storer(lambda b, v: b.trunc(v, ir.VectorType(I8, 16)))  # of 
 
 @intrinsic(prefer_literal=True)
 def splat_words(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
-    """rows vectors i32x16: the four bytes at address + row * stride, repeated in all lanes."""
+    """Return `rows` vectors i32x16: the four bytes at address + row * stride, repeated in all lanes."""
     return _broadcast("i32", address, stride, rows)
 
 
 @intrinsic(prefer_literal=True)
 def splat_floats(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
-    """rows vectors f32x16: the float at address + row * stride, repeated in all lanes."""
+    """Return `rows` vectors f32x16: the float at address + row * stride, repeated in all lanes."""
     return _broadcast("f32", address, stride, rows)
 
 
 def _broadcast(element: str, address: Any, stride: Any, rows: Any) -> Any:
+    """Return the type and the code generator of a verb that repeats one number in all lanes, row by row."""
     out = Vec(element, 16, rows.literal_value)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -160,7 +163,7 @@ def _broadcast(element: str, address: Any, stride: Any, rows: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def load_rows(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
-    """A group of f32x16: row r from address + r * stride."""
+    """Load a group of f32x16: row r from address + r * stride."""
     out = Vec("f32", 16, rows.literal_value)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -176,7 +179,7 @@ def load_rows(typingctx: Any, address: Any, stride: Any, rows: Any) -> Any:
 
 @intrinsic
 def store_rows(typingctx: Any, address: Any, stride: Any, group: Any) -> Any:
-    """Row r of a group of f32x16 to address + r * stride."""
+    """Store a group of f32x16: row r to address + r * stride."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         step = context.cast(builder, args[1], sig.args[1], types.int64)
@@ -190,7 +193,7 @@ def store_rows(typingctx: Any, address: Any, stride: Any, group: Any) -> Any:
 
 
 def _peek(stored: ir.Type, result: Any, convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:
-    """A verb: one number at an address."""
+    """Make a verb that loads one number."""
 
     @intrinsic
     def verb(typingctx: Any, address: Any) -> Any:
@@ -203,7 +206,7 @@ def _peek(stored: ir.Type, result: Any, convert: Callable[[ir.IRBuilder, ir.Valu
 
 
 def _poke(stored: ir.Type, number: Any, convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:
-    """A verb: one number into memory."""
+    """Make a verb that stores one number."""
 
     @intrinsic
     def verb(typingctx: Any, address: Any, value: Any) -> Any:
@@ -217,7 +220,7 @@ def _poke(stored: ir.Type, number: Any, convert: Callable[[ir.IRBuilder, ir.Valu
 
 
 def _alone(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value], ty: ir.Type) -> Any:
-    """A conversion of vectors, for one number."""
+    """Return a conversion of vectors as one for a single number."""
 
     def one(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
         vector = b.insert_element(ir.Constant(ir.VectorType(ty, 1), ir.Undefined), value, I32(0))
@@ -228,7 +231,7 @@ def _alone(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value], ty: ir.Type) -
 
 @intrinsic
 def store_first(typingctx: Any, address: Any, value: Any, n: Any) -> Any:
-    """The first n lanes of an f32x16 into memory, all of them where n is larger."""
+    """Store the first n lanes of an f32x16, all of them where n is 16 or more."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         lanes = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
@@ -243,7 +246,7 @@ def store_first(typingctx: Any, address: Any, value: Any, n: Any) -> Any:
 
 @intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
-    """A hint that the cache line at an address will be read; any address will do."""
+    """Tell the core that the cache line at an address will be read; any address is allowed."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, args[0], I8), I32(0), I32(3), I32(1))

@@ -1,9 +1,9 @@
 """The vocabulary of the kernels: vectors of 16 numbers and verbs on them, each a few lines of LLVM IR.
 
-A `Vec` is one vector or, with `rows`, a group of them that the verbs treat alike: `fma(a, b, c)` with a group of six
-is six instructions, and a plain vector or a number beside it serves all six. LLVM lowers the generic verbs to AVX2,
-AVX-512 or NEON; only the int8 dot product (`dot.py`) chooses its instruction by the CPU.
-Memory is the business of `memory.py`.
+A `Vec` is one vector or, with `rows`, a group of vectors that a verb treats alike: `fma(a, b, c)` with a group of six
+is six instructions, and a plain vector or a number among the operands is used for all six. LLVM lowers the generic
+verbs to AVX2, AVX-512 or NEON; only the int8 dot product (`dot.py`) chooses its instruction by the CPU. The verbs that
+load and store are in `memory.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-F32, F64 = ir.FloatType(), ir.DoubleType()
-I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+F32 = ir.FloatType()
+I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 ELEMENTS = {"f32": F32, "i32": I32, "i8": I8}
 
 
 class Vec(types.Type):  # type: ignore[misc]
-    """`lanes` numbers of kind `element` in one register, or `rows` such registers (0: not a group)."""
+    """The type of `lanes` numbers of kind `element` in one register, or of `rows` such registers (0: not a group)."""
 
     def __init__(self, element: str, lanes: int, rows: int = 0) -> None:
         self.element, self.lanes, self.rows = element, lanes, rows
@@ -44,17 +44,18 @@ class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
 f32x16, i32x16, i8x64 = Vec("f32", 16), Vec("i32", 16), Vec("i8", 64)
 
 
-# How a verb is made: from what it emits for plain vectors ---------------------------------------------------------
+# Verbs are made from what they emit for plain vectors -------------------------------------------------------------
 
 
 def splatted(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
+    """Emit a vector of `lanes` copies of a number."""
     one = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, I32(0))
     zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
     return builder.shuffle_vector(one, one, zeros)
 
 
 def _operand(context: Any, builder: ir.IRBuilder, ty: Any, value: ir.Value, row: int, like: Vec) -> ir.Value:
-    """An operand as a plain vector: row `row` of a group; a number is cast and repeated."""
+    """Emit an operand as a plain vector: row `row` of a group, or a number cast and repeated in all lanes."""
     if isinstance(ty, Vec):
         return builder.extract_value(value, row) if ty.rows else value
     number = types.float32 if like.element == "f32" else types.int32
@@ -62,6 +63,7 @@ def _operand(context: Any, builder: ir.IRBuilder, ty: Any, value: ir.Value, row:
 
 
 def result_type(operands: Sequence[Any], result: Vec | None) -> Vec:
+    """Return the type of a verb's result: a group if an operand is one, of `result`'s kind or else of the operands'."""
     rows = max((t.rows for t in operands if isinstance(t, Vec)), default=0)
     like = next(t for t in operands if isinstance(t, Vec))
     base = result or like
@@ -69,6 +71,8 @@ def result_type(operands: Sequence[Any], result: Vec | None) -> Vec:
 
 
 def rowwise(emit: Callable[..., ir.Value], out: Vec) -> Callable[..., ir.Value]:
+    """Return the code generator that emits a verb for each row of its operands."""
+
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         like = next(t for t in sig.args if isinstance(t, Vec))
         results = [
@@ -81,6 +85,7 @@ def rowwise(emit: Callable[..., ir.Value], out: Vec) -> Callable[..., ir.Value]:
 
 
 def pack(builder: ir.IRBuilder, vectors: Sequence[ir.Value], out: Vec) -> ir.Value:
+    """Emit the vectors as one value of type `out`."""
     if not out.rows:
         return vectors[0]
     group = ir.Constant(ir.ArrayType(out.ir, out.rows), ir.Undefined)
@@ -90,6 +95,8 @@ def pack(builder: ir.IRBuilder, vectors: Sequence[ir.Value], out: Vec) -> ir.Val
 
 
 def unary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of one operand from what it emits for a plain vector; result: its kind, if not the operand's."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any) -> Any:
         out = result_type((a,), result)
@@ -99,6 +106,8 @@ def unary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
 
 
 def binary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of two operands, likewise."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any, b: Any) -> Any:
         out = result_type((a, b), result)
@@ -108,6 +117,8 @@ def binary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
 
 
 def ternary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
+    """Make a verb of three operands, likewise."""
+
     @intrinsic
     def verb(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         out = result_type((a, b, c), result)
@@ -117,16 +128,18 @@ def ternary(emit: Callable[..., ir.Value], result: Vec | None = None) -> Any:
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    """Emit a call of an LLVM intrinsic or a C function by its name."""
     function = ir.FunctionType(result, [a.type for a in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
 
 
 def constant(vector: ir.Type, value: float) -> ir.Constant:
+    """Return the vector constant with a number in all lanes."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def _operator(symbol: Any, on_floats: str, on_ints: str) -> None:
-    """Give Vec a Python operator."""
+    """Define a Python operator on Vec, by the names of its LLVM instructions."""
 
     @infer_global(symbol)
     class _Template(AbstractTemplate):  # type: ignore[misc]
@@ -154,7 +167,7 @@ fma = ternary(lambda b, x, y, z: call(b, "llvm.fma.v16f32", x.type, x, y, z))  #
 
 
 def _emit_maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """One instruction on x86, where it is what maxps does: y unless x is larger."""
+    """Emit y unless x is larger: this is what maxps does, so it is one instruction on x86."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
@@ -172,9 +185,9 @@ to_i32 = unary(lambda b, x: b.fptosi(x, i32x16.ir), i32x16)  # towards zero; the
 
 
 def _emit_exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """e^x to 2 ulp: 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes' expf); 0 below -87.3, e^88 above 88.
+    """Emit e^x to 2 ulp: 2^k times a polynomial on [-ln2/2, ln2/2] (Cephes' expf); 0 below -87.3, e^88 above 88.
 
-    Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits, from where it becomes an exponent.
+    Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits, which are then shifted into the exponent.
     """
     v, i = f32x16.ir, i32x16.ir
 
@@ -200,7 +213,7 @@ exp = unary(_emit_exp)
 
 @intrinsic
 def first_lanes(typingctx: Any, n: Any, a: Any, b: Any) -> Any:
-    """Lanes 0..n-1 of a, the others of b."""
+    """Take the first n lanes from a and the others from b."""
     out = result_type((a, b), None)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -215,7 +228,7 @@ def first_lanes(typingctx: Any, n: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def any_above(typingctx: Any, a: Any, b: Any) -> Any:
-    """Whether a lane of a is above its lane of b."""
+    """Tell whether any lane of a is above the same lane of b."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         lanes = builder.bitcast(builder.fcmp_ordered(">", *args), I16)
@@ -225,7 +238,7 @@ def any_above(typingctx: Any, a: Any, b: Any) -> Any:
 
 
 def _reduction(name: str, flag: str, *start: float) -> Any:
-    """A verb that makes one number of a vector's lanes, as a tree; `flag` allows what a tree needs."""
+    """Make a verb that reduces a vector's lanes to one number, as a tree; `flag` is the fast-math flag for that."""
 
     @intrinsic
     def verb(typingctx: Any, a: Any) -> Any:
@@ -247,7 +260,7 @@ max_lanes = _reduction("llvm.vector.reduce.fmax.v16f32", "nnan")
 
 @unary
 def spread_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-    """The sum of all lanes, in all lanes."""
+    """Put the sum of all lanes into all lanes."""
     function = ir.FunctionType(F32, [F32, v.type])
     reduce = cgutils.get_or_insert_function(b.module, function, "llvm.vector.reduce.fadd.v16f32")
     return splatted(b, b.call(reduce, [ir.Constant(F32, -0.0), v], fastmath=("reassoc",)), 16)
@@ -255,7 +268,7 @@ def spread_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
 
 @intrinsic
 def sum_lanes_i32(typingctx: Any, a: Any) -> Any:
-    """Sum of 16 integers, as int64."""
+    """Return the sum of 16 integers as int64."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.sext(call(builder, "llvm.vector.reduce.add.v16i32", I32, args[0]), I64)
@@ -271,21 +284,21 @@ high_bytes_i32 = unary(lambda b, v: b.lshr(v, constant(v.type, 8)))
 
 @intrinsic(prefer_literal=True)
 def zeros_f32(typingctx: Any, rows: Any) -> Any:
-    """A group of `rows` vectors f32x16 of zeros."""
+    """Return a group of `rows` vectors f32x16 of zeros."""
     out = Vec("f32", 16, rows.literal_value)
     return out(rows), lambda context, builder, sig, args: ir.Constant(ir.ArrayType(out.ir, out.rows), None)
 
 
 @intrinsic(prefer_literal=True)
 def zeros_i32(typingctx: Any, rows: Any) -> Any:
-    """A group of `rows` vectors i32x16 of zeros."""
+    """Return a group of `rows` vectors i32x16 of zeros."""
     out = Vec("i32", 16, rows.literal_value)
     return out(rows), lambda context, builder, sig, args: ir.Constant(ir.ArrayType(out.ir, out.rows), None)
 
 
 @intrinsic
 def splat(typingctx: Any, value: Any) -> Any:
-    """A number in all lanes of an f32x16."""
+    """Return an f32x16 with a number in all lanes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return splatted(builder, context.cast(builder, args[0], sig.args[0], types.float32), 16)
@@ -295,7 +308,7 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def row(typingctx: Any, group: Any, index: Any) -> Any:
-    """Vector `index` (a constant) of a group."""
+    """Return vector `index` (a constant) of a group."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.extract_value(args[0], index.literal_value)

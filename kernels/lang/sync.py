@@ -22,7 +22,7 @@ def _word(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 @intrinsic
 def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Add to the int64 at an address as one step; the value before."""
+    """Add to the int64 at an address atomically; return the value before."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         step = context.cast(builder, args[1], sig.args[1], types.int64)
@@ -33,7 +33,7 @@ def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
 
 @intrinsic
 def load_acquire(typingctx: Any, address: Any) -> Any:
-    """The int64 at an address, and with it all that its writer wrote before."""
+    """Return the int64 at an address; what its writer wrote before it is then visible too."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.load_atomic(_word(builder, args[0]), "acquire", 8)
@@ -43,7 +43,7 @@ def load_acquire(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def pause(typingctx: Any) -> Any:
-    """A hint that this core only waits."""
+    """Tell the core that this thread only waits."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         if _X86:
@@ -57,7 +57,7 @@ def pause(typingctx: Any) -> Any:
 
 @intrinsic
 def give_way(typingctx: Any) -> Any:
-    """Let another thread have this core."""
+    """Let another thread run on this core."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
@@ -70,7 +70,7 @@ def give_way(typingctx: Any) -> Any:
 
 @intrinsic
 def clock(typingctx: Any) -> Any:
-    """A counter of constant rate: the time stamp counter on x86, the generic timer on ARM."""
+    """Return a counter of constant rate: the time stamp counter on x86, the generic timer on ARM."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return call(builder, "llvm.readcyclecounter" if _X86 else "llvm.readsteadycounter", I64)

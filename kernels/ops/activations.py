@@ -1,4 +1,4 @@
-"""What happens to rows of activations between the products: norms, quantization, activations, soft caps."""
+"""Operations on rows of activations between the products: norms, quantization, activations, soft caps."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from ..lang.simd import (
     sum_lanes_i32,
     to_i32,
 )
+from .tile_dot import META_BYTES, META_D, META_DSUM, META_FIRST, META_SECOND
 
 
 @inline
 def quantize_row(x, n, q, meta):
-    """n float32 at x as int8 at q in blocks of 32, with a META record per block (see tile_dot.py)."""
-    for b in range(n // 32):
+    """Quantize n float32 at x to int8 at q in blocks of 32, with a META record per block (see tile_dot.py)."""
+    for b in range(n // 32):  # d = max |x| / 127, q = round(x / d)
         lo, hi = load_f32(x + 128 * b), load_f32(x + 128 * b + 64)
         top = max_lanes(maximum(absolute(lo), absolute(hi)))
         inverse = np.float32(127) / top
@@ -40,28 +41,29 @@ def quantize_row(x, n, q, meta):
         store_low_bytes(q + 32 * b + 16, ints_hi)
         sum_lo, sum_hi = sum_lanes_i32(ints_lo), sum_lanes_i32(ints_hi)
         d = top / np.float32(127)
-        poke_f32(meta + 16 * b, d)
-        poke_f32(meta + 16 * b + 4, d * np.float32(-(sum_lo + sum_hi)))
-        poke_i32(meta + 16 * b + 8, -sum_lo)
-        poke_i32(meta + 16 * b + 12, -sum_hi)
+        to = meta + META_BYTES * b
+        poke_f32(to + META_D, d)
+        poke_f32(to + META_DSUM, d * np.float32(-(sum_lo + sum_hi)))
+        poke_i32(to + META_FIRST, -sum_lo)
+        poke_i32(to + META_SECOND, -sum_hi)
 
 
 @inline
 def hand_over(y, row, first, n, columns, q, meta, half):
-    """n float32 of row number `row`, from column `first` on, to the products that follow: as int8 blocks where there
-    are `meta`, as tiles of bfloat16 where there is `half`. y: address of the rows, of `columns` each."""
+    """Prepare n float32 of row number `row`, from column `first` on, for the products that follow: as int8 blocks at q
+    and `meta`, as tiles of bfloat16 at `half`, unless these are 0. y: address of the rows, of `columns` each."""
     at = row * columns + first
     if meta != 0:
-        quantize_row(y + 4 * at, n, q + at, meta + at // 2)
+        quantize_row(y + 4 * at, n, q + at, meta + at // 32 * META_BYTES)
     if half != 0:
         widen_row(y + 4 * at, n, half + first // 32 * amx.TILE, 0, row, columns)
 
 
 @inline
 def inverse_rms(x, n, eps):
-    """1 / sqrt(mean(x²) + eps) of n float32; the 15 behind them may be read."""
+    """Return 1 / sqrt(mean(x²) + eps) of n float32; the 15 numbers after them may be read."""
     squares = splat(0.0)
-    for i in range(0, n, 16):
+    for i in range(0, n, 16):  # 16 sums of squares
         v = first_lanes(n - i, load_f32(x + 4 * i), splat(0.0))
         squares = fma(v, v, squares)
     return np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + eps)
@@ -69,7 +71,7 @@ def inverse_rms(x, n, eps):
 
 @inline
 def soft_cap(x, cap):
-    """cap * tanh(x / cap), of a vector."""
+    """Return cap * tanh(x / cap) of a vector."""
     return (divide(splat(-2.0), exp(x * (np.float32(2) / cap)) + 1.0) + 1.0) * cap
 
 
@@ -78,7 +80,7 @@ HAND_OVER = record(x="ptr", q="ptr", meta="ptr", half="ptr", n="int")
 
 @kernel(HAND_OVER)
 def hand_over_rows(a, begin, end, thread):
-    """Items are rows of n columns, handed over to products."""
+    """Prepare rows of n columns for the products that follow. Items are rows."""
     for row in range(begin, end):
         hand_over(a.x, row, 0, a.n, a.n, a.q, a.meta, a.half)
 
@@ -89,16 +91,16 @@ NORM = record(x="ptr", weight="ptr", rows="ptr", y="ptr", q="ptr", meta="ptr", h
 
 @kernel(NORM)
 def rms_norm(a, begin, end, thread):
-    """Items are rows: y = x / sqrt(mean(x²) + eps) * weight, n columns, kept as float32 and as products take it.
+    """Set y = x / sqrt(mean(x²) + eps) * weight, n columns, as float32 and as products take it. Items are rows of y.
 
-    rows: which row of x item i is, int64 each; 0 where it is row i.
+    rows: the row of x for each item, int64; 0: item i is row i.
     """
     n = a.n
     for item in range(begin, end):
         source = a.x + (peek_i64(a.rows + 8 * item) if a.rows != 0 else item) * a.x_stride
         scale = inverse_rms(source, n, a.eps)
         y = a.y + item * n * 4
-        for i in range(0, n, 16):
+        for i in range(0, n, 16):  # y = x * scale * weight
             store_f32(y + 4 * i, load_f32(source + 4 * i) * scale * load_f32(a.weight + 4 * i))
         hand_over(a.y, item, 0, n, n, a.q, a.meta, a.half)
 
@@ -137,11 +139,11 @@ ADD_NORM = record(x="ptr", weight="ptr", y="ptr", n="int", x_stride="int", y_str
 
 @kernel(ADD_NORM)
 def add_norm(a, begin, end, thread):
-    """Items are rows: y += x / sqrt(mean(x²) + eps) * weight, n columns of float32."""
+    """Add x / sqrt(mean(x²) + eps) * weight to y, n columns of float32. Items are rows."""
     for row in range(begin, end):
         x, y = a.x + row * a.x_stride, a.y + row * a.y_stride
         scale = inverse_rms(x, a.n, a.eps)
-        for i in range(0, 4 * a.n, 64):
+        for i in range(0, 4 * a.n, 64):  # y += x * scale * weight
             store_f32(y + i, fma(load_f32(x + i) * scale, load_f32(a.weight + i), load_f32(y + i)))
 
 
@@ -151,26 +153,27 @@ GATE = record(gate="ptr", up="ptr", y="ptr", q="ptr", meta="ptr", half="ptr", n=
 
 @inline
 def _silu(x):
+    """Return x / (1 + e^-x)."""
     return divide(x, exp(x * -1.0) + 1.0)
 
 
 @inline
 def _gelu(x):
-    """By tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x³)))."""
+    """Return x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x³)))."""
     return divide(x, exp(x * fma(x * x, splat(-0.07135481627), splat(-1.5957691216))) + 1.0)
 
 
 @inline
 def _swiglu_oai(gate, up):
-    """OpenAI's: gate is clamped to 7 above and up to 7 on both sides; where they are NaN they stay so."""
+    """Return OpenAI's SwiGLU: gate is clamped to at most 7, up to between -7 and 7; NaN stays NaN."""
     x = minimum(splat(7.0), gate)
     return divide(x, exp(x * -1.702) + 1.0) * (maximum(splat(-7.0), minimum(splat(7.0), up)) + 1.0)
 
 
 @cache
 def gate(activation: str) -> Kernel:
-    """The kernel for "silu", "gelu" or "swiglu_oai". Items are pieces of `piece` columns of rows of n: y =
-    activation(gate) * up as float32 and as products take it."""
+    """Return the kernel for "silu", "gelu" or "swiglu_oai": y = activation(gate) * up, as float32 and as products take
+    it. Items are pieces of `piece` columns of rows of n."""
     gelu, oai = activation == "gelu", activation == "swiglu_oai"
 
     @kernel(GATE, f"gate_{activation}")
@@ -181,7 +184,7 @@ def gate(activation: str) -> Kernel:
             first = piece * a.piece
             gate, up = a.gate + row * a.gate_stride + 4 * first, a.up + row * a.up_stride + 4 * first
             y = a.y + 4 * (row * a.n + first)
-            for i in range(0, 4 * a.piece, 64):
+            for i in range(0, 4 * a.piece, 64):  # y = activation(gate) * up
                 g, u = load_f32(gate + i), load_f32(up + i)
                 store_f32(y + i, _swiglu_oai(g, u) if oai else (_gelu(g) if gelu else _silu(g)) * u)
             hand_over(a.y, row, first, a.piece, a.n, a.q, a.meta, a.half)
@@ -219,7 +222,7 @@ CAP = record(x="ptr", n="int", piece="int", cap="float")
 
 @kernel(CAP)
 def cap_rows(a, begin, end, thread):
-    """Items are pieces of `piece` columns of rows of n: soft_cap in place; the last piece of a row may be shorter."""
+    """Apply `soft_cap` in place. Items are pieces of `piece` columns of rows of n; the last of a row may be shorter."""
     pieces = (a.n + a.piece - 1) // a.piece
     for item in range(begin, end):
         row, piece = divmod(item, pieces)

@@ -1,4 +1,4 @@
-"""Rows of an embedding table, decoded from the canonical blocks as they lie in the file."""
+"""Rows of an embedding table, decoded from the canonical blocks of the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from ..formats.table import FORMATS
-from ..formats.tiles import bits_at
+from ..formats.tiles import INTEGER_BYTES, bits_at
 from ..lang.jit import Kernel, kernel, record
 from ..lang.memory import peek_e8m0, peek_f16, peek_i64, poke_f32, store_f32
 from ..pages import load_v
@@ -17,7 +17,7 @@ EMBED = record(raw="ptr", row_bytes="int", tokens="ptr", x="ptr", n="int", scale
 
 @cache
 def embed(fmt: str) -> Kernel:
-    """The kernel for a format. Items are rows: x[i] = scale * row tokens[i] (int64) of the table, n float32."""
+    """Return the kernel for a format. Items are rows: x[i] = scale * row tokens[i] (int64) of the table, n float32."""
     return _floats(fmt) if FORMATS[fmt].layout is None else _blocks(fmt)
 
 
@@ -29,7 +29,7 @@ def _floats(fmt: str) -> Kernel:
         for item in range(begin, end):
             source = a.raw + peek_i64(a.tokens + 8 * item) * a.row_bytes
             x = a.x + item * a.n * 4
-            for i in range(0, 4 * a.n, 128):
+            for i in range(0, 4 * a.n, 128):  # x = scale * 32 numbers of the row
                 low, high = load_v(fmt, source)
                 store_f32(x + i, low * a.scale)
                 store_f32(x + i + 64, high * a.scale)
@@ -39,11 +39,12 @@ def _floats(fmt: str) -> Kernel:
 
 
 def _blocks(fmt: str) -> Kernel:
-    """A value at a time, by the layout as data: a row is short, and one code serves all formats."""
+    """Return a kernel that decodes value by value, by the layout as data: rows are short, and the code is the same for
+    all formats."""
     layout = FORMATS[fmt].layout
     assert layout is not None
     size, nbytes, groups, group, has_min = layout.size, layout.nbytes, layout.groups, layout.group, layout.has_min
-    exponent, d_at, m_at = layout.exponent, layout.d, layout.m  # no verbs: their pickles, part of the key, differ
+    exponent, d_at, m_at = layout.exponent, layout.d, layout.m  # not verbs: their pickles, part of the key, differ
     integers, meaning = layout.integers.table, layout.meaning
     scaled = layout.scales is not None
     scales = layout.scales.table if layout.scales else integers
@@ -59,14 +60,14 @@ def _blocks(fmt: str) -> Kernel:
                     scale = peek_e8m0(block + d_at) if exponent else peek_f16(block + d_at)
                     minimum = np.float32(0)
                     if scaled:
-                        scale = scale * scale_meaning[bits_at(block, scales.ctypes.data + 64 * g)]
+                        scale = scale * scale_meaning[bits_at(block, scales.ctypes.data + INTEGER_BYTES * g)]
                     if has_min and scaled:
-                        t = bits_at(block, scales.ctypes.data + 64 * (groups + g))
+                        t = bits_at(block, scales.ctypes.data + INTEGER_BYTES * (groups + g))
                         minimum = peek_f16(block + m_at) * np.float32(t)
                     elif has_min:
                         minimum = -peek_f16(block + m_at)
-                    for i in range(g * group, (g + 1) * group):
-                        number = scale * meaning[bits_at(block, integers.ctypes.data + 64 * i)]
+                    for i in range(g * group, (g + 1) * group):  # x = scale * (d * s * q - minimum)
+                        number = scale * meaning[bits_at(block, integers.ctypes.data + INTEGER_BYTES * i)]
                         poke_f32(x, (number - minimum) * a.scale)
                         x += 4
                 block += nbytes

@@ -1,8 +1,8 @@
 """Mixtures of experts: which experts a row goes to, its products with their matrices, and their weighted sum.
 
-The matrices of a layer's experts lie behind one another as the tiles of one matrix. A single row reads the tiles of its
-own experts (`project_one`, `sum_one`). Many rows are brought together by expert first (`group`, `gather`), so that a
-matrix is read once for all of its rows (`project_many`, `sum_many`). A row and one of its experts are a pair.
+The matrices of a layer's experts follow each other as the tiles of one matrix. A single row reads the tiles of its own
+experts (`project_one`, `sum_one`). Many rows are first gathered by expert (`group`, `gather`), so that each matrix is
+read once for all of its rows (`project_many`, `sum_many`). A row and one of its experts are a pair.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from ..lang.buffers import offsets
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from ..lang.simd import fma, splat
@@ -22,18 +23,19 @@ ROUTE = record(logits="ptr", stride="int", experts="int", used="int", chosen="pt
 
 @kernel(ROUTE)
 def route(a, begin, end, thread):
-    """Items are rows: the `used` experts of the largest logits, of equal ones the first, and the softmax over them.
+    """Choose the `used` experts of the largest logits, of equal ones the first, and take the softmax over them.
 
-    chosen: int64, shares: float32, both [row][used]. The same as a softmax over all experts whose chosen parts are then
-    made to sum up to 1. Logits that are no numbers give experts all the same, and shares that are none.
+    Items are rows. chosen: int64, shares: float32, both [row][used]. This is the same as a softmax over all experts
+    whose chosen parts are then normalized to a sum of 1. If a logit is NaN or infinite, the experts are valid all the
+    same and the shares are NaN.
     """
     for row in range(begin, end):
         logits = a.logits + row * a.stride
         chosen, shares = a.chosen + 8 * row * a.used, a.shares + 4 * row * a.used
         total = np.float32(0)
-        for e in range(a.experts):
+        for e in range(a.experts):  # insert each expert into the sorted list of the best
             x = peek_f32(logits + 4 * e)
-            total += x - x  # NaN unless it is a number
+            total += x - x  # NaN unless x is finite
             at = min(e, a.used)
             while at > 0 and x > peek_f32(logits + 4 * peek_i64(chosen + 8 * (at - 1))):
                 if at < a.used:
@@ -42,7 +44,7 @@ def route(a, begin, end, thread):
             if at < a.used:
                 poke_i64(chosen + 8 * at, e)
         top = peek_f32(logits + 4 * peek_i64(chosen))
-        for j in range(a.used):
+        for j in range(a.used):  # e^(logit - top)
             share = np.exp(peek_f32(logits + 4 * peek_i64(chosen + 8 * j)) - top)
             poke_f32(shares + 4 * j, share)
             total += share
@@ -50,43 +52,46 @@ def route(a, begin, end, thread):
             poke_f32(shares + 4 * j, peek_f32(shares + 4 * j) / total)
 
 
-SPAN = 3
-"""int64 that `group` says of an expert: its number, the place of its first row, how many rows it has."""
+SPAN = np.dtype([("expert", "<i8"), ("first", "<i8"), ("rows", "<i8")])
+"""The rows of an expert, which `group` puts next to each other: its number, its first place, its number of rows."""
+SPAN_EXPERT, SPAN_FIRST, SPAN_ROWS = offsets(SPAN)
+SPAN_BYTES = SPAN.itemsize
 
 GROUP = record(chosen="ptr", rows="ptr", used="int", experts="int", spans="ptr", places="ptr")
 
 
 @kernel(GROUP)
 def group(a, begin, end, thread):
-    """One item: a place for each pair, those of an expert behind one another.
+    """Give each pair a place, the pairs of an expert next to each other. There is one item.
 
-    spans: SPAN of the experts that were chosen, then of nothing: `experts` in all. places: int64 by pair.
+    spans: `experts` SPAN, first those of the experts that were chosen, then empty ones. places: int64 by pair.
     """
     pairs = peek_i64(a.rows) * a.used
     for e in range(a.experts):
-        poke_i64(a.spans + 24 * e + 16, 0)
-    for pair in range(pairs):
-        count = a.spans + 24 * peek_i64(a.chosen + 8 * pair) + 16
-        poke_i64(a.places + 8 * pair, peek_i64(count))  # behind the expert's first
+        poke_i64(a.spans + SPAN_BYTES * e + SPAN_ROWS, 0)
+    for pair in range(pairs):  # count the pairs of each expert
+        count = a.spans + SPAN_BYTES * peek_i64(a.chosen + 8 * pair) + SPAN_ROWS
+        poke_i64(a.places + 8 * pair, peek_i64(count))  # from the expert's first
         poke_i64(count, peek_i64(count) + 1)
     first = 0
-    for e in range(a.experts):
-        poke_i64(a.spans + 24 * e + 8, first)
-        first += peek_i64(a.spans + 24 * e + 16)
+    for e in range(a.experts):  # the running sum of the counts
+        poke_i64(a.spans + SPAN_BYTES * e + SPAN_FIRST, first)
+        first += peek_i64(a.spans + SPAN_BYTES * e + SPAN_ROWS)
     for pair in range(pairs):
-        start = peek_i64(a.spans + 24 * peek_i64(a.chosen + 8 * pair) + 8)
+        start = peek_i64(a.spans + SPAN_BYTES * peek_i64(a.chosen + 8 * pair) + SPAN_FIRST)
         poke_i64(a.places + 8 * pair, start + peek_i64(a.places + 8 * pair))
     to = a.spans
-    for e in range(a.experts):
-        first, count = peek_i64(a.spans + 24 * e + 8), peek_i64(a.spans + 24 * e + 16)
+    for e in range(a.experts):  # move the spans that are not empty to the front
+        span = a.spans + SPAN_BYTES * e
+        first, count = peek_i64(span + SPAN_FIRST), peek_i64(span + SPAN_ROWS)
         if count > 0:
-            poke_i64(to, e)
-            poke_i64(to + 8, first)
-            poke_i64(to + 16, count)
-            to += 24
-    while to < a.spans + 24 * a.experts:
-        poke_i64(to + 16, 0)
-        to += 24
+            poke_i64(to + SPAN_EXPERT, e)
+            poke_i64(to + SPAN_FIRST, first)
+            poke_i64(to + SPAN_ROWS, count)
+            to += SPAN_BYTES
+    while to < a.spans + SPAN_BYTES * a.experts:
+        poke_i64(to + SPAN_ROWS, 0)
+        to += SPAN_BYTES
 
 
 GATHER = record(places="ptr", used="int", x="ptr", meta="ptr", x_bytes="int", meta_bytes="int", to="ptr",
@@ -95,19 +100,19 @@ GATHER = record(places="ptr", used="int", x="ptr", meta="ptr", x_bytes="int", me
 
 @kernel(GATHER)
 def gather(a, begin, end, thread):
-    """Items are rows: copies of their activations and META records to the places of their pairs. Bytes: of a row."""
+    """Copy the activations and META records of rows to the places of their pairs. Items are rows; bytes are per row."""
     for row in range(begin, end):
         for pair in range(row * a.used, row * a.used + a.used):
             place = peek_i64(a.places + 8 * pair)
-            for i in range(0, a.x_bytes, 8):
+            for i in range(0, a.x_bytes, 8):  # the activations
                 poke_i64(a.to + place * a.x_bytes + i, peek_i64(a.x + row * a.x_bytes + i))
-            for i in range(0, a.meta_bytes, 8):
+            for i in range(0, a.meta_bytes, 8):  # and their META
                 poke_i64(a.to_meta + place * a.meta_bytes + i, peek_i64(a.meta + row * a.meta_bytes + i))
 
 
 @inline
 def _bias(a, expert, tile):
-    """Of a tile's 16 rows; zeros where there is none."""
+    """Return the bias of a tile's 16 rows, or zeros if there is none."""
     return splat(0.0) if a.bias == 0 else load_f32(a.bias + (expert * a.tiles + tile) * 64)
 
 
@@ -117,7 +122,7 @@ PROJECT_ONE = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", y="ptr", y_
 
 @cache
 def project_one(fmt: str) -> Kernel:
-    """The kernel for matrices of a format and a single row: row j of y is its product with its expert j, plus the bias.
+    """Return the kernel for a single row: row j of y is its product with its expert j's matrix in a format, plus bias.
 
     Items: experts used x tiles of an expert. bias: float32 [expert][16 * tiles], or 0.
     """
@@ -140,7 +145,7 @@ SUM_ONE = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", x_stride="int",
 
 @cache
 def sum_one(fmt: str) -> Kernel:
-    """The kernel that adds to a single row y its experts' products with a row of x each, in the order of `chosen`.
+    """Return the kernel that adds to a single row y its experts' products with one row of x each, in `chosen`'s order.
 
     Items: tiles of an expert.
     """
@@ -149,7 +154,7 @@ def sum_one(fmt: str) -> Kernel:
     def sum_one(a, begin, end, thread):
         for tile in range(begin, end):
             y = load_rows(a.y + tile * 64, 0, 1)
-            for j in range(a.used):
+            for j in range(a.used):  # y += share * (W_expert x + bias)
                 expert = peek_i64(a.chosen + 8 * j)
                 weights = a.weights + (expert * a.tiles + tile) * a.tile_bytes
                 x, meta = a.x + j * a.x_stride, a.meta + j * a.meta_stride
@@ -170,10 +175,10 @@ PROJECT_MANY = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", y="ptr", x
 
 @cache
 def project_many(fmt: str) -> Kernel:
-    """The kernel for matrices of a format and rows that lie by expert: each with its expert's matrix, plus the bias.
+    """Return the kernel for rows sorted by expert: each row times its expert's matrix in a format, plus bias.
 
-    Items: spans x tiles of an expert; those of empty spans are done at once. Of the tiles that are taken together, the
-    weights are read once, as they stay in the core's second cache, and CHUNK rows after CHUNK rows in its first.
+    Items: spans x tiles of an expert; empty spans take no time. A thread goes through the tiles that it took for CHUNK
+    rows after CHUNK rows: the tiles stay in the core's second-level cache, and the rows in its first.
     x and meta have room for MANY rows more.
     """
     n = many(fmt)
@@ -186,21 +191,21 @@ def project_many(fmt: str) -> Kernel:
             at, first = divmod(begin, a.tiles)
             tiles = min(a.tiles - first, end - begin)
             begin += tiles
-            expert, place = peek_i64(a.spans + 24 * at), peek_i64(a.spans + 24 * at + 8)
-            rows = peek_i64(a.spans + 24 * at + 16)
+            span = a.spans + SPAN_BYTES * at
+            expert, place, rows = peek_i64(span + SPAN_EXPERT), peek_i64(span + SPAN_FIRST), peek_i64(span + SPAN_ROWS)
             for chunk in range(place, place + rows, CHUNK):
                 for tile in range(first, first + tiles):
                     row, last = chunk, min(chunk + CHUNK, place + rows)
                     weights, bias = a.weights + (expert * a.tiles + tile) * a.tile_bytes, _bias(a, expert, tile)
                     y = a.y + tile * 64
-                    while last - row > few:
+                    while last - row > few:  # n rows at once
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
                         total = tile_dot(fmt, n, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                         store_rows(scratch, 64, total + bias)
-                        for i in range(min(n, last - row)):  # what is behind them belongs to another expert
+                        for i in range(min(n, last - row)):  # the rows after them belong to another expert
                             store_f32(y + (row + i) * a.y_stride, load_f32(scratch + 64 * i))
                         row += min(n, last - row)
-                    while row < last:
+                    while row < last:  # one by one
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
                         total = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0)
                         store_rows(y + row * a.y_stride, 0, total + bias)
@@ -214,11 +219,11 @@ SUM_MANY = record(parts="ptr", stride="int", places="ptr", shares="ptr", used="i
 
 @kernel(SUM_MANY)
 def sum_many(a, begin, end, thread):
-    """Items are rows of n columns: adds to y the parts of its pairs by their shares, in the order of `chosen`."""
+    """Add to y the parts of its pairs times their shares, in the order of `chosen`. Items are rows of n columns."""
     for row in range(begin, end):
         for i in range(0, 4 * a.n, 64):
             y = load_f32(a.y + row * a.n * 4 + i)
-            for pair in range(row * a.used, row * a.used + a.used):
+            for pair in range(row * a.used, row * a.used + a.used):  # y += share * part
                 part = load_f32(a.parts + peek_i64(a.places + 8 * pair) * a.stride + i)
                 y = fma(part, peek_f32(a.shares + 4 * pair), y)
             store_f32(a.y + row * a.n * 4 + i, y)

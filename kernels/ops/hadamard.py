@@ -1,6 +1,6 @@
 """The Walsh-Hadamard transform: it spreads an outlier over a whole block, keeps inner products, and is its own inverse.
 
-What is rotated so before it is quantized loses less; queries rotated alike meet rotated keys with the same product.
+Vectors rotated by it lose less when they are quantized, and rotated queries have the same products with rotated keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..lang.simd import I32, call, unary
 
 @unary
 def hadamard_lanes(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """The transform of a vector's 16 lanes, not normalized: each stage adds a lane to its partner, or takes it off."""
+    """Transform a vector's 16 lanes, without normalizing: each stage adds or subtracts the partner of each lane."""
     lanes = range(16)
     for step in (1, 2, 4, 8):
         partners = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, 16), [i ^ step for i in lanes]))
@@ -26,14 +26,14 @@ def hadamard_lanes(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 @inline
 def hadamard(x, n, size):
-    """In place: n float32 at x, in blocks of `size` (a power of two, 16 or more, that divides n), normalized."""
+    """Transform n float32 at x in place, normalized, in blocks of `size` (a power of two from 16 on that divides n)."""
     share = np.float32(1 / np.sqrt(size))
-    for i in range(0, 4 * n, 64):
+    for i in range(0, 4 * n, 64):  # the transform of every 16 numbers
         store_f32(x + i, hadamard_lanes(load_f32(x + i)) * share)
     step = 64
     while step < 4 * size:
         for block in range(x, x + 4 * n, 2 * step):
-            for i in range(block, block + step, 64):
+            for i in range(block, block + step, 64):  # sums and differences of the two halves of a block
                 low, high = load_f32(i), load_f32(i + step)
                 store_f32(i, low + high)
                 store_f32(i + step, low - high)

@@ -1,4 +1,4 @@
-"""Linear layers over tiles: y = W x for a format and a number of rows at once, or for many rows on the matrix unit."""
+"""Linear layers over tiles: y = W x, a few rows at once, or many on the matrix unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..lang.memory import load_f32, load_rows, peek_i64, store_f32, store_rows
 from .tile_dot import tile_dot
 
 CHUNK = 32
-"""Rows of activations that stay in the core's cache while the tiles pass by."""
+"""Rows of activations that stay in the core's cache while it goes through the tiles."""
 
 LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", tiles="int", tile_bytes="int", columns="int",
                 x_stride="int", meta_stride="int", y_stride="int", bias="ptr", scale="float", add="int")  # fmt: skip
@@ -19,11 +19,11 @@ LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", tiles="
 
 @cache
 def linear(fmt: str, rows: int) -> Kernel:
-    """The kernel for weights of a format, `rows` rows at once. Items: (chunk of CHUNK rows) x tiles.
+    """Return the kernel for weights of a format, `rows` rows at once: y = scale * (W x + bias).
 
-    rows (operand): address of the number of rows; the last ones are computed in groups, so x, meta and y have room
-    for a multiple of the group. y = scale * (W x + bias); bias: float32 for all rows of the tiles, or 0. add: 1 adds to
-    y instead of setting it. Strides in bytes.
+    Items: (chunk of CHUNK rows) x tiles. rows (operand): address of the number of rows; x, meta and y have room for a
+    multiple of the rows taken at once. bias: float32 for all rows of the tiles, or 0. add: 1 adds to y instead of
+    setting it. Strides in bytes.
     """
 
     @kernel(LINEAR, f"linear_{fmt}_x{rows}")
@@ -31,7 +31,8 @@ def linear(fmt: str, rows: int) -> Kernel:
         for item in range(begin, end):
             chunk, tile = divmod(item, a.tiles)
             weights = a.weights + tile * a.tile_bytes
-            for r in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, peek_i64(a.rows)), rows):
+            start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, peek_i64(a.rows))
+            for r in range(start, stop, rows):  # 16 outputs of a few rows
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
                 total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64
@@ -46,7 +47,7 @@ def linear(fmt: str, rows: int) -> Kernel:
 
 
 WIDE_CHUNK = 512
-"""Rows of activations, as bfloat16 in the core's second-level cache, for which weights are turned once."""
+"""Rows of activations, as bfloat16 in the core's second-level cache, for which weights are converted once."""
 
 WIDE = record(weights="ptr", x="ptr", y="ptr", rows="ptr", tiles="int", tile_bytes="int", columns="int", y_stride="int",
               bias="ptr", scale="float", add="int", scratch="ptr", scratch_bytes="int")  # fmt: skip
@@ -54,7 +55,7 @@ WIDE = record(weights="ptr", x="ptr", y="ptr", rows="ptr", tiles="int", tile_byt
 
 @inline
 def _begin(a, y, first, second):
-    """The sums start from what is at y, from the bias of tiles `first` and `second`, from both or from 0."""
+    """Start the sums from the numbers at y, from the bias of tiles `first` and `second`, from both or from 0."""
     if a.bias != 0:
         left, right = load_f32(a.bias + first * 64) * a.scale, load_f32(a.bias + second * 64) * a.scale
         for at in range(y, y + amx.BLOCK * a.y_stride, a.y_stride):
@@ -68,10 +69,10 @@ def _begin(a, y, first, second):
 
 @cache
 def linear_wide(fmt: str) -> Kernel:
-    """The same for many rows, on the matrix unit. Items: (chunk of WIDE_CHUNK rows) x pairs of tiles.
+    """Return the same for many rows, on the matrix unit. Items: (chunk of WIDE_CHUNK rows) x pairs of tiles.
 
-    x: tiles of activations (see amx.py). Sums are taken for 32 rows by 32 outputs, so x and y have room for multiples
-    of 32 rows, and a row of y for a multiple of 32. scratch: two tiles as bfloat16 for each thread.
+    x: tiles of activations (see amx.py). Sums are of 32 rows by 32 outputs, so x and y have room for multiples of 32
+    rows, and a row of y for a multiple of 32. scratch: two tiles as bfloat16 for each thread.
     """
 
     @kernel(WIDE, f"linear_wide_{fmt}")
@@ -81,13 +82,13 @@ def linear_wide(fmt: str) -> Kernel:
         w, pairs = a.scratch + thread * a.scratch_bytes, (a.tiles + 1) // 2
         for item in range(begin, end):
             chunk, pair = divmod(item, pairs)
-            first, second = 2 * pair, min(2 * pair + 1, a.tiles - 1)  # the same where there is no other
+            first, second = 2 * pair, min(2 * pair + 1, a.tiles - 1)  # the same tile where there is no second
             widen(fmt, a.weights + first * a.tile_bytes, a.columns, a.scale, w)
             widen(fmt, a.weights + second * a.tile_bytes, a.columns, a.scale, w + size)
             for r in range(chunk * WIDE_CHUNK, min(chunk * WIDE_CHUNK + WIDE_CHUNK, peek_i64(a.rows)), amx.BLOCK):
                 x, y = a.x + r // 16 * size, a.y + r * a.y_stride + pair * 128
                 _begin(a, y, first, second)
-                for i in range(0, size, amx.TILE):
+                for i in range(0, size, amx.TILE):  # 32 rows by 32 outputs, 32 columns at a time
                     amx.add_products(x + i, x + size + i, w + i, w + size + i)
                 amx.store_sums(y, a.y_stride)
 

@@ -1,8 +1,8 @@
-"""Which tokens may come next, and one of them by chance; knows logits and bounds, neither texts nor flags.
+"""Which tokens may come next, and a random choice of one; knows logits and bounds, neither texts nor flags.
 
-A vocabulary has up to 262,144 tokens and a few dozen of them matter, so nothing is sorted: each filter keeps a start of
-the order by falling logit, and needs to find only where it ends. That it does by the bits of the distances to the
-largest logit, which order like the distances: three rounds of counting, eleven bits a round, whatever the distances.
+A vocabulary has up to 262,144 tokens and a few dozen of them matter, so nothing is sorted. Each filter keeps the tokens
+with the largest logits and only has to find the limit. It finds it by the bits of the distances to the largest logit,
+which order like the distances themselves: three rounds of counting, eleven bits a round, whatever the distances.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..lang.simd import exp
 __all__ = ["Scratch", "draw", "narrow"]
 
 _BINS = 1 << 11
-_INF = 0x7F800000  # the bits of infinity, the distance of a token that is ruled out
+_INF = 0x7F800000  # the bits of infinity, the distance of an excluded token
 
 
 class Scratch:
-    """The memory of `narrow`: its candidates, and what it counts with. Of n candidates, entries from n on are stale."""
+    """The memory of `narrow`: its candidates and counters. With n candidates, entries from n on are stale."""
 
     def __init__(self, n_vocab: int) -> None:
-        padded = -(-n_vocab // 16) * 16  # vectors of 16 run over the end
+        padded = -(-n_vocab // 16) * 16  # vectors of 16 may run over the end
         self.ids = np.zeros(padded, np.int32)
         self.distance = np.zeros(padded, np.float32)  # largest logit - logit, 0 or more, in nats
         self.weight = np.zeros(padded, np.float32)  # probability / that of the likeliest token
@@ -36,13 +36,13 @@ class Scratch:
 def narrow(
     logits: np.ndarray, peak: float, scratch: Scratch, *, top_k: int, top_p: float, min_p: float, temp: float
 ) -> int:
-    """llama.cpp's filters top-k, top-p, min-p and then the temperature; returns how many candidates are left.
+    """Apply llama.cpp's filters top-k, top-p and min-p, then the temperature; return the number of candidates left.
 
-    logits: (n_vocab,) float32, `peak` the largest of them and finite; temp above 0. The candidates' ids and weights are
-    then in `scratch`, in the order of the vocabulary. top_k 0, top_p 1 and min_p 0 keep all.
+    logits: (n_vocab,) float32; peak: the largest of them, finite; temp: above 0. The candidates' ids and weights are in
+    `scratch` afterwards, in the order of the vocabulary. top_k 0, top_p 1 and min_p 0 keep all.
     """
     farthest = -math.log(min_p) if min_p > 0 else math.inf
-    # Within what a float32 holds, so that 0 and infinite distances stay numbers when multiplied by it.
+    # Bounded, so that a distance of 0 or infinity times it is not NaN.
     scale = min(max(1 / temp, 1e-30), 1e30)
     s = scratch
     return int(
@@ -55,7 +55,7 @@ def narrow(
 
 @jit
 def draw(ids, weight, n, chance):
-    """The id among the first n where the running sum of weights passes `chance`, in [0, 1), of their total."""
+    """Return the first of n ids where the running sum of weights passes `chance`, in [0, 1), of their total."""
     total = 0.0
     for i in range(n):
         total += weight[i]
@@ -71,6 +71,7 @@ def draw(ids, weight, n, chance):
 
 @jit
 def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, counts, bins):
+    """Do the work of `narrow`; farthest: the largest distance that min_p keeps; scale: 1 / temp."""
     n = _gather(logits, peak, top_k, ids, distance, counts)
     if top_k > 0:
         weight[:n] = 1
@@ -92,11 +93,11 @@ def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, 
 
 @jit
 def _gather(logits, peak, top_k, ids, distance, counts):
-    """Makes candidates of all tokens, or, where top_k is not 0, of not many more than these."""
+    """Make candidates of all tokens, or of at least the top_k nearest and few more; return their number."""
     limit = np.float32(np.inf)
     if top_k > 0:
         counts[:] = 0
-        for i in range(len(logits)):
+        for i in range(len(logits)):  # a histogram of the distances
             counts[np.float32(peak - logits[i]).view(np.int32) >> 18] += 1
         seen, cut = np.int64(0), -1
         while seen < top_k:
@@ -114,15 +115,15 @@ def _gather(logits, peak, top_k, ids, distance, counts):
 
 @jit
 def _keep(ids, distance, weight, n, budget, bins):
-    """Keeps the nearest of n candidates until their weights reach the budget; of equal ones those that come first.
+    """Keep the nearest of n candidates until their weights reach the budget, of equal ones the first.
 
-    Returns how many they are. Their order stays as it was.
+    Return their number. Their order stays the same.
     """
     bits = distance.view(np.int32)
-    cut, before = 0, 0.0  # candidates with smaller bits are kept, and weigh that much
+    cut, before = 0, 0.0  # candidates with bits below `cut` are kept; their weight
     for shift in (22, 11, 0):
         bins[:] = 0
-        for i in range(n):
+        for i in range(n):  # the weight of each value of the next eleven bits
             if bits[i] >> shift >> 11 == cut >> shift >> 11:
                 bins[(bits[i] >> shift) & (_BINS - 1)] += weight[i]
         b = 0
@@ -142,7 +143,7 @@ def _keep(ids, distance, weight, n, budget, bins):
 
 @jit
 def _weigh(distance, n, scale, weight):
-    """weight = e^(-scale * distance) of the first n candidates."""
+    """Set weight = e^(-scale * distance) for the first n candidates."""
     source, target = distance.ctypes.data, weight.ctypes.data
     for i in range(0, n, 16):
         store_f32(target + 4 * i, exp(load_f32(source + 4 * i) * -scale))

@@ -1,7 +1,7 @@
-"""The inner product of everything: a tile of 16 rows with a few rows of activations, for each format.
+"""The one inner product: a tile of 16 rows with a few rows of activations, for each format.
 
 Linear layers call it with weights, attention with K. Activations for integer formats are int8 in blocks of 32, each
-with a record of 16 bytes (META) that holds what the formats ask for; floating-point formats take them as float32.
+with a META record; floating-point formats take them as float32.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -17,30 +18,32 @@ from ..formats.scales import integers_at, load_minimum, load_scale
 from ..formats.table import FORMATS, Format
 from ..formats.words import load_words
 from ..lang import cpu
+from ..lang.buffers import offsets
 from ..lang.dot import STORED_BIAS, dot_words
 from ..lang.memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
 from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
 
 
 def many(fmt: str) -> int:
-    """How many rows at once suit a format best where there are many: what the registers hold."""
+    """Return the rows to take at once where there are many: as many as the registers hold."""
     return MANY if FORMATS[fmt].bits and cpu.DOT == "avx512vnni" else 8
 
 
 MANY = 16
-"""The most that `many` gives: rows of activations are followed by room for so many more."""
+"""The most that `many` returns; rows of activations are followed by room for that number of rows."""
 
-META = 16
-"""Bytes per block of activations: f32 d (the scale), f32 d * -sum, and i32 -sum of each half; sums of the int8."""
+META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
+"""A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""
+META_D, META_DSUM, META_FIRST, META_SECOND = offsets(META)
+META_BYTES = META.itemsize
+
 AHEAD = 4096
-"""Bytes ahead of which a single row fetches weights, across tiles and pages where the hardware starts anew each time:
-reads 20 % more per second than without (bench/LOG.md)."""
-
-META_D, META_DSUM, META_FIRST, META_SECOND = 0, 4, 8, 12
+"""How far ahead a single row prefetches weights, in bytes, across tiles and pages, where the hardware's prefetcher
+starts anew each time: reads 20 % more per second than without (bench/LOG.md)."""
 
 
 def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
-    """Group of `rows` f32x16: lane i of row r is the product of row i of the tile with row r of the activations.
+    """Return a group of `rows` f32x16: lane i of row r is the product of row i of the tile with row r of x.
 
     fmt, rows: constants. tile: address; columns: its width. x: address of int8 (or float32) activations, rows
     x_stride bytes apart; meta: their META records, rows meta_stride bytes apart.
@@ -59,18 +62,18 @@ def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
 
 
 def _zero(layout: Layout) -> int:
-    """The byte of `load_words` that means 0."""
+    """Return the byte of `load_words` that means 0."""
     return STORED_BIAS if layout.integers.width == 8 or layout.values else layout.zero
 
 
 def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
-    """For formats with a scale for 32 columns."""
+    """Return the product for formats with a scale for 32 columns."""
     lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         w = integers_at(name, tile, columns)
         total = zeros_f32(n)
-        for b in range(columns // 32):
+        for b in range(columns // 32):  # total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
             if n == 1:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
@@ -84,20 +87,20 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
                 total = fma(splat_floats(meta + META_DSUM, meta_stride, n), minimum, total)
             w += 64 * lines
             x += 32
-            meta += META
+            meta += META_BYTES
         return total
 
     return dot
 
 
 def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
-    """For formats with a scale for 16 columns: the same for each half of a block."""
+    """Return the product for formats with a scale for 16 columns: each half of a block has its own."""
     lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         w = integers_at(name, tile, columns)
         total = zeros_f32(n)
-        for b in range(columns // 32):
+        for b in range(columns // 32):  # for each half: total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
             if n == 1:
                 for j in range(lines):
                     prefetch(w + 64 * j + AHEAD)
@@ -113,7 +116,7 @@ def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
                 total = fma(to_f32(second) * d, load_minimum(name, tile, columns, 2 * b + 1), total)
             w += 64 * lines
             x += 32
-            meta += META
+            meta += META_BYTES
         return total
 
     return dot
@@ -123,11 +126,12 @@ _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
 
 
 def _floats(f: Format, n: int) -> Callable[..., Any]:
+    """Return the product for floating-point formats."""
     load, step = _LOADS[f.name], 16 * f.nbytes
 
     def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
         even, odd = zeros_f32(n), zeros_f32(n)
-        for _ in range(columns // 2):
+        for _ in range(columns // 2):  # x * w of an even and of an odd column
             if n == 1:
                 prefetch(tile + AHEAD)
             even = fma(splat_floats(x, x_stride, n), load(tile), even)

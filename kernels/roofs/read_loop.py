@@ -1,4 +1,4 @@
-"""Bare loops over memory: what the bus and the caches give to these threads when next to nothing is computed."""
+"""Bare loops over memory: what the bus and the caches deliver to these threads when almost nothing is computed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from ..lang.memory import load_f32, load_rows, peek_f32, poke_f32, store_f32, st
 from ..lang.simd import fma, row, splat, sum_lanes, zeros_f32
 
 STEP = 512
-"""Bytes of one turn of a loop: eight loads and eight sums that do not wait for each other."""
+"""Bytes of one turn of a loop: eight loads and eight independent sums."""
 
 STREAM = record(data="ptr", chunk="int", passes="int", sums="ptr")
 MOVE = record(data="ptr", chunk="int", passes="int", apart="int")
-"""Arrays lie `apart` bytes from each other: from the second into the first, or from the second and the third."""
+"""Arrays are `apart` bytes from each other. The first is written; the second, or the second and the third, are read."""
 
 
 @kernel(STREAM)
 def read(a, begin, end, thread):
-    """Items are chunks of `chunk` bytes, a multiple of STEP, each read `passes` times: their float32 are added to
-    sums[16 * thread]."""
+    """Read chunks of `chunk` bytes (a multiple of STEP) `passes` times each; add their float32 to sums[16 * thread].
+
+    Items are chunks.
+    """
     total = zeros_f32(8)
     for item in range(begin, end):
         chunk = a.data + item * a.chunk
@@ -32,7 +34,7 @@ def read(a, begin, end, thread):
 
 @kernel(MOVE)
 def copy(a, begin, end, thread):
-    """Items as in `read`: the first array becomes the second."""
+    """Copy the second array to the first. Items as in `read`."""
     for item in range(begin, end):
         to = a.data + item * a.chunk
         for _ in range(a.passes):
@@ -42,7 +44,7 @@ def copy(a, begin, end, thread):
 
 @kernel(MOVE)
 def triad(a, begin, end, thread):
-    """Items as in `read`: the first array becomes the second and three times the third, as in STREAM."""
+    """Set the first array to the second plus three times the third, as in STREAM. Items as in `read`."""
     three = splat(3.0)
     for item in range(begin, end):
         to = a.data + item * a.chunk
@@ -53,7 +55,7 @@ def triad(a, begin, end, thread):
 
 @kernel(STREAM)
 def fill(a, begin, end, thread):
-    """Items as in `read`: ones everywhere. Whoever writes a page first has it near."""
+    """Write ones. Items as in `read`. A page of memory is placed near the thread that writes it first."""
     ones = splat(1.0)
     for item in range(begin, end):
         for i in range(0, a.chunk, 64):

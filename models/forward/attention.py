@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...kernels import pages
 from ...kernels.attention import softmax
+from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
 from ...kernels.attention.prefill import attend_many
 from ...kernels.attention.prefill_amx import attend_wide
@@ -92,7 +93,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     to = b.input("attended", c.n_head * c.head_dim_v)
     r.plan.add(
         "combine",
-        softmax.combine,
+        combine,
         items=1,
         times=step.rows,
         grain=r.rows_at_once,

@@ -45,7 +45,7 @@ class Mixture:
         pairs = rows * self.used
         self.chosen, self.places = np.zeros((rows, self.used), np.int64), np.zeros((rows, self.used), np.int64)
         self.shares = np.zeros((rows, self.used), np.float32)
-        self.spans = np.zeros((self.count, experts.SPAN), np.int64)
+        self.spans = np.zeros(self.count, experts.SPAN)
         self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # taken from the system only where it is used
         self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
         self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)

@@ -88,7 +88,7 @@ class Step:
         self.positions = np.zeros(max_rows, np.int64)
         self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + place in it
         self.logits_rows = np.zeros(max_rows, np.int64)
-        self.spans = np.zeros((max_rows, softmax.SPAN), np.int64)
+        self.spans = np.zeros(max_rows, softmax.SPAN)
 
     def fill(self, spans: Sequence[Span], logits_rows: Sequence[int], group: int) -> None:
         """Describe a step of these spans, with logits of the rows `logits_rows`; group: query heads per KV head."""
@@ -100,10 +100,11 @@ class Step:
             positions = np.arange(span.position, span.position + n)
             self.tokens[row : row + n] = span.tokens
             self.positions[row : row + n] = positions
-            self.spans[i, :3] = row, n, span.position
+            record = self.spans[i]
+            record["row"], record["rows"], record["position"] = row, n, span.position
             for kind, table in enumerate(span.tables):
                 self.slots[kind, row : row + n] = table[positions // PAGE] * PAGE + positions % PAGE
-                self.spans[i, softmax.TABLES + kind] = table.ctypes.data
+                record["tables"][kind] = table.ctypes.data
             longest = max(longest, n)
             pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
             row += n

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyllm.kernels import pages
 from pyllm.kernels.attention import softmax
+from pyllm.kernels.attention.combine import combine
 from pyllm.kernels.attention.decode import attend_one
 from pyllm.kernels.attention.prefill import attend_many
 from pyllm.kernels.attention.prefill_amx import attend_wide
@@ -65,28 +66,27 @@ def attend(
     v_pool = np.full((kv_heads, n_pages, pages.v_page_bytes(vf, v_dim)), 255, np.uint8)
     q = rng.standard_normal((rows, heads, head_dim), dtype=np.float32) * np.float32(2 * head_dim**-0.5)
     out = rig.zeros(kv_heads, max_rows, group, n)
-    records, tables, expected = np.zeros((len(spans), softmax.SPAN), np.int64), [], []
+    records, tables, expected = np.zeros(len(spans), softmax.SPAN), [], []
     row = 0
     for i, (count, length) in enumerate(spans):
         table = order[: -(-length // 64)].copy()
         order = order[len(table) :]
         tables.append(table)
-        places = (table[:, None] * 64 + np.arange(64)).reshape(-1)[:length]
+        slots = (table[:, None] * 64 + np.arange(64)).reshape(-1)[:length]
         gone = max(0, length - count + 1 - window) if window else 0
         table[: gone // 64] = order[0]  # of nobody
         k, v = (rng.standard_normal((length, kv_heads, d), dtype=np.float32) for d in (head_dim, v_dim))
         k[:, :, 3] *= 4  # K has columns that stand out
         for head in range(kv_heads):
             used = table[gone // 64 :]
-            k_pool[head, used] = rig.stored(_padded(k[gone:, head], n), kf, places[gone:], n_pages)[0][used]
-            v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, places[gone:], n_pages)[1][used]
+            k_pool[head, used] = rig.stored(_padded(k[gone:, head], n), kf, slots[gone:], n_pages)[0][used]
+            v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, slots[gone:], n_pages)[1][used]
         own = q[row : row + count]
         out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
         seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and splits != WIDE else own
         stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
         expected.append(naive.attention(seen, *stored, window, softcap, sinks))
-        records[i, :3] = row, count, length - count
-        records[i, softmax.TABLES + 1] = table.ctypes.data
+        records[i] = row, count, length - count, (0, table.ctypes.data, 0, 0)  # the second kind's table
         row += count
 
     wide, many, splits = splits == WIDE, splits <= 0, max(splits, 1)
@@ -117,7 +117,7 @@ def attend(
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
-    rig.run(softmax.combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
+    rig.run(combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
             v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8, half=0)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= softmax.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)

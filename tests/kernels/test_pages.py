@@ -19,15 +19,15 @@ VALUES = st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-4, 4, width=32)
 TOKENS = st.integers(1, 4).flatmap(lambda n: arrays(np.float32, (3, 32 * n), elements=VALUES))
 
 
-def check(x: np.ndarray, fmt: Format, places: np.ndarray, expected: np.ndarray) -> None:
-    """The pages hold `expected` (bytes of a row) at the places, and nothing elsewhere."""
+def check(x: np.ndarray, fmt: Format, slots: np.ndarray, expected: np.ndarray) -> None:
+    """The pages hold `expected` (bytes of a row) at the slots, and nothing elsewhere."""
     n = x.shape[1]
-    k, v, out = rig.stored(x, fmt, places, 3)
+    k, v, out = rig.stored(x, fmt, slots, 3)
     for name, unpack, stored in (("K", pages.canonical_k, k), ("V", pages.canonical_v, v)):
         rows = np.concatenate([unpack(page, fmt, n) for page in stored])
-        np.testing.assert_array_equal(rows[places], expected, err_msg=name)
+        np.testing.assert_array_equal(rows[slots], expected, err_msg=name)
         untouched = unpack(np.full_like(stored[0], 255), fmt, n)[0]
-        assert (np.delete(rows, places, axis=0) == untouched).all(), name
+        assert (np.delete(rows, slots, axis=0) == untouched).all(), name
     factor, low = np.float32(1), np.float32(0)
     if fmt.layout:
         numbers = fmt.layout.split(expected)
@@ -39,14 +39,14 @@ def check(x: np.ndarray, fmt: Format, places: np.ndarray, expected: np.ndarray) 
 
 @TYPE
 @settings(deadline=None, max_examples=40)
-@given(x=TOKENS, places=st.lists(st.integers(0, 191), min_size=3, max_size=3, unique=True).map(np.array))
-@example(x=np.zeros((3, 32), np.float32), places=np.array([0, 15, 16]))
-@example(x=np.full((3, 32), 6e-26, np.float32), places=np.array([0, 1, 2]))  # whose squares are 0
-@example(x=np.full((3, 64), 1e-39, np.float32), places=np.array([63, 64, 191]))
-@example(x=np.tile(np.array([3, -3] * 16, np.float32), (3, 1)), places=np.array([1, 2, 3]))
-def test_stored_is_what_the_format_encodes(fmt: Format, x: np.ndarray, places: np.ndarray) -> None:
+@given(x=TOKENS, slots=st.lists(st.integers(0, 191), min_size=3, max_size=3, unique=True).map(np.array))
+@example(x=np.zeros((3, 32), np.float32), slots=np.array([0, 15, 16]))
+@example(x=np.full((3, 32), 6e-26, np.float32), slots=np.array([0, 1, 2]))  # whose squares are 0
+@example(x=np.full((3, 64), 1e-39, np.float32), slots=np.array([63, 64, 191]))
+@example(x=np.tile(np.array([3, -3] * 16, np.float32), (3, 1)), slots=np.array([1, 2, 3]))
+def test_stored_is_what_the_format_encodes(fmt: Format, x: np.ndarray, slots: np.ndarray) -> None:
     x = x + 0.0  # of -0, ggml's C and its Python differ in the sign of d = 0
-    check(x, fmt, places, fmt.encode(x))
+    check(x, fmt, slots, fmt.encode(x))
 
 
 @TYPE
@@ -81,7 +81,7 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
     rows, kv_heads, group, max_rows = 5, 2, 3, 7
     q = rng.standard_normal((rows, kv_heads * group, k_dim), dtype=np.float32)
     k, v = (rng.standard_normal((rows, kv_heads, d), dtype=np.float32) for d in (k_dim, v_dim))
-    positions, places = np.array([0, 1, 2, 90, 91]), rng.permutation(128)[:rows]
+    positions, slots = np.array([0, 1, 2, 90, 91]), rng.permutation(128)[:rows]
     angle = naive.angles(np.arange(100), rope_dim, 100.0)
     turns = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
     scales = np.linspace(0.1, 0.2, 100, dtype=np.float32)
@@ -96,7 +96,7 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
         rope.rope_store("f32", "f32", neox), rows * kv_heads,
         q=q, k=k, v=v, q_stride=q.strides[0], k_stride=k.strides[0], v_stride=v.strides[0],
         q_norm=q_norm, k_norm=k_norm, norm_rows=int(norm == "row"), eps=1e-5,
-        turns=turns, rope_dim=rope_dim, positions=positions, slots=places,
+        turns=turns, rope_dim=rope_dim, positions=positions, slots=slots,
         k_pool=k_pool, v_pool=v_pool, k_head=2 * k_page, v_head=2 * v_page, k_page=k_page, v_page=v_page,
         out=out, out_q=out_q, out_meta=out_meta, max_rows=max_rows, kv_heads=kv_heads, group=group,
         k_dim=k_dim, v_dim=v_dim, k_columns=n, v_columns=m, scales=scales,
@@ -108,7 +108,7 @@ def test_rope_store(norm: str, neox: bool, k_dim: int, v_dim: int, rope_dim: int
 
     def in_place(pool: np.ndarray, unpack: object, dim: int) -> np.ndarray:
         found = [np.concatenate([unpack(page, f32, dim) for page in head]) for head in pool]  # type: ignore[operator]
-        return np.stack(found, axis=1)[places].view(np.float32)
+        return np.stack(found, axis=1)[slots].view(np.float32)
 
     def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         shape = (rows, -1) if norm == "row" else x.shape

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pyllm.kernels.formats.table import BY_GGML_ID, CACHE_TYPES, FORMATS, WEIGHT_TYPES, Format
+from pyllm.kernels.formats.table import CACHE_TYPES, FORMATS, WEIGHT_TYPES, Format
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
 
@@ -61,7 +61,7 @@ def test_a_row_is_ggmls(fmt: Format) -> None:
     assert fmt.ggml_id is not None
     assert gguf.GGML_QUANT_SIZES[_type(fmt)] == (fmt.size, fmt.nbytes)
     assert _type(fmt).name.lower() == fmt.name
-    assert BY_GGML_ID[fmt.ggml_id] is fmt
+    assert [f for f in FORMATS.values() if f.ggml_id == fmt.ggml_id] == [fmt]
 
 
 @FORMAT

@@ -27,7 +27,7 @@ def route(logits: np.ndarray, used: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def group(chosen: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    spans, places = np.full((n, experts.SPAN), -1, np.int64), np.full(chosen.shape, -1, np.int64)
+    spans, places = np.full(n, -1, experts.SPAN), np.full(chosen.shape, -1, np.int64)
     rig.run(experts.group, 1, chosen=chosen, rows=np.array([len(chosen)]), used=chosen.shape[1], experts=n,
             spans=spans, places=places)  # fmt: skip
     return spans, places
@@ -70,7 +70,7 @@ def test_group(n: int, rows: int, seed: int, data: st.DataObject) -> None:
     assert sorted(places.ravel()) == list(range(chosen.size))
     at = {e: (first, count) for e, first, count in spans.tolist() if count}
     assert sorted(at) == np.unique(chosen).tolist()
-    assert (spans[len(at) :, 2] == 0).all()
+    assert (spans["rows"][len(at) :] == 0).all()
     for expert, place in zip(chosen.ravel().tolist(), places.ravel().tolist(), strict=True):
         assert at[expert][0] <= place < sum(at[expert])
 
