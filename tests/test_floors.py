@@ -183,6 +183,28 @@ def test_only_commands_know_argparse_and_print() -> None:
                 assert node.func.id != "print", f"{named(path)}:{node.lineno} prints"
 
 
+def test_only_sizes_computes_the_bytes_of_a_cache() -> None:
+    """Above the kernels, whose pages they are: so that all who name them say the same number."""
+    for path in EVERY:
+        if own_place(path)[0] == "kernels" or named(path) == "models/cache/sizes.py":
+            continue
+        names = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+        assert not ("row_bytes" in names and {"head_dim_k", "head_dim_v"} & names), named(path)
+
+
+def test_records_shared_with_kernels_have_named_offsets() -> None:
+    """No number stands where a kernel adds to an address that it reads or writes an integer at."""
+    for path in sources("kernels"):
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Call) or not re.fullmatch(r"(peek|poke)_i(32|64)", ast.unparse(node.func)):
+                continue
+            address = node.args[0]
+            while isinstance(address, ast.BinOp) and isinstance(address.op, ast.Add):
+                where = f"{named(path)}:{node.lineno} {ast.unparse(node.args[0])}"
+                assert not isinstance(address.right, ast.Constant), where
+                address = address.left
+
+
 PROGRAMS = ["import pyllm", "import pyllm.__main__", *(f"import pyllm.{floor}" for floor in FLOORS)]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...kernels.formats.table import FORMATS
+from ...models.cache.sizes import layer_bytes
 from ...models.config import Config
 
 
@@ -20,15 +21,20 @@ def allocate(
 
     loss: that of one layer's K or V, by (side, layer).
     """
+
+    def taken(which: tuple[str, int], name: str) -> int:
+        side, i = which
+        return layer_bytes(config.layers[i], side, FORMATS[name])
+
     ladder = sorted(dict.fromkeys(types), key=lambda t: FORMATS[t].bits_per_value)
     at = dict.fromkeys(loss, 0)
-    left = nbytes - sum(_bytes(config, *which, ladder[0]) for which in at)
+    left = nbytes - sum(taken(which, ladder[0]) for which in at)
     while True:
         steps = [
             (_gain(loss[which], ladder[i], ladder[j]) / cost, which, j, cost)
             for which, i in at.items()
             for j in range(i + 1, len(ladder))
-            if (cost := _bytes(config, *which, ladder[j]) - _bytes(config, *which, ladder[i])) <= left and cost
+            if (cost := taken(which, ladder[j]) - taken(which, ladder[i])) <= left and cost
         ]
         if not steps:
             return {side: [ladder[at[side, i]] for i in range(config.n_layer)] for side in "kv"}
@@ -43,8 +49,3 @@ def _gain(loss: float, before: str, after: str) -> float:
 def _bits(name: str) -> float:
     """Return the bits of precision; of a floating-point format these are its mantissa's."""
     return float(FORMATS[name].bits or {"f32": 24, "f16": 11, "bf16": 8}[name])
-
-
-def _bytes(config: Config, side: str, i: int, name: str) -> int:
-    layer = config.layers[i]
-    return layer.n_head_kv * FORMATS[name].row_bytes(layer.head_dim_k if side == "k" else layer.head_dim_v)

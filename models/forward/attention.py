@@ -19,6 +19,7 @@ from ...kernels.lang import cpu
 from ...kernels.ops import rope
 from ...kernels.plan import Cost
 from ...kernels.shapes import columns
+from ..cache.sizes import layer_bytes
 from ..config import Layer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     group = c.n_head // c.n_head_kv
     k_type, v_type = kv.k_format.name, kv.v_format.name
     k_columns, v_columns = columns(c.head_dim_k), columns(c.head_dim_v)
-    k_row, v_row = kv.k_format.row_bytes(k_columns), kv.v_format.row_bytes(v_columns)
+    token_bytes = layer_bytes(c, "k", kv.k_format), layer_bytes(c, "v", kv.v_format)
     queries = b.queries(c.n_head, k_columns)
     shared: dict[str, Any] = {
         "k_pool": kv.k_pool, "v_pool": kv.v_pool, "k_head": kv.k_head, "v_head": kv.v_head,
@@ -63,7 +64,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         items=c.n_head_kv,
         times=step.rows,
         grain=c.n_head_kv * r.rows_at_once if r.prefill else 1,
-        cost=lambda rows, context: Cost(activations=rows * c.n_head_kv * (k_row + v_row)),
+        cost=lambda rows, context: Cost(activations=rows * sum(token_bytes)),
         q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
         q_norm=_or_none(extras.q_norm), k_norm=_or_none(extras.k_norm), norm_rows=int(by_row), eps=r.config.norm_eps,
         turns=r.positions.turns[c.rope] if c.rope else 0, rope_dim=c.rope.dim if c.rope else 0,
@@ -80,7 +81,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         attend_one(k_type, v_type, group) if not r.prefill else (attend_wide if wide else attend_many)(k_type, v_type),
         items=c.n_head_kv,
         times=step.span_blocks if r.prefill else step.span_splits,
-        cost=lambda rows, context: _cost(c, rows, context, k_row, v_row, kinds, r.prefill),
+        cost=lambda rows, context: _cost(c, rows, context, token_bytes, kinds, r.prefill),
         spans=step.spans, table=softmax.table_at(kv.kind),
         splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
         window=c.window or softmax.ALL, softcap=c.softcap,
@@ -110,7 +111,9 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
     return 0 if vector is None else vector
 
 
-def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tuple[str, str], prefill: bool) -> Cost:
+def _cost(
+    c: Layer, rows: int, context: int, token_bytes: tuple[int, int], kinds: tuple[str, str], prefill: bool
+) -> Cost:
     """Of `attend`. A block of rows reads what it sees of the cache once; in it each row meets the tokens before it.
 
     kinds: of the multiply-adds of Q·Kᵀ and of A·V.
@@ -123,4 +126,4 @@ def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tupl
     macs = dict.fromkeys(kinds, 0)
     for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):
         macs[kind] += seen * c.n_head * head_dim
-    return Cost(k=reads * c.n_head_kv * k_row, v=reads * c.n_head_kv * v_row, **macs)
+    return Cost(k=reads * token_bytes[0], v=reads * token_bytes[1], **macs)
