@@ -48,7 +48,7 @@ class Profile:
     dram: float | None  # bytes that memory controllers counted in a step, other programs' included
 
     @property
-    def many(self) -> bool:
+    def prefill(self) -> bool:
         return self.rows > 1
 
     @property
@@ -231,7 +231,7 @@ def _sampling(llm: LLM, logits: F32Array) -> float:
 
 def stamps_cost(profiles: Sequence[Profile]) -> float:
     """Of a decode step, as a share: the median over the cases."""
-    return median(p.stamps_cost for p in profiles if not p.many)
+    return median(p.stamps_cost for p in profiles if not p.prefill)
 
 
 def as_json(profile: Profile, roofs: Roofs) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def as_json(profile: Profile, roofs: Roofs) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "model": str(case.model), "kind": "prefill" if profile.many else "decode", "n_depth": case.n_depth,
+        "model": str(case.model), "kind": "prefill" if profile.prefill else "decode", "n_depth": case.n_depth,
         "n_tokens": profile.rows, "n_threads": case.n_threads, "type_k": case.type_k, "type_v": case.type_v,
         "tokens_per_second": profile.tokens_per_second, "gbps": profile.gbps, "seconds": profile.seconds,
         "seconds_with_stamps": profile.stamped, "seconds_of_operations": profile.planned,

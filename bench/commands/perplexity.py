@@ -70,7 +70,7 @@ class Result:
 
     cache: CacheSpec
     nll: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    apart: list[Divergence] = field(default_factory=list)
+    divergence: list[Divergence] = field(default_factory=list)
 
     @property
     def windows(self) -> int:
@@ -78,16 +78,16 @@ class Result:
 
     def add(self, part: Divergence) -> None:
         self.nll.append(part.nll)
-        self.apart.append(part)
+        self.divergence.append(part)
 
     def statistics(self) -> dict[str, Any]:
-        if self.apart:
-            return divergence.statistics(Divergence.joined(self.apart))
+        if self.divergence:
+            return divergence.statistics(Divergence.joined(self.divergence))
         return divergence.perplexity(np.concatenate(self.nll))
 
     def __str__(self) -> str:
         said = f"{self.cache.pair} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
-        return said + (f" KLD {np.concatenate([a.kld for a in self.apart]).mean():.4f}" if self.apart else "")
+        return said + (f" KLD {np.concatenate([a.kld for a in self.divergence]).mean():.4f}" if self.divergence else "")
 
 
 def score(
