@@ -78,16 +78,20 @@ def position_bytes(config: Config) -> int:
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
-def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 20) -> int:
-    """Return about the bytes of the activations of a step of `rows` tokens and of `logits` rows of logits.
+def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, threads: int = 8) -> int:
+    """Return the bytes of a step's buffers, at most: `rows` tokens, `logits` rows of logits, scratch of the threads.
 
-    An upper estimate, by the buffers that the widest layer asks for.
+    An upper estimate of models/forward/rows.py and mixture.py on any CPU. What enters a product is there as float32, as
+    int8 with scales, and as bfloat16; most buffers have up to 31 rows and columns more than they need.
     """
-    c = config
-    queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
-    n_ff = 0 if c.expert_count else c.n_ff
-    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + 2 * c.n_embd + values + 16 * c.n_head
-    inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
-    pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
-    row = 4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair
-    return int(rows * row) + 4 * logits * c.n_vocab
+    c, ff = config, config.expert_feed_forward_length
+    k, v = columns(c.head_dim_k), columns(c.head_dim_v)
+    queries, values, n_ff = c.n_head * k, c.n_head * v, 0 if c.expert_count else c.n_ff
+    inputs = 2 * c.n_embd + queries + values + n_ff
+    outputs = queries + c.n_head_kv * (k + v) + 2 * n_ff + 2 * c.n_embd + c.expert_count + 8 * 31
+    sums = c.n_head * (v + 32)
+    pair = 7.5 * (c.n_embd + ff) + 4 * (c.n_embd + 2 * ff)  # of a row and one of its experts
+    row = 7.5 * inputs + 4 * (outputs + sums) + c.expert_used_count * pair
+    vectors = max(96, c.n_head // c.n_head_kv) + 32  # of queries, which a thread takes through the pages together
+    thread = vectors * (4 * (k + v) + 640) + 256 * k + 512 * v + 64 * (c.n_embd + values + n_ff) + 1024
+    return int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
