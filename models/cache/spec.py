@@ -46,7 +46,10 @@ class CacheSpec:
     def parse(cls, text: str) -> CacheSpec:
         """Return the spec that flags such as "-ctk q8_0 -ctv q4_0 --cache-rotate none" stand for; raises UsageError."""
         given: dict[str, str] = {}
-        words = iter(shlex.split(text))
+        try:
+            words = iter(shlex.split(text))
+        except ValueError as error:  # a quotation mark without its other
+            raise UsageError(f"{text[:60]!r}: {error}; a cache's flags need no quotation marks") from None
         for flag in words:
             name, _, value = flag.partition("=")
             name = _SHORT.get(name, name)
