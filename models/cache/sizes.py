@@ -1,7 +1,7 @@
-"""The bytes of the KV cache and of what goes with it, by its spec: the only arithmetic there is of them.
+"""The bytes of the KV cache, of its tables and of a step's buffers: no other module computes them.
 
-Blocks of a format are counted as ggml stores them, padded to whole blocks of 32 values: that is what the pages hold and
-what attention reads.
+A head's values are counted as ggml stores them, padded to whole blocks of 32: that is what the pages hold and what
+attention reads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .kinds import kinds
 from .spec import CacheSpec
 
 PREFILL_ROWS = 512
-"""Tokens of a prompt that go through the layers together, unless a flag says otherwise."""
+"""Tokens of a prompt that go through the layers together, unless the caller names another number."""
 
 
 def check(config: Config, spec: CacheSpec) -> None:
-    """Refuse a cache that this model's layers or heads do not allow; raises UsageError."""
+    """Raise UsageError for a cache that this model's layers or heads do not allow."""
     rotation.check(config, spec.rotate)
     token_bytes(config, spec)
 
@@ -46,12 +46,12 @@ def head_size(layer: Layer, side: str) -> int:
 
 
 def layer_bytes(layer: Layer, side: str, fmt: Format) -> int:
-    """Return the bytes that one token takes on a side of a layer."""
+    """Return the bytes that one token takes in K or in V of a layer."""
     return layer.n_head_kv * fmt.row_bytes(columns(head_size(layer, side)))
 
 
 def side_bytes(config: Config, spec: CacheSpec, side: str, layers: Iterable[int] | None = None) -> int:
-    """Return the bytes that one token takes on a side, in these layers or in all; raises UsageError."""
+    """Return the bytes that one token takes in K or in V, in these layers or in all; raises UsageError."""
     formats = [check_cache_type(config, side, name) for name in spec.side(side, config.n_layer)]
     numbers = range(config.n_layer) if layers is None else layers
     return sum(layer_bytes(config.layers[i], side, formats[i]) for i in numbers)
@@ -64,7 +64,7 @@ def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = 
 
 
 def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = PREFILL_ROWS, sequences: int = 1) -> int:
-    """Return the bytes of a cache for n_ctx tokens, of all sequences together; raises UsageError."""
+    """Return the bytes of a cache that holds n_ctx tokens of all sequences together; raises UsageError."""
     return sum(
         kind.pool_pages(n_ctx, n_batch, sequences) * PAGE * token_bytes(config, spec, kind.layers)
         for kind in kinds(config)
@@ -72,7 +72,7 @@ def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = P
 
 
 def position_bytes(config: Config) -> int:
-    """Return the bytes of the tables over positions that one position takes: its cosines and sines, and a scale."""
+    """Return the bytes that one position takes in the tables over positions: cosines, sines and scales."""
     ropes = {layer.rope for layer in config.layers if layer.rope}
     scales = {layer.scale for layer in config.layers}
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
