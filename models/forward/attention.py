@@ -110,7 +110,7 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
 
 
 def _cost(c: Layer, rows: int, context: int, k_row: int, v_row: int, kinds: tuple[str, str], prefill: bool) -> Cost:
-    """Return the cost of `attend`. A block of rows reads what it sees once; each row multiplies with what it sees itself.
+    """Return the cost of `attend`. A block of rows reads what it sees once; each row multiplies with its own tokens.
 
     kinds: the fields of Cost for the multiply-adds of Q·Kᵀ and of A·V.
     """

@@ -81,7 +81,7 @@ class Model:
         return logits
 
     def broken(self) -> str | None:
-        """Return the first operation of the last step that gave NaN or infinity, as in "blk.1.ffn_down"; None: no one did."""
+        """Return which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down", or None."""
         x, logits = self._buffers.x.x, self._buffers.logits.x
         if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.n_logits):
             return None

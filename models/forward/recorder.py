@@ -48,7 +48,7 @@ class Recorder:
 
     @property
     def rows_at_once(self) -> int:
-        """Return the rows of activations that a thread takes at once, so that each thread has some. Neighbouring rows are
+        """Return the rows of activations that a thread takes at once, so that each has some. Neighbouring rows are
         fetched together and share cache lines of the KV cache's tiles, so one thread should take them."""
         return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.prefill else 1
 
