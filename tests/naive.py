@@ -76,7 +76,7 @@ def rope(x: Array, angle: Array, neox: bool = False) -> Array:
 
 
 def hadamard(x: Array, size: int) -> Array:
-    """Return x (..., n), blocks of `size` values rotated; the bits that i and j share give entry (i, j) its sign. 0: x."""
+    """Return x (..., n), blocks of `size` values rotated; the bits that i and j share give entry (i, j) its sign."""
     if not size:
         return x
     at = np.arange(size)

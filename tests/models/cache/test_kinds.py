@@ -26,7 +26,7 @@ from pyllm.models.forward.model import Model
 WINDOWS = (20, 0, 200, 20)
 N_CTX, BATCH = 1024, 64
 TOKENS = np.random.default_rng(0).integers(3, 259, 900).tolist()
-"""More than any window's pages hold."""
+"""More tokens than the pages of any window hold."""
 
 
 @pytest.fixture(scope="module")
