@@ -159,7 +159,7 @@ def gated(activation: str, gate: Array, up: Array) -> Array:
 
 def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None,
           rotation: tuple[int, int] = (0, 0)) -> Array:  # fmt: skip
-    """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64.
+    """Return the logits after each token, from a file's decoded tensors; cache: (K, V) types by layer, else float64.
 
     rotation: values in the blocks that K and V are rotated in before they are rounded, and back after.
     """

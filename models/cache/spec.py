@@ -71,12 +71,12 @@ class CacheSpec:
 
     @property
     def pair(self) -> str:
-        """The types alone, as tables show them: "q8_0/q4_0"."""
+        """Return the types alone, as tables show them: "q8_0/q4_0"."""
         return f"{self.k}/{self.v}"
 
     @property
     def key(self) -> str:
-        """A stable name for files and tables of results: "q8_0/q4_0 auto"."""
+        """Return a stable name for files and tables of results: "q8_0/q4_0 auto"."""
         return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
 
     def side(self, side: str, n_layer: int) -> tuple[str, ...]:
