@@ -1,1 +1,1 @@
-"""What happens over time: sessions, the KV cache's pages, sampling, chat, the command line."""
+"""What happens over time: sequences and their pages of the KV cache, sampling, chat, the command line."""

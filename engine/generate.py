@@ -1,4 +1,4 @@
-"""The token loop: a prompt goes in, pieces of text come out, and the clock is kept; knows no terminal and no file."""
+"""The token loop: a prompt goes in, pieces of text come out, and each part is timed; knows no terminal and no file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def generate(
 ) -> Iterator[Piece]:
     """Continue `prompt`, which must fit in the context, until an end token, n_predict tokens or a full context.
 
-    What session and prompt have in common at the start is not computed again. Between any two tokens the session is
-    whole, so that the caller may stop listening there, or ask for it through `interrupted`.
+    The beginning that the session's tokens and the prompt have in common is not computed again. Between any two tokens
+    the session is consistent, so the caller may stop iterating there, or stop the answer through `interrupted`.
     """
     from ..models.text.tokenizer import StreamDecoder
 
     times = Timings() if timings is None else timings
     decoder = StreamDecoder(tokenizer)
     begin = perf_counter()
-    kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last one is needed for its logits
+    kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last is taken in again, for its logits
     session.rewind(kept)
     logits = session.prefill(prompt[kept:], lambda done, total: progress("reading the prompt", done, total))
     for token in prompt[kept:]:
@@ -73,7 +73,7 @@ def generate(
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens at the start are the same."""
+    """Return how many tokens the two have in common at their start."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

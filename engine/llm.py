@@ -1,4 +1,4 @@
-"""A model with all that is needed to run it: the public face of pyllm for Python (see docs/python.md).
+"""A model with all that is needed to run it: pyllm's public interface for Python (see docs/python.md).
 
 Knows no terminal, no flags and no signals.
 """
@@ -48,7 +48,7 @@ Messages = Sequence[dict[str, str]]
 
 @dataclass(frozen=True)
 class Opened:
-    """A model file with its weights, which several caches can share."""
+    """An open model file with its weights, which several caches can share."""
 
     gguf: GGUF
     config: Config
@@ -60,7 +60,7 @@ class Opened:
     def open(cls, gguf: GGUF, config: Config | None = None, tokenizer: Tokenizer | None = None) -> Opened:
         """Check a file's hyperparameters, tensors, tokenizer and template; raises ModelError.
 
-        config, tokenizer: of this file, where they are read already.
+        config, tokenizer: those of this file, if they were read before.
         """
         config = config or read_config(gguf)
         loaded = load_weights(gguf, config)
@@ -68,7 +68,7 @@ class Opened:
 
 
 class LLM:
-    """A model over a KV cache in any pair of formats, ready to run; also a context manager, which closes it.
+    """A model with a KV cache in any pair of formats, ready to run; as a context manager, it closes itself.
 
     Not for several Python threads at once. All errors that a user can do something about are PyllmErrors.
     """
@@ -91,14 +91,14 @@ class LLM:
         offline: bool = False,
         progress: Progress = silent,
     ) -> None:
-        """Fetch the model if it is not here, read its weights and compile the kernels that it needs.
+        """Fetch the model if it is not on this machine, read its weights and compile the kernels that it needs.
 
         model: whatever `pyllm run` takes as MODEL; None is its default model. n_ctx: tokens that the cache holds, of
         all sequences together. cache_type_k, cache_type_v: a type, or a map of types by layer such as
-        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache: all of that as one value instead.
+        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache: all three as one value, instead of them.
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
-        through the layers together. max_logits: rows of logits that a step leaves. sequences: sessions that can be
-        there at once, each with sliding windows of its own. check: look for NaN and infinity after each step.
+        through the layers together. max_logits: rows of logits that a step gives at most. sequences: sessions that can
+        exist at once, each with its own sliding windows. check: look for NaN and infinity after each step.
         """
         spec = cache or CacheSpec(cache_type_k, cache_type_v, cache_rotate)
         if not isinstance(model, Opened):
@@ -124,7 +124,7 @@ class LLM:
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
                progress: Progress = silent) -> LLM:  # fmt: skip
-        """Return the same weights, not taken twice, over another cache; None: as here."""
+        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here."""
         return LLM(
             self._opened,
             cache=cache,
@@ -147,22 +147,22 @@ class LLM:
     def generate(
         self, prompts: str | list[str] | tuple[str, ...], params: SamplingParams | None = None
     ) -> Completion | list[Completion]:
-        """Continue a text, or each of several, as it stands: no chat template, control tokens count as such."""
+        """Continue a text, or each of several, without a chat template; control tokens written in it count as such."""
         if isinstance(prompts, str):
             return self._complete(self.tokenize(prompts, special=True, bos=True), params)
         return [self.generate(prompt, params) for prompt in prompts]
 
     def chat(self, messages: Messages, params: SamplingParams | None = None) -> Completion:
-        """Answer a conversation, by the model's chat template; raises UsageError where it has none."""
+        """Answer a conversation, in the model's chat template; raises UsageError if it has none."""
         return self._complete(self._encode(messages), params)
 
     def stream(self, prompt: str | Messages, params: SamplingParams | None = None) -> Iterator[Piece]:
-        """Yield the answer to a text (as `generate`) or a conversation (as `chat`) piece by piece, as it comes."""
+        """Yield the answer to a text (see `generate`) or conversation (see `chat`), piece by piece."""
         tokens = self.tokenize(prompt, special=True, bos=True) if isinstance(prompt, str) else self._encode(prompt)
         return self._pieces(tokens, params, Timings(), self.sampler(params))
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """Return the text's tokens. special: control tokens written in it count as such. bos: begin with that token."""
+        """Return the text's tokens. special: control tokens written in it count as such. bos: begin with BOS."""
         return self.tokenizer.encode(text, special=special, bos=bos)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -194,7 +194,7 @@ class LLM:
     # What the model computes -----------------------------------------------------------------------------------------
 
     def logits(self, tokens: Sequence[int]) -> F32Array:
-        """Return the logits after each of the tokens, taken in from an empty cache: float32 (len(tokens), n_vocab)."""
+        """Return the logits after each of the tokens, from an empty cache on: float32 (len(tokens), n_vocab)."""
         session = self._session()
         session.rewind(0)
         out = np.empty((len(tokens), self.config.n_vocab), np.float32)
@@ -203,10 +203,10 @@ class LLM:
         return out
 
     def kv(self, layer: int) -> tuple[F32Array, F32Array]:
-        """Return K and V of a layer as they are stored, decoded, for the tokens of the last answer or of `logits`.
+        """Return K and V of a layer, decoded from the cache, for the tokens of the last answer or of `logits`.
 
-        float32 (tokens, n_head_kv, head_dim) each; rotated where the cache is. A layer with a sliding window has those
-        tokens only that its pages still hold, the last ones.
+        float32 (tokens, n_head_kv, head_dim) each; rotated if the cache is. A layer with a sliding window has only the
+        last tokens, which its pages still hold.
         """
         held, at = self.model.kv.layers[self._number(layer)], self.config.layers[layer]
         sequence = self._session().sequence
@@ -217,7 +217,7 @@ class LLM:
     def attention(self, layer: int) -> F32Array:
         """Return softmax(Q·Kᵀ) of a layer for the tokens of the last answer or of `logits`: float32 (n, n_head, n).
 
-        Takes these tokens in anew, and computes the weights in NumPy from Q and from K as it is stored.
+        Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored.
         """
         at, session = self.config.layers[self._number(layer)], self._session()
         tokens = list(session.tokens)
@@ -247,11 +247,11 @@ class LLM:
         return TokenSequence(self.pools, self.model.kv, self.n_ctx)
 
     def session(self) -> Session:
-        """Return a new, empty sequence with what steps it."""
+        """Return a new, empty sequence with the stepper that runs it."""
         return Session(self.sequence(), self.stepper)
 
     def _session(self) -> Session:
-        """Return the session of this object's own answers: what a prompt shares with the one before is in the cache."""
+        """Return the session of this object's own answers: it keeps what a prompt has in common with the one before."""
         self._own = self._own or self.session()
         return self._own
 
@@ -260,7 +260,7 @@ class LLM:
             cure = f"{DOWNLOAD}, or K and V are too large for their type: use -ctk f32 -ctv f32"
             raise NumberError(self.path, where, "is the first to give values that are not numbers", cure)
 
-    # What it takes ---------------------------------------------------------------------------------------------------
+    # Bytes and threads -----------------------------------------------------------------------------------------------
 
     def read_at(self, depth: int) -> Cost:
         """Return what a decode step reads and multiplies when the cache holds `depth` tokens."""
@@ -268,15 +268,15 @@ class LLM:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the whole KV cache."""
+        """Return the bytes of the whole KV cache."""
         return self.model.kv.nbytes
 
     def bytes(self, timings: Timings) -> Bytes:
-        """Return the memory that an answer took and moved."""
+        """Return the memory that an answer took and read."""
         return moved(self.read_at(round(timings.depth)), self.kv_bytes, timings)
 
     def pin(self) -> None:
-        """Keep each thread on a CPU of its own; raises UsageError where there are too few, or the system forbids it."""
+        """Pin each thread to a CPU of its own; raises UsageError if there are too few, or the system forbids it."""
         cpus = host.cpus()
         if len(cpus) < self.n_threads:
             problem = f"{self.n_threads} threads, but this process may use {len(cpus)} CPUs; lower -t"
@@ -300,7 +300,7 @@ class LLM:
 
 
 def moved(read: Cost, kv_bytes: int, timings: Timings) -> Bytes:
-    """Return the memory of an answer, from what one of its tokens reads."""
+    """Return the memory of an answer, given what one of its tokens reads."""
     rate = (read.weights + read.k + read.v) * timings.decode_rate / 1e9
     return Bytes(read.weights, read.k, read.v, kv_bytes, rate, peak_memory())
 
@@ -314,7 +314,7 @@ def _open(
     offline: bool,
     progress: Progress,
 ) -> Opened:
-    """Find and read a model, and refuse what its file, the cache or the memory rules out before anything is taken."""
+    """Find and read a model; refuse what its file, the cache or the memory rules out before memory is taken."""
     if not isinstance(model, GGUF):
         model = GGUF.open(sources.resolve(None if model is None else str(model), offline=offline, progress=progress))
     config = read_config(model)

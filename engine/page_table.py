@@ -1,4 +1,4 @@
-"""Which pages of the KV cache belong to which sequence; knows no bytes."""
+"""Which pages of the KV cache belong to which sequence; knows page numbers, no bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..models.errors import PyllmError
 
 
 class PagePool:
-    """Pages by number. A page can have several owners: sequences with a common beginning share it."""
+    """The page numbers of a cache. A page can have several owners: sequences with a common beginning share it."""
 
     def __init__(self, n_pages: int) -> None:
         self._free = list(range(n_pages - 1, -1, -1))
@@ -20,7 +20,7 @@ class PagePool:
         return len(self._free)
 
     def take(self) -> int:
-        """A page of one's own."""
+        """Return a free page, which the caller then owns alone; raises PyllmError if there is none."""
         if not self._free:
             raise PyllmError("the KV cache is full: every page is taken; use a larger -c or fewer sequences")
         page = self._free.pop()
@@ -40,18 +40,18 @@ class PageTable:
     """The pages of one sequence, in order: all of them, or the last `keep`."""
 
     def __init__(self, pool: PagePool, max_tokens: int, keep: int = 0) -> None:
-        """keep: 0 is all."""
+        """max_tokens: tokens that the sequence can have. keep: pages to keep; 0: all."""
         self._pool, self._keep = pool, keep
-        self.pages = np.zeros(-(-max_tokens // PAGE), np.int64)  # kernels read it by address: it never moves
-        self.first = 0  # the first page that is kept
-        self.count = 0  # with those that were not kept
+        self.pages = np.zeros(-(-max_tokens // PAGE), np.int64)  # kernels read it by address, so it never moves
+        self.first = 0  # index of the first page that is kept
+        self.count = 0  # pages of the sequence, those that were given back included
 
     def holds(self, position: int) -> bool:
-        """Whether the tokens from a position on are kept."""
+        """Return whether the tokens from a position on are kept."""
         return self.first * PAGE <= position
 
     def reserve(self, n_tokens: int) -> None:
-        """Have room for so many tokens; what comes before the pages to keep is given back."""
+        """Take pages until n tokens have room, give back those before the last `keep`; raises PyllmError if full."""
         while self.count * PAGE < n_tokens:
             if self._keep and self.count - self.first == self._keep:
                 self._pool.give_back(int(self.pages[self.first]))
@@ -60,7 +60,7 @@ class PageTable:
             self.count += 1
 
     def truncate(self, n_tokens: int) -> None:
-        """Give back the pages behind the first n tokens, none or such as are kept."""
+        """Give back the pages after the first n tokens; n must be 0 or a position that `holds`."""
         assert n_tokens == 0 or self.holds(n_tokens)
         while (self.count - 1) * PAGE >= n_tokens and self.count > self.first:
             self.count -= 1
@@ -69,9 +69,9 @@ class PageTable:
             self.first = self.count = 0
 
     def fork(self, n_tokens: int) -> PageTable:
-        """A table that begins with the full pages of the first n tokens, shared; the rest is its own to fill.
+        """Return a table that shares the full pages of the first n tokens with this one, and takes its own after them.
 
-        Only what is kept is shared: what a token behind it sees must be held.
+        Only pages that are kept are shared: they must hold what the next token sees.
         """
         other = PageTable(self._pool, len(self.pages) * PAGE, self._keep)
         other.count = n_tokens // PAGE

@@ -1,4 +1,4 @@
-"""What an answer is and what it took, as plain records; measures only this process's memory."""
+"""Plain records of an answer, and of the time and memory that it took; measures only this process's memory."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stop = Literal["eog", "limit", "context", "interrupt"]
-"""Why an answer ends: an end-of-generation token, the limit on tokens, a full context, or somebody stopped it."""
+"""Why an answer ended: an end-of-generation token, the limit on tokens, a full context, or the user."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of the answer: whole characters, perhaps none; the last one says why it is the last."""
+    """A piece of the answer: whole characters, perhaps none; the last piece says why the answer ended."""
 
     text: str
     stop: Stop | None = None
-    token: int | None = None  # that it came with
+    token: int | None = None  # the token that completed it
 
 
 @dataclass
 class Timings:
-    """What an answer took. Printing the pieces is not in it: the clock stands while the caller has them."""
+    """The time that an answer took, without the time in which the caller handles its pieces."""
 
-    load: float = 0.0  # seconds, of the model
+    load: float = 0.0  # seconds to load the model
     prompt_n: int = 0  # tokens of the prompt that went through the model
-    reused_n: int = 0  # and those that were in the cache already
-    prompt: float = 0.0  # seconds for prompt_n
+    reused_n: int = 0  # tokens of the prompt that were in the cache already
+    prompt: float = 0.0  # seconds for prompt_n tokens
     first: float = 0.0  # seconds from the prompt to the first token
     generated_n: int = 0  # tokens of the answer
-    decoded_n: int = 0  # tokens of it that went through the model; the last one need not
-    decode: float = 0.0  # seconds for them, sampling included
+    decoded_n: int = 0  # tokens of the answer that went through the model; the last one need not
+    decode: float = 0.0  # seconds for the answer, sampling included
     attended_n: int = 0  # tokens whose K and V the decoded ones read, summed up
 
     @property
     def prompt_rate(self) -> float:
-        """Tokens of the prompt per second."""
+        """Return the prompt's tokens per second."""
         return self.prompt_n / self.prompt if self.prompt else 0.0
 
     @property
     def decode_rate(self) -> float:
-        """Tokens of the answer per second."""
+        """Return the answer's tokens per second."""
         return self.decoded_n / self.decode if self.decode else 0.0
 
     @property
     def depth(self) -> float:
-        """How many tokens were in the cache when one was decoded, on average."""
+        """Return how many tokens were in the cache, on average over the decoded tokens."""
         return self.attended_n / self.decoded_n if self.decoded_n else 0.0
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """The memory that an answer took and moved. Weights, K and V are per decoded token, at the answer's mean depth."""
+    """The bytes that an answer took and read. Weights, K and V: read per decoded token, at the answer's mean depth."""
 
     weights: int
     k: int
@@ -69,13 +69,13 @@ class Completion:
     tokens: tuple[int, ...]  # of the answer, without the token that ended it
     prompt_tokens: int
     stop: Stop | None
-    seed: int  # that gives the same answer again
+    seed: int  # the seed that gives the same answer again
     timings: Timings
     bytes: Bytes
 
 
 def peak_memory() -> int:
-    """Return the most bytes of RAM that this process held at once."""
+    """Return the peak of this process's resident memory, in bytes."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Steps one sequence at a time through a model: tokens in, logits out. Keeps nothing of a sequence itself."""
+"""Steps one sequence at a time through a model: tokens in, logits out. Keeps no state of a sequence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ F32Array = npt.NDArray[np.float32]
 
 
 class Stepper:
-    """Takes a sequence's tokens in, and gives logits out, which are valid until the model's next step."""
+    """A model that takes in tokens of any sequence. Its logits are valid until the model's next step."""
 
     def __init__(self, model: Model, after_step: Callable[[], None] = lambda: None) -> None:
-        """after_step: called after each step of the model; it may raise, and then the step's tokens do not count."""
+        """after_step: called after each step of the model; if it raises, the step's tokens do not count."""
         self.model, self._after_step = model, after_step
 
     def _take(self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int]) -> F32Array:
@@ -39,7 +39,9 @@ class Stepper:
     def prefill(
         self, sequence: Sequence, tokens: Tokens[int], progress: Callable[[int, int], None] | None = None
     ) -> F32Array:
-        """Take in tokens, n_batch at a time, and return the logits after the last, (n_vocab,). Calls progress."""
+        """Take in tokens, n_batch at a time, and return the logits after the last, (n_vocab,).
+
+        progress: called with the tokens taken in so far and len(tokens). Raises UsageError if they do not fit."""
         self._check(sequence, len(tokens))
         n, size = len(tokens), self.model.n_batch
         for start in range(0, n, size):
@@ -65,20 +67,20 @@ class Stepper:
             yield start, self._take(sequence, batch, range(len(batch)))
 
     def repeat(self, sequence: Sequence, n: int) -> None:
-        """Have n tokens in the cache by copying the full pages that there are, to time a step at that depth.
+        """Fill the cache to n tokens with copies of its full pages, to time a step at that depth.
 
-        What is computed from them makes no sense, but memory is as full of it as of real tokens.
+        The logits after that mean nothing, but a step reads as much memory as after real tokens.
         """
         full = sequence.n_past // PAGE
         assert full and sequence.n_past <= n <= sequence.n_ctx
         sequence.reserve(n)
-        whole = sequence.tables[0]  # pages of windows go round: what they hold is as good
+        whole = sequence.tables[0]  # pages of windows are reused: any tokens in them will do
         for i in range(full, whole.count):
             self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
         sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
 
     def rewind(self, sequence: Sequence, n: int) -> None:
-        """Go back to the first n tokens, which are taken in again where a window has left what the next one sees."""
+        """Go back to the first n tokens; take them in again if a window gave back pages that the next token sees."""
         kept = sequence.tokens[:n]
         again = not sequence.can_truncate(len(kept))
         sequence.truncate(0 if again else len(kept))
@@ -87,7 +89,7 @@ class Stepper:
 
 
 class Session:
-    """A sequence with what steps it, for those who run one at a time."""
+    """A sequence with its stepper, for callers that run one at a time."""
 
     def __init__(self, sequence: Sequence, stepper: Stepper) -> None:
         self.sequence, self._stepper = sequence, stepper
@@ -113,7 +115,7 @@ class Session:
         return self._stepper.decode(self.sequence, token)
 
     def score(self, tokens: Tokens[int]) -> Iterator[tuple[int, F32Array]]:
-        """Take in tokens and see the logits after each; see Stepper.score."""
+        """Take in tokens and yield the logits after each; see Stepper.score."""
         return self._stepper.score(self.sequence, tokens)
 
     def repeat(self, n: int) -> None:

@@ -1,4 +1,4 @@
-"""Tiny models of each architecture, and what is particular to it: the tests loop over both."""
+"""Tiny models of each architecture, and their particular traits: the tests loop over both."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TOKENS: list[int] = np.random.default_rng(0).integers(3, 259, 80).tolist()
 """Longer than any window."""
 
 MIXED = {"": "q4_0", "ffn_down": "f16", "ffn_up": "f16", "token_embd": "q8_0", "output.": "f16"}
-"""Not all: llama.cpp takes activations of quantized products as int8, pyllm those of a prompt as bfloat16 where there
-is a matrix unit, and each rounding adds to the difference of the two."""
+"""Not all matrices are quantized: for those, llama.cpp rounds activations to int8, pyllm with a matrix unit to
+bfloat16, and each rounding adds to the difference of the two."""
 
 # Three query heads to a KV head, as in SmolLM2 and in most of the kernels' tests: nothing more to compile.
 _SHAPE: dict[str, Any] = {"n_embd": 192, "n_head": 6, "n_head_kv": 2, "n_ff": 96}
@@ -28,7 +28,7 @@ _FACTORS = {
 }
 
 _HALF = {"": "f16", "attn_": "q4_0", "token_embd": "q8_0"}
-"""For many layers: each that rounds its activations adds to the difference of two engines."""
+"""For models of many layers: each rounding adds to the difference of two engines."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": _SHAPE,
@@ -142,7 +142,7 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""Arguments of tiny.write but for the types; "mixed": those of quantized matrices, where not MIXED."""
+"""Arguments of tiny.write without the types; "mixed": the types of the quantized model, if not MIXED."""
 
 _WINDOW = {"attention.sliding_window": 9}
 _LOCAL = _WINDOW | {"rope.freq_base": 1e6, "rope.scaling.factor": 8.0}
@@ -152,15 +152,15 @@ _SPARSE = {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_lengt
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is particular to an architecture, besides its tensors (layouts.py); keys lack the architecture's name."""
+    """The traits of an architecture, besides its tensors (layouts.py); keys lack the architecture's name."""
 
     halves: bool | None
     """RoPE pairs values of a head's two halves (llama.cpp: NEOX) or neighbours (NORM); None: there is no RoPE."""
     needs: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata that its files have and a `llama` has not, or (None) the other way round; tiny models have it too."""
+    """Metadata that its files have and a `llama` lacks, or (None) the other way round; tiny models have it too."""
     reads: Sequence[tuple[Mapping[str, Any], Mapping[str, Sequence[Any]]]] = ()
-    """What a file of 8 layers says, and what is then read for each layer: a field of Layer or of its Rope, or "turned":
-    whether it has a Rope."""
+    """The metadata of a file of 8 layers, and what is read from it for each layer: a field of Layer or of its Rope, or
+    "turned", whether it has a Rope."""
     barriers: int = 7
     """How often threads wait for each other in a layer of a decode step; with experts, once more."""
 
@@ -209,10 +209,10 @@ TRAITS: dict[str, Traits] = {
 }
 
 CASES = [(name, kind) for name in MODELS for kind in ("f32", "mixed")]
-"""Each as float32, and with quantized matrices."""
+"""Each model as float32, and with quantized matrices."""
 
 STEP = 4
-"""Of the vocabulary's logits each fourth is kept."""
+"""Every fourth logit of the vocabulary is recorded."""
 
 
 def write(folder: Path, name: str, kind: str) -> Path:

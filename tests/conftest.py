@@ -1,4 +1,4 @@
-"""What the tests share: the default model, and the reference outputs beside the repository."""
+"""Fixtures that the tests share: the default model, and the reference outputs beside the repository."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """The workers of pytest-xdist ignore Ctrl-C, and so would the programs that tests start from them."""
+    """Restore Ctrl-C: the workers of pytest-xdist ignore it, and so would the programs that tests start from them."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The default model's file, fetched as a user's first run does."""
+    """Return the default model's file, fetched as in a user's first run."""
     try:
         return sources.resolve(None, offline=bool(os.environ.get("PYLLM_TEST_OFFLINE")))
     except PyllmError as error:
@@ -34,7 +34,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def gemma() -> Path:
-    """Gemma 3 270M, where it was pulled already: it is large, and its licence is to be accepted."""
+    """Return Gemma 3 270M if it was pulled before: it is large, and its licence must be accepted."""
     try:
         return sources.resolve("gemma3-270m", offline=True)
     except PyllmError as error:
@@ -43,7 +43,7 @@ def gemma() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference outputs (llama.cpp's logits, token ids); PYLLM_SHARED names it where it is elsewhere."""
+    """Return the folder of reference outputs (llama.cpp's logits, token ids); PYLLM_SHARED overrides its path."""
     folder = Path(os.environ.get("PYLLM_SHARED", ROOT.parent / "shared"))
     if not (folder / "golden").is_dir():
         pytest.skip(f"no reference outputs: {folder / 'golden'} is missing (PYLLM_SHARED names another folder)")

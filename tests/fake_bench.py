@@ -1,4 +1,4 @@
-"""What the tests of the benchmark share: a case of anything, and a llama-bench that writes down what it was asked."""
+"""Shared by the tests of the benchmark: a case to vary, and a fake llama-bench that records how it was called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pyllm.bench.speed.cases import Case
 from pyllm.models.cache.spec import CacheSpec
 
-# What --help says that matters, in llama.cpp, in ik_llama.cpp and in neither.
+# The part of --help that matters, in llama.cpp, in ik_llama.cpp and in neither.
 LLAMA = "  -d, --n-depth <n>  (default: 0)\n  -fa, --flash-attn <on|off|auto>  (default: auto)\n"
 IK = "  -gp <pp,tg>  (default: )\n  -fa, --flash-attn <0|1>  (default: 0)\n"
 OLD = "  -fa, --flash-attn <0|1>  (default: 0)\n"
@@ -42,7 +42,7 @@ def case(**values: Any) -> Case:
 
 
 class FakeLlamaBench:
-    """A prompt takes it a microsecond a token, anything else seven. It knows no f32."""
+    """A fake llama-bench: a token of a prompt takes it a microsecond, any other seven. It does not know f32."""
 
     def __init__(self, folder: Path, help: str) -> None:
         self.path, self._log = folder / "llama-bench", folder / "log"
@@ -51,6 +51,6 @@ class FakeLlamaBench:
 
     @property
     def asked(self) -> list[tuple[dict[str, str], str | None]]:
-        """(flags, LLAMA_ATTN_ROT_DISABLE) of each call."""
+        """Return (flags, LLAMA_ATTN_ROT_DISABLE) of each call."""
         lines = [json.loads(line) for line in self._log.read_text().splitlines()]
         return [(dict(zip(argv[::2], argv[1::2], strict=True)), rotation) for argv, rotation in lines]

@@ -32,35 +32,35 @@ class Seen:
 
 @dataclass
 class Hub:
-    """What the servers know, and what they shall do wrong."""
+    """What the servers hold, and which faults they must show."""
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commit: str = COMMIT
     licence: str = "apache-2.0"
-    token: str = ""  # that the repositories want
-    gated: bool = False  # names are told to everyone, bytes to nobody
-    etag: bool = True  # plain files: tell an ETag
-    length: bool = True  # and their length
-    cuts: list[int] = field(default_factory=list)  # answers with bytes: end the connection after so many
+    token: str = ""  # the token that the repositories require
+    gated: bool = False  # everyone gets names, nobody gets bytes
+    etag: bool = True  # plain files have an ETag
+    length: bool = True  # and a length
+    cuts: list[int] = field(default_factory=list)  # answers with bytes: end the connection after this many
     pause: float = 0.0  # seconds before each MiB / 16
     statuses: list[int] = field(default_factory=list)  # answers with bytes: these instead
     api_statuses: list[int] = field(default_factory=list)  # answers about repositories: these instead
-    headers: dict[str, str] = field(default_factory=dict)  # of answers with bytes: more of them, or others
+    headers: dict[str, str] = field(default_factory=dict)  # more headers of answers with bytes, or other values
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
-    cdn: str = ""  # the other host's
+    cdn: str = ""  # URL of the other host
 
     def paths(self, method: str = "GET") -> list[str]:
         return [seen.path for seen in self.seen if seen.method == method]
 
     def ranges(self) -> list[str]:
-        """The ranges asked for, "" for all, of each request that bytes were sent for."""
+        """Return the range ("" for all) of each request that was answered with bytes."""
         return [seen.range for seen in self.seen if seen.method == "GET" and not seen.path.startswith("/api/")]
 
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """Two servers while the block runs: the hub, and the host that it sends those who want bytes to."""
+    """Run two servers during the block: the hub, and the host that it redirects requests for bytes to."""
     hub = Hub()
 
     class Handler(_Handler):
@@ -82,7 +82,7 @@ def serve() -> Iterator[Hub]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what some tests are about."""
+        """Ignore errors: in some tests the client goes away."""
 
 
 class _Handler(BaseHTTPRequestHandler):

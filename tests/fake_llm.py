@@ -1,4 +1,4 @@
-"""A stand-in for the engine: a model that always says what the test wants; for tests of all that is above it."""
+"""A fake engine, whose model says what the test wants; for tests of everything above the engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPLY = "hello the world 😀"
 
 
 class FakeTemplate:
-    """ChatML. Contents are text, whatever they look like."""
+    """ChatML. Contents are text, even if they look like control tokens."""
 
     def encode(
         self, messages: list[dict[str, str]], tokenizer: Tokenizer, add_generation_prompt: bool = True
@@ -43,7 +43,7 @@ class FakeSession:
     def __init__(self, llm: FakeLLM) -> None:
         self._llm = llm
         self.tokens: list[int] = []
-        self.prefilled: list[list[int]] = []  # what each call was given
+        self.prefilled: list[list[int]] = []  # the tokens of each call
         self._script: list[int] = []
 
     @property
@@ -84,11 +84,11 @@ class FakeSession:
 
 
 class FakeLLM:
-    """What engine/llm.py promises, without a model behind it."""
+    """The interface of engine/llm.py, without a model."""
 
     reply = REPLY
     seconds_per_token = 0.0
-    loaded: dict[str, Any]  # what it was made with
+    loaded: dict[str, Any]  # the arguments it was made with
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class FakeLLM:
 
 
 class FakeSampler:
-    """The likeliest token."""
+    """Return the likeliest token."""
 
     def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "") -> None:
         seed = params.seed if params else -1
@@ -137,7 +137,7 @@ class FakeSampler:
 
 
 def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
-    """Puts the fakes in the engine's place until the test ends; returns a class of FakeLLM of its own."""
+    """Replace the engine by the fakes until the test ends; return a new subclass of FakeLLM."""
     llm: Any = ModuleType("pyllm.engine.llm")
     llm.LLM = type("LLM", (FakeLLM,), {})
     patch.setitem(sys.modules, "pyllm.engine.llm", llm)

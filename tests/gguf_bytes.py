@@ -1,4 +1,4 @@
-"""Writes a GGUF by hand, so that each of its numbers can be wrong; knows no model: that is `tiny.py`."""
+"""Writes a GGUF by hand, so that each of its numbers can be wrong; `tiny.py` writes whole models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def u64(n: int) -> bytes:
 
 
 def string(text: str | bytes, length: int | None = None) -> bytes:
-    """Its length, or a wrong one, and its bytes."""
+    """Return a string as its length, or a wrong one, and its bytes."""
     raw = text.encode() if isinstance(text, str) else text
     return u64(len(raw) if length is None else length) + raw
 
@@ -37,7 +37,7 @@ def array(kind: int, n: int, elements: bytes = b"") -> bytes:
 
 
 def info(name: str | bytes = "a", ne: tuple[int, ...] = (8,), kind: int = 0, offset: int = 0) -> bytes:
-    """A tensor's description: name, sizes (the contiguous one first), type, offset."""
+    """Return a tensor's description: name, sizes (the contiguous one first), type, offset."""
     return string(name) + u32(len(ne)) + b"".join(map(u64, ne)) + u32(kind) + u64(offset)
 
 
@@ -53,7 +53,7 @@ def file(
     n_infos: int | None = None,
     n_pairs: int | None = None,
 ) -> bytes:
-    """A whole file; `n_infos` and `n_pairs` are what it says it has, where that is wrong."""
+    """Return a whole file; `n_infos` and `n_pairs`: the numbers that it states, if they are wrong."""
     head = b"GGUF" + version + u64(len(infos) if n_infos is None else n_infos)
     head += u64(len(pairs) if n_pairs is None else n_pairs) + b"".join(pairs + infos)
     return head + bytes(-len(head) % 32 if data else 0) + data
@@ -65,7 +65,7 @@ def put(path: Path, raw: bytes) -> Path:
 
 
 def one_line(error: pytest.ExceptionInfo[ModelError], path: Path) -> str:
-    """The message of a refusal, which names the file and a cure."""
+    """Return the message of a refusal, after checking that it names the file and a cure."""
     message = str(error.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message

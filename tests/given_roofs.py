@@ -1,4 +1,4 @@
-"""A machine with round figures."""
+"""The roofs of a made-up machine, in round figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle: what the engine computes, in plain NumPy and float64, as the formulas have it and as slow as that is."""
+"""The oracle: what the engine computes, in plain NumPy and float64, straight from the formulas."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Array = npt.NDArray[Any]
 
 
 def nmse(got: Array, expected: Array) -> float:
-    """Mean square of the error, relative to that of what is expected."""
+    """Return the mean squared error, relative to the mean square of the expected values."""
     expected = expected.astype(np.float64)
     return float(np.mean((got - expected) ** 2) / np.mean(expected**2))
 
 
 def decoded(x: Array, fmt: str) -> Array:
-    """What is left of x when it was stored in a format."""
+    """Return x after a round trip through a format."""
     f = FORMATS[fmt]
     return f.decode(f.encode(np.ascontiguousarray(x, np.float32))).astype(np.float64)
 
@@ -38,7 +38,7 @@ def layer_norm(x: Array, weight: Array, bias: Array | float, eps: float) -> Arra
 
 
 def quantize_row(x: Array) -> tuple[Array, Array]:
-    """Activations (..., n) as int8 and a float32 scale for each block of 32; in float32, to compare bit for bit."""
+    """Return x (..., n) as int8, and a float32 scale for each block of 32; in float32, to compare bit for bit."""
     v = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
     top = np.abs(v).max(axis=-1, keepdims=True)
     with np.errstate(all="ignore"):
@@ -49,24 +49,24 @@ def quantize_row(x: Array) -> tuple[Array, Array]:
 
 
 def dequantized(x: Array) -> Array:
-    """What is left of activations when they went through quantize_row."""
+    """Return activations after a round trip through quantize_row."""
     q, d = quantize_row(x)
     return q.astype(np.float64) * np.repeat(d, 32, axis=-1)
 
 
 def linear(w: Array, x: Array) -> Array:
-    """w (outputs, inputs), x (rows, inputs)."""
+    """Return x Wᵀ, (rows, outputs), for w (outputs, inputs) and x (rows, inputs)."""
     return x.astype(np.float64) @ w.astype(np.float64).T
 
 
 def angles(positions: Array, dim: int, base: float, factor: float = 1.0, freqs: Array | None = None) -> Array:
-    """(positions, dim / 2): how far each pair is turned."""
+    """Return the angle of each pair, (positions, dim / 2)."""
     speed = base ** (-np.arange(0, dim, 2) / dim) / factor
     return positions[:, None] * (speed if freqs is None else speed / freqs)
 
 
 def rope(x: Array, angle: Array, neox: bool = False) -> Array:
-    """x (rows, heads, dim), pairs turned by `angle` (rows, pairs): neighbours, or (neox) from the two halves."""
+    """Return x (rows, heads, dim), pairs turned by `angle` (rows, pairs): neighbours, or (neox) from the two halves."""
     x, n = x.astype(np.float64), angle.shape[1]
     at = np.arange(n)
     first, second = (at, at + n) if neox else (2 * at, 2 * at + 1)
@@ -76,7 +76,7 @@ def rope(x: Array, angle: Array, neox: bool = False) -> Array:
 
 
 def hadamard(x: Array, size: int) -> Array:
-    """x (..., n), blocks of `size` values rotated; entry (i, j) is -1 to the bits that i and j share. 0: as it is."""
+    """Return x (..., n), blocks of `size` values rotated; the bits that i and j share give entry (i, j) its sign."""
     if not size:
         return x
     at = np.arange(size)
@@ -90,9 +90,9 @@ def softmax(x: Array) -> Array:
 
 
 def attention(q: Array, k: Array, v: Array, window: int = 0, softcap: float = 0.0, sinks: Array | None = None) -> Array:
-    """Causal: q (rows, heads, dim) stands behind the last of k, v (tokens, KV heads, dim). q is scaled already.
+    """Return causal attention: q (rows, heads, dim), scaled already, are the last rows of k, v (tokens, KV heads, dim).
 
-    window: a row sees so many tokens, itself the last. sinks: a score of each head that weighs without a value.
+    window: tokens that a row sees, itself included. sinks: a score for each head, which has no value.
     """
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
@@ -108,19 +108,22 @@ def attention(q: Array, k: Array, v: Array, window: int = 0, softcap: float = 0.
 
 
 def route(logits: Array, used: int) -> tuple[Array, Array]:
-    """Logits (rows, experts): the experts of the largest, of equal ones the first, and their shares: (rows, used)."""
+    """Return each row's experts by the largest logits (rows, experts), and their shares, both (rows, used).
+
+    Of equal logits, the first comes first.
+    """
     chosen = np.argsort(-logits, axis=-1, kind="stable")[:, :used]
     return chosen, softmax(np.take_along_axis(logits.astype(np.float64), chosen, axis=-1))
 
 
 def project(x: Array, chosen: Array, w: Array, bias: Array | float = 0.0) -> Array:
-    """Each row of x (rows, inputs) with the matrices w[e] of its experts, and their bias[e]: (rows, used, outputs)."""
+    """Return each row of x (rows, inputs) times its experts' w[e], plus their bias[e]: (rows, used, outputs)."""
     y = np.stack([np.stack([w[e].astype(np.float64) @ row for e in its]) for row, its in zip(x, chosen, strict=True)])
     return y + np.broadcast_to(bias, w.shape[:2])[chosen]
 
 
 def experts(w: Mapping[str, Array], x: Array, used: int, activation: str = "silu") -> Array:
-    """The feed-forward of a mixture of experts, from a layer's tensors by name."""
+    """Return the feed-forward of a mixture of experts, from a layer's tensors by name."""
     chosen, shares = route(linear(w["ffn_gate_inp"], x) + w.get("ffn_gate_inp.bias", 0.0), used)
     rows, bias = len(x), {n: w.get(f"ffn_{n}_exps.bias", 0.0) for n in ("gate", "up", "down")}
     gate, up = (project(x, chosen, w[f"ffn_{n}_exps"], bias[n]) for n in ("gate", "up"))
@@ -134,7 +137,7 @@ def silu(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """By tanh."""
+    """Return gelu(x), by tanh."""
     x = x.astype(np.float64)
     return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
@@ -147,7 +150,7 @@ UNGATED = {"gelu": gelu, "relu2": relu2}
 
 
 def gated(activation: str, gate: Array, up: Array) -> Array:
-    """What enters the last matrix of a feed-forward."""
+    """Return activation(gate) * up, which enters the last matrix of a feed-forward."""
     if activation == "swiglu_oai":
         x, y = np.minimum(gate.astype(np.float64), 7), np.clip(up.astype(np.float64), -7, 7)
         return x / (1 + np.exp(-1.702 * x)) * (y + 1)
@@ -156,7 +159,7 @@ def gated(activation: str, gate: Array, up: Array) -> Array:
 
 def llama(g: GGUF, tokens: Sequence[int], cache: Sequence[tuple[str, str]] | None = None,
           rotation: tuple[int, int] = (0, 0)) -> Array:  # fmt: skip
-    """The logits after each token, from the decoded tensors of a file; `cache`: (K, V) types by layer, else float64.
+    """Return the logits after each token, from a file's decoded tensors; cache: (K, V) types by layer, else float64.
 
     rotation: values in the blocks that K and V are rotated in before they are rounded, and back after.
     """

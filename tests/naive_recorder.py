@@ -1,7 +1,7 @@
 """The oracle for whole models: runs an architecture's own `forward` in float64 over the decoded tensors of a file.
 
 `Weights` and `Recorder` have the verbs of models/forward/weights.py and recorder.py, but compute at once, in plain
-NumPy, what those pack and record. A new verb gets its formula here.
+NumPy, instead of packing and recording. A new verb gets its formula here.
 """
 
 from __future__ import annotations

@@ -15,12 +15,13 @@ from pyllm.kernels.formats.encode import SCRATCH
 from pyllm.kernels.formats.table import Format
 from pyllm.kernels.lang.buffers import aligned
 from pyllm.kernels.lang.jit import Kernel, kernel, record
+from pyllm.kernels.shapes import PAGE
 
 Array = npt.NDArray[Any]
 
 
 def run(kernel: Kernel, items: int, **operands: Any) -> None:
-    """All items, last first and a few at once: they must not depend on their order."""
+    """Run all items, last first and a few at once: they must not depend on their order."""
     args = np.zeros(1, kernel.args)
     assert set(operands) == set(kernel.args.names or ())
     for name, value in operands.items():
@@ -30,12 +31,12 @@ def run(kernel: Kernel, items: int, **operands: Any) -> None:
 
 
 def zeros(*shape: int, dtype: Any = np.float32) -> Array:
-    """Like np.zeros, at a cache line as the engine's buffers are."""
+    """Return zeros that begin at a cache line, as the engine's buffers do."""
     return aligned(int(np.prod(shape)) * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
 
 
 def activations(x: Array) -> tuple[Array, Array]:
-    """x (rows, n) as int8 and META records."""
+    """Return x (rows, n) as int8 and META records."""
     q, d = naive.quantize_row(x)
     halves = -q.reshape(*d.shape, 2, 16).sum(axis=-1, dtype=np.int32)
     fields = (d, d * halves.sum(axis=-1).astype(np.float32), halves[..., 0], halves[..., 1])
@@ -43,7 +44,7 @@ def activations(x: Array) -> tuple[Array, Array]:
 
 
 def packed(raw: Array, fmt: Format, columns: int) -> Array:
-    """Canonical blocks (rows, bytes of a row) in tiles."""
+    """Return canonical blocks (rows, bytes of a row) as tiles."""
     rows = len(raw)
     n = -(-rows // tiles.ROWS)
     out = zeros(n, tiles.tile_bytes(fmt, columns), dtype=np.uint8)
@@ -54,7 +55,7 @@ def packed(raw: Array, fmt: Format, columns: int) -> Array:
 
 @cache
 def store(fmt: str) -> Kernel:
-    """A kernel whose items are tokens: x into K and V pages at `slots`, and the V block read back to `out`."""
+    """Return a kernel whose items are tokens: it stores x in K and V pages at `slots`, and reads V back to `out`."""
     store_k, store_v, load_v = pages.store_k, pages.store_v, pages.load_v
     from pyllm.kernels.lang.memory import peek_i64, store_f32
 
@@ -62,7 +63,7 @@ def store(fmt: str) -> Kernel:
                    row="int", scratch="ptr", out="ptr"), f"store_{fmt}")  # fmt: skip
     def store(a, begin, end, thread):  # type: ignore[no-untyped-def]
         for item in range(begin, end):
-            page, slot = divmod(peek_i64(a.slots + 8 * item), pages.PAGE)
+            page, slot = divmod(peek_i64(a.slots + 8 * item), PAGE)
             x, v = a.x + item * a.n * 4, a.v + page * a.v_page
             store_k(fmt, x, a.n, a.k + page * a.k_page, slot, a.scratch)
             store_v(fmt, x, a.n, v, slot, a.scratch)
@@ -75,7 +76,7 @@ def store(fmt: str) -> Kernel:
 
 
 def stored(x: Array, fmt: Format, slots: Array, n_pages: int) -> tuple[Array, Array, Array]:
-    """x (tokens, n) in pages: (K pages, V pages, V as load_v reads it). What is not stored is all ones: NaN."""
+    """Return x (tokens, n) in pages: (K pages, V pages, V as load_v reads it). Unused bytes are all ones: NaN."""
     n = x.shape[1]
     k = zeros(n_pages, pages.k_page_bytes(fmt, n), dtype=np.uint8)
     v = zeros(n_pages, pages.v_page_bytes(fmt, n), dtype=np.uint8)

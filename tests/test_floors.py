@@ -60,7 +60,7 @@ def named(path: Path) -> str:
 
 
 def for_types_only(path: Path) -> set[ast.AST]:
-    """What stands under `if TYPE_CHECKING`."""
+    """Return the nodes under `if TYPE_CHECKING`."""
     blocks = (
         node for node in tree(path).body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
@@ -68,8 +68,8 @@ def for_types_only(path: Path) -> set[ast.AST]:
 
 
 def imports(path: Path, without: Collection[ast.AST] = ()) -> Iterator[tuple[int, str]]:
-    """(line, module) of each import in a file, wherever it stands, also under TYPE_CHECKING, and of each string that
-    names a file of ours; relative ones with the root package's name."""
+    """Return (line, module) of each import in a file, even inside functions or under TYPE_CHECKING, and of each string
+    that names one of our modules; relative imports with the root package's name."""
     package = ["pyllm", *path.relative_to(ROOT).parent.parts]
     for node in ast.walk(tree(path)):
         if node in without:
@@ -89,7 +89,7 @@ def imports(path: Path, without: Collection[ast.AST] = ()) -> Iterator[tuple[int
 
 
 def place(module: str) -> tuple[str, str] | None:
-    """(floor, room) of a module of ours by its full name; the room is "" for a floor as a whole."""
+    """Return (floor, room) of one of our modules by its full name; the room is "" for a floor as a whole."""
     first, *parts = module.split(".")
     if first != "pyllm" or not parts or parts[0] not in FLOORS:
         return None
@@ -109,7 +109,7 @@ def test_every_module_stands_in_a_room(floor: str) -> None:
 
 @pytest.mark.parametrize("path", EVERY, ids=named)
 def test_imports_point_down(path: Path) -> None:
-    """From floor to floor and, on a floor, from room to room: so no rooms import each other in a circle."""
+    """Imports point down from floor to floor and from room to room, so no rooms import each other in a circle."""
     floor, room = own_place(path)
     for line, module in imports(path):
         if (found := place(module)) is None:
@@ -121,7 +121,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Inside of a room a type may be named by what it is made of: only there, and only under TYPE_CHECKING."""
+    """Modules may form a circle only inside of a room, and only under TYPE_CHECKING."""
     modules = {".".join(["pyllm", *path.relative_to(ROOT).with_suffix("").parts]): path for path in EVERY}
 
     def known(module: str) -> str | None:
@@ -147,7 +147,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     ],
 )
 def test_never(where: str, never: str) -> None:
-    """What a room must not know. A command is imported by nothing: the table in __main__.py names it."""
+    """Rooms do not import what they must not know. Nothing imports a command: the table in __main__.py names it."""
     for path in EVERY:
         for line, module in imports(path) if named(path).startswith(where) else ():
             assert not re.match(never, module), f"{named(path)}:{line} imports {module}"
@@ -222,7 +222,7 @@ def test_modules_say_what_they_are() -> None:
 
 
 def test_file_names_are_unique() -> None:
-    """So that a name that is searched for is found, and is the only one."""
+    """A search for a file's name finds that file alone."""
     seen: dict[str, Path] = {}
     for path in EVERY:
         if path.name != "__init__.py":
@@ -240,7 +240,7 @@ def test_rooms_are_small() -> None:
 
 
 def readme_tree() -> list[str]:
-    """The files and folders that the README's tree names, by their paths: two spaces of indent are a folder deeper."""
+    """Return the paths in the README's tree: two spaces of indent are a folder deeper."""
     _, _, text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The tree\n")
     found, above = [], list[str]()
     for line in text.partition("\n## ")[0].partition("```\n")[2].partition("```")[0].splitlines():

@@ -21,14 +21,14 @@ CHATML = (
 
 
 def byte_characters() -> list[str]:
-    """GPT-2's printable character for each of the 256 bytes."""
+    """Return GPT-2's printable character for each of the 256 bytes."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     spare = iter(range(256, 512))
     return [chr(b if b in printable else next(spare)) for b in range(256)]
 
 
 def vocabulary(n_vocab: int | None = None) -> tuple[list[str], list[int]]:
-    """(tokens, token types): the control tokens, 256 bytes, a token for each merge, and unused ones up to n_vocab."""
+    """Return (tokens, token types): control tokens, 256 bytes, a token for each merge, unused ones up to n_vocab."""
     tokens = [*CONTROL, *byte_characters(), *(m.replace(" ", "") for m in MERGES)]
     n_vocab = len(tokens) if n_vocab is None else n_vocab
     assert n_vocab >= len(tokens), f"the vocabulary needs {len(tokens)} tokens"
@@ -39,7 +39,7 @@ def vocabulary(n_vocab: int | None = None) -> tuple[list[str], list[int]]:
 
 def shapes(*, n_layer: int, n_embd: int, n_head: int, n_head_kv: int, n_ff: int, n_vocab: int, head_dim: int,
            tied: bool, n_expert: int = 0) -> dict[str, tuple[int, ...]]:  # fmt: skip
-    """The tensors of a `llama` model: name -> shape, rows (outputs) first."""
+    """Return the tensors of a `llama` model: name -> shape, rows (outputs) first."""
     found: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, n_embd), "output_norm.weight": (n_embd,)}
     if not tied:
         found["output.weight"] = (n_vocab, n_embd)
@@ -69,7 +69,7 @@ def shapes(*, n_layer: int, n_embd: int, n_head: int, n_head_kv: int, n_ff: int,
 
 
 def weights(layout: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """float32 values that keep activations near 1: norms around 1, embeddings of N(0, 1), others of 1/columns."""
+    """Return float32 values that keep activations near 1: norms about 1, embeddings N(0, 1), others N(0, 1/columns)."""
     rng = np.random.default_rng(seed)
     out: dict[str, np.ndarray] = {}
     for name, shape in layout.items():
@@ -108,10 +108,10 @@ def write(
     tensors: Mapping[str, np.ndarray | None] | None = None,
     split_max_tensors: int = 0,
 ) -> Path:
-    """Writes a model and returns its path (of the first part, where `split_max_tensors` makes it several).
+    """Write a model and return its path (of the first part, if `split_max_tensors` splits it).
 
     `types` is the format of all matrices, or of those whose name contains the key ("ffn_down", "blk.0.", ""; the last
-    match counts; others are f32); norms are f32 always. `head_dim` is n_embd / n_head unless given. `overrides`
+    match counts; others are f32); norms are always f32. `head_dim` is n_embd / n_head unless given. `overrides`
     replaces, adds or (None) removes metadata: int is written as u32 (i32 where negative), float as f32. `tensors`
     replaces, adds or (None) removes tensors by float32 values, in the same formats. The same arguments give the same
     bytes.
@@ -183,7 +183,7 @@ def _format_of(name: str, x: np.ndarray, types: str | Mapping[str, str]) -> str:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Writes a pair, an empty text too, which the writer's own method leaves out."""
+    """Write a pair, even an empty text, which the writer's own method leaves out."""
     kind = gguf.GGUFValueType
     if isinstance(value, bool):
         writer.add_bool(key, value)

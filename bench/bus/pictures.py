@@ -66,7 +66,7 @@ def roofline(profiles: Sequence[Profile], roofs: Roofs, threads: int) -> Plot:
             _say(axes, f"{path}, {peak:,.0f} GMAC/s", (peak / near, peak), (14, 3), va="bottom")
         for i, (profile, found) in enumerate(zip(profiles, points, strict=True)):
             how: dict[str, Any] = {"color": look.series[i], "marker": MARKERS[i], "zorder": 3}
-            axes.scatter([], [], label=f"{'prefill' if profile.many else 'decode'} at {profile.case.n_depth}", **how)
+            axes.scatter([], [], label=f"{'prefill' if profile.prefill else 'decode'} at {profile.case.n_depth}", **how)
             near_by: dict[int, list[tuple[Operation, float]]] = {}
             for op, x in found:
                 axes.scatter([x], [op.gmacs], s=14 + 170 * op.seconds / profile.whole, alpha=0.85, **how)
@@ -89,7 +89,7 @@ def _say(axes: Axes, text: str, at: tuple[float, float], away: tuple[int, int], 
 def by_depth(profiles: Sequence[Profile]) -> Plot:
     """Plot the time of a step by kind of operation, a bar for each depth. The profiles differ only in depth."""
     ordered = sorted(profiles, key=lambda p: p.case.n_depth)
-    prefill = ordered[0].many
+    prefill = ordered[0].prefill
 
     def paint(axes: Axes, look: Look) -> None:
         at = range(len(ordered))

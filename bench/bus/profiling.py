@@ -1,6 +1,6 @@
-"""How long each operation of a step takes, for decode and prefill, cases interleaved; prints nothing.
+"""Times each operation of a step, in decode and prefill, with cases interleaved; prints nothing.
 
-Caches are filled with copies of a few computed pages: what a token is makes no difference to the time it takes.
+Caches are filled with copies of a few computed pages: which token it is makes no difference to the time.
 """
 
 from __future__ import annotations
@@ -29,46 +29,46 @@ from .operations import ATTEND, F64Array, Operation, bound, by_name, timed, with
 
 F32Array = npt.NDArray[np.float32]
 
-BURST = 6  # steps of a decode case in a round, each with and without stamps; and one before that does not count
+BURST = 6  # steps of a decode case in a round, each with and without stamps, after one that does not count
 ENOUGH = 0.5  # seconds of a prefill case in a round; one step at least
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found about one case. Seconds are of a step: of a token in decode, of all the tokens in prefill."""
+    """The measurements of one case. Seconds are of a step: of one token in decode, of all tokens in prefill."""
 
     case: Case
     rows: int  # tokens of the step
     context: int  # tokens in the cache after it
     seconds: float  # without stamps: the median
     stamped: float  # with stamps
-    operations: tuple[Operation, ...]  # of the steps with stamps, those that took neither long nor short
-    whole: float  # those same steps, seen from Python
-    sampling: float  # after a decode step, with the sampler's defaults
-    dram: float | None  # bytes that memory controllers counted in a step, other programs' included
+    operations: tuple[Operation, ...]  # mean of the middle half of the steps with stamps
+    whole: float  # seconds of those same steps, measured from Python
+    sampling: float  # seconds to sample after a decode step, with the sampler's defaults
+    dram: float | None  # bytes that memory controllers counted in a step, those of other programs included
 
     @property
-    def many(self) -> bool:
+    def prefill(self) -> bool:
         return self.rows > 1
 
     @property
     def tokens_per_second(self) -> float:
-        """Without sampling, as `pyllm bench` has it."""
+        """Return tokens per second without sampling, as `pyllm bench` counts them."""
         return self.rows / self.seconds
 
     @property
     def planned(self) -> float:
-        """Seconds of all operations."""
+        """Return the seconds of all operations."""
         return sum(op.seconds for op in self.operations)
 
     @property
     def python(self) -> float:
-        """Seconds around the operations."""
+        """Return the seconds of a step outside of its operations."""
         return self.whole - self.planned
 
     @property
     def stamps_cost(self) -> float:
-        """How much longer a step takes for its stamps, as a share."""
+        """Return by which share the stamps lengthen a step."""
         return self.stamped / self.seconds - 1
 
     @property
@@ -80,7 +80,7 @@ class Profile:
         return self.streamed / self.seconds / 1e9
 
     def part(self, name: str) -> Operation:
-        """An operation by its name; one that takes no time where the step has none of this name."""
+        """Return an operation by its name; if the step has none of that name, one that takes no time."""
         return next((op for op in self.operations if op.name == name), Operation(name, 0.0, times=0))
 
 
@@ -96,10 +96,10 @@ def profile(
     found: list[Profile],
     status: Status = lambda *_: None,
 ) -> None:
-    """Measure the cases, which are of one token each or of one prompt that is one step, and add to `found`.
+    """Measure cases of one generated token, or of a prompt that is one step, and add their profiles to `found`.
 
-    Every case is measured once before any of them again, as many as fit in memory together. What was measured until
-    something goes wrong, or Ctrl-C comes, is in `found` too.
+    Cases that fit in memory together take turns, a round each. After an error or Ctrl-C, `found` has what was measured
+    until then.
     """
     for group in groups(cases, models):
         engines = Engines(models, group, repeated)
@@ -120,7 +120,7 @@ def profile(
 
 
 class Workbench:
-    """One case: its steps, and what was measured of them until now."""
+    """One case: its steps, and what was measured of them so far."""
 
     def __init__(self, case: Case, engine: Engine, counters: Counters) -> None:
         self.case, self._engine, self._llm, self._counters = case, engine, engine.llm, counters
@@ -131,22 +131,22 @@ class Workbench:
         self._tokens = random_tokens(self._model.config.n_vocab, self.rows)
         self._stamps = np.zeros((1 + self._model.team.threads, 1 + len(self._plan.ops)), np.int64)
         self._since = clocks()
-        self._walls: list[float] = []  # of steps with stamps, seen from outside
-        self._took: list[F64Array] = []  # of each operation, in ticks
+        self._walls: list[float] = []  # seconds of steps with stamps, measured from Python
+        self._took: list[F64Array] = []  # ticks of each operation
         self._waited: list[F64Array] = []
-        self._plain: list[float] = []  # of steps without stamps
+        self._plain: list[float] = []  # seconds of steps without stamps
         self._sampling: list[float] = []
         self._dram: list[float] = []
         self._attend = [i for i, op in enumerate(self._plan.ops) if op.name == ATTEND]
-        self._parts: dict[int, list[float]] = {SCORES: [], WEIGHTS: []}  # of attention up to there, in ticks
+        self._parts: dict[int, list[float]] = {SCORES: [], WEIGHTS: []}  # ticks of attention up to that part
 
     @property
     def complete(self) -> bool:
-        """Whether a step was measured in all ways."""
+        """Return whether a step was measured in all ways."""
         return bool(self._took) and all(self._parts.values())
 
     def round(self) -> None:
-        """A few steps, after one that brings the weights near."""
+        """Measure a few steps, after one that warms the caches."""
         session = self._engine.at(self.case.n_depth, silent)
         logits = self._step(session)[1]
         begin, steps = perf_counter(), 0
@@ -165,7 +165,7 @@ class Workbench:
     def _step(
         self, session: Session, stamps: npt.NDArray[np.int64] | None = None, *, counted: bool = True
     ) -> tuple[float, F32Array]:
-        """Seconds of a step, and its logits; the session is afterwards where it was."""
+        """Run a step, rewind the session to where it was, and return the step's seconds and logits."""
         self._model.stamps = stamps
         before = self._counters.read() if counted else None
         begin = perf_counter()
@@ -179,7 +179,7 @@ class Workbench:
         return seconds, logits
 
     def _attention(self, session: Session, upto: int) -> float:
-        """Ticks that attention takes in a step where it goes only so far. What such a step computes is of no use."""
+        """Return the ticks of attention in a step where it stops after `upto`. The step's logits mean nothing."""
         for i in self._attend:
             self._plan.ops[i].args["upto"] = upto
         self._step(session, self._stamps, counted=False)
@@ -188,7 +188,7 @@ class Workbench:
         return float(timed(self._plan, self._stamps)[0][self._attend].sum())
 
     def profile(self) -> Profile:
-        """Of the steps with stamps, the middle half by their time counts, on average: so the parts add up."""
+        """Return the profile. Operations are means over the middle half of the stamped steps, so that they add up."""
         order = np.argsort(self._walls)
         middle = order[len(order) // 4 : max(len(order) // 4 + 1, -(-3 * len(order) // 4))]
         until = clocks()
@@ -211,7 +211,7 @@ class Workbench:
 
 
 def clocks() -> tuple[float, int]:
-    """Python's clock and that of the stamps at the same moment, as far as one can say."""
+    """Return Python's clock (seconds) and that of the stamps (ticks) at nearly the same moment."""
     found = []
     for _ in range(9):
         before, ticks = perf_counter(), int(now())
@@ -221,7 +221,7 @@ def clocks() -> tuple[float, int]:
 
 
 def _sampling(llm: LLM, logits: F32Array) -> float:
-    """Seconds to choose a token with the sampler's defaults."""
+    """Return the seconds to choose a token with the sampler's defaults."""
     sampler = llm.sampler(SamplingParams(seed=1))
     sampler(logits)
     begin = perf_counter()
@@ -230,12 +230,12 @@ def _sampling(llm: LLM, logits: F32Array) -> float:
 
 
 def stamps_cost(profiles: Sequence[Profile]) -> float:
-    """Of a decode step, as a share: the median over the cases."""
-    return median(p.stamps_cost for p in profiles if not p.many)
+    """Return the share by which stamps lengthen a decode step: the median over the cases."""
+    return median(p.stamps_cost for p in profiles if not p.prefill)
 
 
 def as_json(profile: Profile, roofs: Roofs) -> dict[str, Any]:
-    """All figures of a case; bytes and seconds are of a step."""
+    """Return all figures of a case; bytes and seconds are per step."""
     case = profile.case
 
     def operation(op: Operation) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def as_json(profile: Profile, roofs: Roofs) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "model": str(case.model), "kind": "prefill" if profile.many else "decode", "n_depth": case.n_depth,
+        "model": str(case.model), "kind": "prefill" if profile.prefill else "decode", "n_depth": case.n_depth,
         "n_tokens": profile.rows, "n_threads": case.n_threads, "type_k": case.type_k, "type_v": case.type_v,
         "tokens_per_second": profile.tokens_per_second, "gbps": profile.gbps, "seconds": profile.seconds,
         "seconds_with_stamps": profile.stamped, "seconds_of_operations": profile.planned,

@@ -68,7 +68,7 @@ def curves(profiles: Sequence[Profile], roofs: Roofs) -> Iterator[Curve]:
     def rest(p: Profile) -> tuple[int, str, str]:
         return p.case.n_depth, p.case.type_k, p.case.type_v
 
-    decode = [p for p in profiles if not p.many]
+    decode = [p for p in profiles if not p.prefill]
     for (depth, k, v), same in groupby(sorted(decode, key=rest), key=rest):
         points = [
             Point(p.case.n_threads, p.tokens_per_second, p.gbps, roofs.bandwidth(p.case.n_threads, p.streamed))

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 def name(profile: Profile) -> str:
     """Name a profile: "decode of a token at depth 2048, K q8_0, V f16, 2 threads"."""
     case = profile.case
-    what = f"prefill of {profile.rows} tokens" if profile.many else "decode of a token"
+    what = f"prefill of {profile.rows} tokens" if profile.prefill else "decode of a token"
     threads = f"{case.n_threads} threads" if case.n_threads > 1 else "1 thread"
     return f"{what} at depth {case.n_depth}, K {case.type_k}, V {case.type_v}, {threads}"
 

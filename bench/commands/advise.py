@@ -1,4 +1,4 @@
-"""`pyllm advise`: the cache's types to use here, by the model's study and this machine's roofs, or by a quick run."""
+"""`pyllm advise`: which cache types to use on this machine, by the model's study or a quick one, and by its roofs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ..study.texts import collect
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the advice, or JSON."""
+    """Print the advice, or JSON; return the exit code."""
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config = read_config(gguf)
@@ -78,7 +78,7 @@ def plain(advice: Advice) -> dict[str, Any]:
 def quick(
     gguf: GGUF, config: Config, args: argparse.Namespace, path: Path, progress: Bars
 ) -> dict[str, dict[str, object]]:
-    """The first cells of a study, within --budget; kept, so that `pyllm study kv` goes on from here."""
+    """Measure the first cells of a study, within --budget, and keep them: `pyllm study kv` continues from there."""
     print("pyllm: no study of this model: its first cells are measured now", file=sys.stderr)
     asked = collect(None, None)
     options = Options(tuple(all_types(config)), (min(512, config.n_ctx_train),), ("auto",))
@@ -89,7 +89,7 @@ def quick(
 
 
 def tokens_per_second(weights: int, cache: int, threads: int) -> float | None:
-    """At most, by the bandwidth measured on this machine; None where `pyllm profile` has not measured it."""
+    """Return the most that this machine's measured bandwidth allows; None if `pyllm profile` has not measured it."""
     here = roofs.kept(sources.cache_folder())
     return here.bandwidth(threads, weights + cache) / (weights + cache) if here else None
 

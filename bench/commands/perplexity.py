@@ -1,4 +1,4 @@
-"""`pyllm perplexity`: a text scored through the caches that the flags name, and printed; computes no statistics."""
+"""`pyllm perplexity`: scores a text through the caches that the flags name, and prints; computes no statistics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..speed import cases
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores and prints; after Ctrl-C, what was scored until then."""
+    """Score and print; after Ctrl-C, print what was scored until then. Return the exit code."""
     text = text_windows.read(args.file)
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen(args: argparse.Namespace, config: Config) -> list[CacheSpec]:
-    """Each pair of the types that the flags list; raises UsageError."""
+    """Return a cache for each pair of the types that the flags list; raises UsageError."""
     sides = []
     for side in "kv":
         given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
@@ -66,11 +66,11 @@ def chosen(args: argparse.Namespace, config: Config) -> list[CacheSpec]:
 
 @dataclass
 class Result:
-    """A cache, and what came of it until now: a part for each window."""
+    """A cache and its scores so far: one entry for each window."""
 
     cache: CacheSpec
     nll: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    apart: list[Divergence] = field(default_factory=list)
+    divergence: list[Divergence] = field(default_factory=list)
 
     @property
     def windows(self) -> int:
@@ -78,16 +78,16 @@ class Result:
 
     def add(self, part: Divergence) -> None:
         self.nll.append(part.nll)
-        self.apart.append(part)
+        self.divergence.append(part)
 
     def statistics(self) -> dict[str, Any]:
-        if self.apart:
-            return divergence.statistics(Divergence.joined(self.apart))
+        if self.divergence:
+            return divergence.statistics(Divergence.joined(self.divergence))
         return divergence.perplexity(np.concatenate(self.nll))
 
     def __str__(self) -> str:
         said = f"{self.cache.pair} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
-        return said + (f" KLD {np.concatenate([a.kld for a in self.apart]).mean():.4f}" if self.apart else "")
+        return said + (f" KLD {np.concatenate([a.kld for a in self.divergence]).mean():.4f}" if self.divergence else "")
 
 
 def score(

@@ -110,7 +110,7 @@ def of_model(
     profiles: Sequence[Profile], here: Roofs, opened: Models, memory: int | None, *, sure: bool
 ) -> Iterator[Section]:
     """Yield the findings about a model. sure: nothing spoiled the figures, so verdicts can be given."""
-    decode = [p for p in profiles if not p.many]
+    decode = [p for p in profiles if not p.prefill]
     most = max(p.case.n_threads for p in profiles)
     base = (profiles[0].case.type_k, profiles[0].case.type_v)
     shown = [p for p in profiles if (p.case.type_k, p.case.type_v, p.case.n_threads) == (*base, most)]
@@ -151,10 +151,10 @@ def by_operation(shown: Sequence[Profile], here: Roofs, most: int) -> Section:
         "in the step is divided in this proportion. Caches were filled with copies of a few computed pages.",
         f"The stamps cost {cost:.1%} of a decode step.",
     ]
-    last = [next(p for p in reversed(shown) if p.many is prefill) for prefill in sorted({p.many for p in shown})]
+    last = [next(p for p in reversed(shown) if p.prefill is prefill) for prefill in sorted({p.prefill for p in shown})]
     pics = [(pictures.roofline(last, here, most), "The larger the mark, the more time the operation takes.")]
     for prefill in (False, True):
-        depths = [p for p in shown if p.many is prefill]
+        depths = [p for p in shown if p.prefill is prefill]
         if len(depths) > 1:
             pics.append((pictures.by_depth(depths), ""))
     bars: list[str] = []
@@ -193,7 +193,7 @@ def of_machine(here: Roofs) -> Section:
 def cached(profiles: Sequence[Profile]) -> Iterator[str]:
     """Warn of steps that a cache may hold."""
     last = host.last_level_cache()
-    small = [p.streamed for p in profiles if p.streamed < 2 * last and not p.many]
+    small = [p.streamed for p in profiles if p.streamed < 2 * last and not p.prefill]
     if small:
         yield (
             f"a token reads {size(min(small))}, much of which may stay in the last-level cache ({size(last)}): "

@@ -1,4 +1,4 @@
-"""Several KV caches over one set of weights, as many at once as fit in memory; scores nothing."""
+"""Several KV caches over one set of weights, as many at a time as fit in memory; scores nothing."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from ...models.progress import Progress, silent
 from ...models.text.tokenizer import Tokenizer
 
 ROWS = 64
-"""Rows whose logits a step leaves."""
+"""Rows of logits that a step gives at most."""
 AT_ONCE = 8
 """Caches that share a pass of the reference, at most."""
 
-
 EXACT = CacheSpec("f32", "f32")
-"""What the others are compared with."""
+"""The reference: the cache that the others are compared with."""
 
 
 class Caches:
-    """Made over a file; holds its weights from the first cache on."""
+    """Opens caches over the weights of one file, which are read with the first cache."""
 
     def __init__(
         self, gguf: GGUF, config: Config, tokenizer: Tokenizer, n_ctx: int, threads: int | None = None,
         progress: Progress = silent,
     ) -> None:  # fmt: skip
-        """n_ctx: positions of each cache that is opened; it may be set anew."""
+        """n_ctx: tokens that each cache holds; it may be changed between caches."""
         self.gguf, self.config, self.tokenizer, self.n_ctx = gguf, config, tokenizer, n_ctx
         self._threads, self._progress = threads or usable_cores(), progress
         self._opened: Opened | None = None
 
     def groups(self, caches: Sequence[CacheSpec], beside: Sequence[CacheSpec] = ()) -> list[list[CacheSpec]]:
-        """The caches, cut where they would not fit in memory at once; `beside` are there with each. Raises FitError."""
+        """Return the caches in groups that fit in memory, with those `beside`; raises FitError if one does not."""
         free, limit = free_memory(mapped=self.gguf.nbytes)
         left = free - PROGRAM - self._weights - sum(map(self._taken, beside))
         found: list[list[CacheSpec]] = []
@@ -64,7 +63,7 @@ class Caches:
         return held(self.gguf.tensors) if self._opened is None else 0
 
     def _taken(self, cache: CacheSpec, n_ctx: int | None = None) -> int:
-        """Bytes of a cache and of the buffers that go with it."""
+        """Return the bytes of a cache, its tables and its buffers."""
         need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache)
         return need.kv + need.positions + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
 
@@ -80,7 +79,7 @@ class Caches:
 
     @contextmanager
     def open(self, caches: Sequence[CacheSpec]) -> Iterator[list[LLM]]:
-        """An engine for each cache, over the same weights."""
+        """Yield an engine for each cache, over the same weights."""
         engines = [self._open(cache) for cache in caches]
         try:
             yield engines
@@ -90,7 +89,7 @@ class Caches:
             gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
 
     def attended(self, tokens: Sequence[int]) -> Iterator[Attended]:
-        """Q, K and V of each layer when these tokens go through the layers together, over an exact cache."""
+        """Yield Q, K and V of each layer for these tokens, taken in as one batch over an exact cache."""
         self.n_ctx = len(tokens)
         engine = self._open(EXACT, n_batch=len(tokens))
         try:

@@ -1,4 +1,4 @@
-"""What is to be measured: llama-bench's lists and ranges, and the grid that they span; measures nothing."""
+"""What to measure: llama-bench's lists and ranges, and the grid that they span; measures nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ...models.cache.layer_map import merged
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 
-LIMIT = 1 << 20  # tokens of a case; far beyond it, numbers are mistakes
-MANY = 10_000  # values of a range
+LIMIT = 1 << 20  # tokens of a case; larger numbers are mistakes
+MAX_VALUES = 10_000  # of a range
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What an engine is loaded for; cases that agree in it share the engine."""
+    """The settings that an engine is loaded with; cases with the same setup share the engine."""
 
     model: Path
     cache: CacheSpec
@@ -31,7 +31,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the result: so many tokens of prompt, then so many generated, with n_depth in the cache before."""
+    """One line of the result: n_prompt tokens of prompt, then n_gen generated, with n_depth in the cache before."""
 
     model: Path
     n_prompt: int
@@ -60,12 +60,12 @@ class Case:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the clock counts."""
+        """Return the tokens that are timed."""
         return self.n_prompt + self.n_gen
 
     @property
     def n_ctx(self) -> int:
-        """Tokens in the cache at the end."""
+        """Return the tokens in the cache at the end."""
         return self.n_depth + self.n_tokens
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Case:
 
 
 def label(n_prompt: int, n_gen: int, n_depth: int) -> str:
-    """llama-bench's name for a case: "pp512", "tg128 @ d4096"."""
+    """Return llama-bench's name for a case: "pp512", "tg128 @ d4096"."""
     parts = [f"{kind}{n}" for kind, n in (("pp", n_prompt), ("tg", n_gen)) if n]
     return "+".join(parts) + (f" @ d{n_depth}" if n_depth else "")
 
@@ -95,7 +95,7 @@ class Grid:
     n_threads: Sequence[int]
 
     def cases(self) -> list[Case]:
-        """The full grid, each case once; 0 tokens are no case."""
+        """Return the full grid, each case once, without cases of 0 tokens; raises UsageError if none is left."""
         tests = [(p, 0) for p in self.n_prompt] + [(0, g) for g in self.n_gen] + list(self.pairs)
         around = product(self.models, self.n_depth, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
                          self.cache_rotate, self.n_threads)  # fmt: skip
@@ -111,12 +111,12 @@ class Grid:
 
 
 def numbers(flag: str, texts: Sequence[str], low: int, high: int = LIMIT) -> list[int]:
-    """The values of a repeated flag: numbers, and ranges `first-last`, `first-last+step`, `first-last*mult`."""
+    """Return the values of a repeated flag: numbers, and ranges `first-last`, `first-last+step`, `first-last*mult`."""
     return [value for item in _items(flag, texts) for value in _range(flag, item, low, high)]
 
 
 def names(flag: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The values of a repeated flag that takes one of `known` words."""
+    """Return the values of a repeated flag that takes one of the `known` words."""
     items = _items(flag, texts)
     for item in items:
         if item not in known:
@@ -125,13 +125,13 @@ def names(flag: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def cache_types(side: str, listed: Sequence[str] | None, layers: str | None) -> list[str]:
-    """The values of a repeated --cache-type-k (or v), each together with --cache-type-k-layers."""
+    """Return the values of a repeated --cache-type-k (or v), each merged with --cache-type-k-layers."""
     known = names(f"-ct{side}", listed, CACHE_TYPES) if listed else [None]
     return [merged(name, layers) for name in known]
 
 
 def pairs(flag: str, texts: Sequence[str]) -> list[tuple[int, int]]:
-    """The values of a repeated `-pg P,G`."""
+    """Return the values of a repeated `-pg P,G`."""
     found = []
     for text in texts:
         both = [_range(flag, item, 0, LIMIT) for item in text.split(",")]
@@ -157,7 +157,7 @@ def _range(flag: str, item: str, low: int, high: int) -> list[int]:
     following = _following(match[3] or "+", int(match[4] or 1))
     values = [first]
     while (value := following(values[-1])) <= last:
-        if value <= values[-1] or len(values) >= MANY:
+        if value <= values[-1] or len(values) >= MAX_VALUES:
             raise UsageError(f"{flag}: {item} has no end; take a larger step")
         values.append(value)
     return values

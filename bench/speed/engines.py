@@ -1,4 +1,4 @@
-"""Engines for the cases: loaded when they are due, and as many at once as fit in memory; measures nothing."""
+"""Engines for the cases: loaded when they are needed, as many at a time as fit in memory; measures nothing."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ from ...models.progress import Progress
 from ..machine.bandwidth import buffer_bytes
 from .cases import Case, Setup
 
-REPEATED = 8 * PAGE  # tokens that are computed where a cache is filled with copies
-
+REPEATED = 8 * PAGE  # tokens that are computed when a cache is filled with copies
 
 Fill = Callable[[Session, Sequence[int], Progress], None]
-"""Has tokens in an empty session's cache."""
+"""Fills an empty session's cache with tokens."""
 
 
 def prefilled(session: Session, tokens: Sequence[int], progress: Progress) -> None:
-    """As a prompt: all of it is computed."""
+    """Fill the cache by computing all tokens, as a prompt."""
     stage = f"filling the cache to {len(tokens)}"
     session.prefill(tokens, lambda done, total: progress(stage, done, total))
 
 
 def repeated(session: Session, tokens: Sequence[int], progress: Progress) -> None:
-    """A batch of them, whose pages are then copied on and on: quick, and as good for timing a step."""
+    """Fill the cache with copies of a batch's pages: quick, and as good for timing a step."""
     session.prefill(tokens[:REPEATED])
     if len(tokens) > REPEATED:
         session.repeat(len(tokens))
@@ -55,7 +54,7 @@ class Engine:
     sessions: dict[int, Session] = field(default_factory=dict)
 
     def at(self, depth: int, progress: Progress) -> Session:
-        """A session with `depth` tokens in the cache, filled once and rewound to there ever after."""
+        """Return a session with `depth` tokens in the cache, which is filled once and then only rewound."""
         if depth not in self.sessions:
             session = self.sessions[depth] = self.llm.session()
             if depth:
@@ -65,7 +64,7 @@ class Engine:
 
 
 class Models:
-    """The files, each opened once."""
+    """The model files, each opened once."""
 
     def __init__(self) -> None:
         self._opened: dict[Path, tuple[GGUF, Config]] = {}
@@ -78,13 +77,13 @@ class Models:
 
 
 def random_tokens(n_vocab: int, n: int) -> list[int]:
-    """The same ones each time. What a token is makes no difference to the time it takes."""
+    """Return n tokens, the same ones each time. Which token it is makes no difference to the time that it takes."""
     tokens: list[int] = np.random.default_rng(n).integers(0, n_vocab, n).tolist()
     return tokens
 
 
 def positions(setup: Setup, cases: Sequence[Case]) -> tuple[int, int]:
-    """Tokens that the cache must hold, and sessions: one for each depth, as long as the longest case at it."""
+    """Return the tokens that the cache must hold, and the sessions: one for each depth, as long as its longest case."""
     longest: dict[int, int] = {}
     for case in cases:
         if case.setup == setup:
@@ -93,7 +92,7 @@ def positions(setup: Setup, cases: Sequence[Case]) -> tuple[int, int]:
 
 
 def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
-    """The cases, cut where the engines of all of them would not fit in memory together; raises FitError."""
+    """Return the cases in groups whose engines fit in memory together; raises FitError if one engine does not."""
     free, limit = free_memory()
     room = free - PROGRAM - buffer_bytes()
     found: list[list[Case]] = []
@@ -124,7 +123,7 @@ class Engines:
         self._loaded: dict[Setup, Engine] = {}
 
     def of(self, setup: Setup, progress: Progress) -> Engine:
-        """The engine, loaded if it is not there yet."""
+        """Return the engine for a setup, and load it first if necessary."""
         if setup not in self._loaded:
             watch = CompileWatch(progress)
             first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
@@ -150,7 +149,7 @@ class Engines:
 
 
 class CompileWatch:
-    """A Progress that passes everything on and takes the time of the stage in which kernels are compiled or loaded."""
+    """A Progress that passes everything on, and times the stage in which kernels are compiled or loaded."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""What a study measures, as data: cells in the order of what they tell; measures nothing."""
+"""What a study measures, as data: its cells, the most informative first; measures nothing."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..quality import split
 from .tasks import TASKS
 
 LAYER_CONTEXT, CONTEXT = 512, 1024
-"""Tokens at which single layers are measured, and all that needs no other length; less for models of a shorter one."""
+"""Tokens of the contexts for single layers, and for all else that needs no other length; at most the model's own."""
 PROBE = "q4_0"
-"""The type whose loss in a single layer says how sensitive that is."""
+"""The type whose loss in a single layer measures how sensitive the layer is."""
 
 Pairs = Sequence[tuple[str, str]]
 Results = Mapping[str, Mapping[str, Any]]
-"""What was found, by the cell's key."""
+"""Results by the cell's key."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. What it gives depends on it, the model, the texts and the seed alone."""
+    """One measurement. Its result depends only on the cell, the model, the texts and the seed."""
 
-    measure: str  # score, layer (the same, briefly), attention, generate, norms
+    measure: str  # score, layer (score with fewer samples), attention, generate or norms
     task: str
     context: int
     cache: CacheSpec
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def samples(self) -> int:
-        """How many samples of the task."""
+        """Return the number of samples of the task."""
         if self.measure != "score":
             return 2
         if not TASKS[self.task].fills:
@@ -50,14 +50,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose."""
+    """The user's choices."""
 
-    types: tuple[str, ...]  # quantized ones, and f16, from many bits to few
-    contexts: tuple[int, ...]  # beyond the first, for prose and retrieval
+    types: tuple[str, ...]  # f16 and quantized types, from many bits to few
+    contexts: tuple[int, ...]  # those after the first: for prose and retrieval only
     rotate: tuple[str, ...]  # the first is studied in full
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Those that most is asked of: equal types, and neighbours both ways."""
+        """Return the pairs that are measured in most tasks: equal types, and neighbours in both orders."""
         found: list[tuple[str, str]] = [(t, t) for t in self.types]
         for a, b in pairwise(self.types[1:]):
             found += [(a, b), (b, a)]
@@ -65,7 +65,7 @@ class Options:
 
 
 def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
-    """All cells, the most telling first. Those that follow from others' results come when these are there."""
+    """Yield all cells, the most informative first. Cells that depend on results come only once these are there."""
     main, *other = options.rotate
     context = usual(config)
 
@@ -95,17 +95,17 @@ def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
 
 
 def usual(config: Config) -> int:
-    """Tokens of what needs no other length."""
+    """Return the context of cells that need no other length, in tokens."""
     return min(CONTEXT, config.n_ctx_train)
 
 
 def norms(options: Options, config: Config) -> Cell:
-    """What K and V look like."""
+    """Return the cell that measures the norms of K and V."""
     return Cell("norms", "prose", usual(config), CacheSpec("f32", "f32", options.rotate[0]))
 
 
 def layer_cells(options: Options, config: Config) -> Iterator[Cell]:
-    """PROBE in K or in V of one layer, all else exact: K of layer 0, V of layer 0, K of layer 1, ..."""
+    """Yield cells with PROBE in one side of one layer, all else exact: K of layer 0, V of layer 0, K of layer 1, ..."""
     context = min(LAYER_CONTEXT, config.n_ctx_train)
     for i in range(config.n_layer):
         only = written([*["f32"] * i, PROBE, *["f32"] * (config.n_layer - i - 1)])
@@ -114,7 +114,7 @@ def layer_cells(options: Options, config: Config) -> Iterator[Cell]:
 
 
 def sensitivity(options: Options, config: Config, results: Results) -> dict[tuple[str, int], float] | None:
-    """The loss that PROBE makes in each (side, layer), by the layers' cells; None where one is missing."""
+    """Return the loss from PROBE in each (side, layer), by the layers' cells; None if one is missing."""
     found: dict[tuple[str, int], float] = {}
     for number, cell in enumerate(layer_cells(options, config)):
         if cell.key not in results:
@@ -124,13 +124,13 @@ def sensitivity(options: Options, config: Config, results: Results) -> dict[tupl
 
 
 def splits(options: Options, config: Config, results: Results) -> Iterator[Cell]:
-    """Maps of types by layer of the same bytes as uniform pairs: by measured loss, and by the weights' norms."""
+    """Yield cells with maps of the same bytes as uniform pairs: split by measured loss, and by the weights' norms."""
     rotate = options.rotate[0]
     measured, shapes = sensitivity(options, config, results), results.get(norms(options, config).key)
     if measured is None or shapes is None:
         return
     rules = {"measured": measured}
-    if shapes["weights_k"]:  # not every architecture has matrices of K and V alone
+    if shapes["weights_k"]:  # some architectures have no separate matrices for K and V
         rules["norm"] = {(s, i): shapes[f"weights_{s}"][i] ** 2 for s in "kv" for i in range(config.n_layer)}
     for loss in rules.values():
         for k, v in targets(options):
@@ -141,6 +141,6 @@ def splits(options: Options, config: Config, results: Results) -> Iterator[Cell]
 
 
 def targets(options: Options) -> list[tuple[str, str]]:
-    """Uniform pairs whose bytes the maps are given: of all pairs that leave something to choose."""
+    """Return up to three uniform pairs whose bytes the maps get: pairs of few enough bits to leave a choice."""
     few = [t for t in options.types if FORMATS[t].bits_per_value < 8]
     return [(k, v) for k, v in options.pairs() if k in few or v in few][:3]

@@ -1,4 +1,4 @@
-"""A study, cell after cell, as long as the budget lasts; prints nothing."""
+"""Measures a study cell by cell until the budget is spent; prints nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..study.texts import Sources
 
 
 def all_types(config: Config) -> list[str]:
-    """f16 and the quantized types that the model's heads can hold."""
+    """Return f16 and the quantized types that the model's heads allow, from many bits to few."""
     found = ["f16"]
     for name in CACHE_TYPES:
         with suppress(UsageError):
@@ -32,30 +32,30 @@ def all_types(config: Config) -> list[str]:
 
 
 def in_order(types: Sequence[str]) -> list[str]:
-    """From many bits to few, each once."""
+    """Return the types from many bits to few, each once."""
     return sorted(dict.fromkeys(types), key=lambda t: (-FORMATS[t].bits_per_value, t))
 
 
 def headed(gguf: GGUF, config: Config, asked: Sources, seed: int) -> dict[str, Any]:
-    """What the results depend on, beside the cells."""
+    """Return the study's head: what the results depend on besides their cells."""
     texts = {"texts": asked.digest, "prose": Path(asked.named).name}
     return {**identity(gguf), "model": config.name, "seed": seed, **texts}
 
 
 def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:
-    """Measure what is not known yet, until the time is over."""
+    """Measure the cells that are not known yet, until `budget` seconds are over."""
     begin, config = monotonic(), bench.caches.config
     while todo := [cell for cell in cells(options, config, study.results) if cell.key not in study.results]:
         if monotonic() - begin > budget:
             return
-        group = next(iter(groups(bench, once(todo))))  # then anew: what follows from it may tell more than the rest
+        group = next(iter(groups(bench, once(todo))))  # then ask again: cells that depend on it may come first
         study.add(measure(bench, group))
         known = len(study.results)
         progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
 
 
 def once(todo: list[Cell]) -> list[Cell]:
-    """Two rules may ask for the same cell."""
+    """Return each cell once: two rules may ask for the same one."""
     return list({cell.key: cell for cell in todo}.values())
 
 

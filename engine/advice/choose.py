@@ -1,4 +1,4 @@
-"""Which types to keep the cache in: the smallest whose measured loss does not count, for a use; measures nothing."""
+"""Chooses the cache's types for a use: the smallest whose measured loss is negligible; measures nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 
 Results = Mapping[str, Mapping[str, Any]]
-"""By the keys of a study's cells: measure, task, context, K/V, rotation."""
+"""Results by the key of a study's cell: measure, task, context, K/V, rotation."""
 
 TASKS: dict[str, tuple[tuple[str, ...], float]] = {
     "chat": (("prose", "questions"), 0.01),
@@ -19,20 +19,20 @@ TASKS: dict[str, tuple[tuple[str, ...], float]] = {
     "code": (("prose", "sums", "copy"), 0.005),
     "long": (("prose", "passkey", "dictionary", "copy"), 0.003),
 }
-"""Uses: the studied tasks that are like them, and the divergence above the noise (nats) that each may cost."""
+"""Uses: the studied tasks that resemble each, and the KL divergence above the noise (nats) that it may cost."""
 
 SAFE = CacheSpec("q8_0", "q8_0")
-"""What is lost in the noise on every model that was measured; for those that were not."""
+"""The cache for models without a study: its loss was below the noise on every model that was measured."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A cache, and what the study says of it."""
+    """A studied cache with its size and its loss."""
 
     cache: CacheSpec
     nbytes: int  # per token
-    loss: float  # the largest mean divergence of the use's tasks
-    worst: str  # in which of them, and at which length
+    loss: float  # the largest mean KL divergence over the use's tasks
+    worst: str  # the task and the context where it is largest
 
     def __str__(self) -> str:
         return self.cache.pair
@@ -40,19 +40,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Advice:
-    """`chosen`, and the choices that were not, by their size."""
+    """The chosen cache, and the other studied ones by size."""
 
     chosen: Choice
-    noise: float  # the divergence of f16, which every path of the arithmetic has
-    allowed: float  # above it
-    enough: bool  # whether the choice's loss is allowed; if not, it is the least that fits
+    noise: float  # the KL divergence of f16: rounding alone
+    allowed: float  # nats above the noise
+    enough: bool  # whether the chosen loss is allowed; if not, it is the least that fits
     others: list[Choice]
 
 
 def advise(
     results: Results, config: Config, task: str, fits: Callable[[CacheSpec], bool] = lambda cache: True
 ) -> Advice | None:
-    """From a study's results; fits: whether there is room for a cache. None where nothing studied fits."""
+    """Return advice by a study's results; None if no studied cache fits. fits: whether there is room for a cache."""
     tasks, allowed = TASKS[task]
     studied = sorted(choices(results, config, tasks), key=lambda choice: (choice.nbytes, choice.loss))
     fitting = [choice for choice in studied if fits(choice.cache)]
@@ -65,7 +65,7 @@ def advise(
 
 
 def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterator[Choice]:
-    """Each studied cache, with its loss where that is largest."""
+    """Yield each studied cache, with its loss in the task and context where it is largest."""
     worst: dict[tuple[str, str, str], tuple[float, str]] = {}
     for key, result in results.items():
         measure, task, context, pair, rotate = key.split(" ")

@@ -1,4 +1,4 @@
-"""A chat at the terminal: lines in, answers out, a few commands; knows no model but through the token loop."""
+"""A chat at the terminal: lines in, answers out, a few commands; knows a model only through the token loop."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from ..sampler import SamplingParams
 
-COMMAND = re.compile(r"/[a-z]+(?=\s|$)")  # "/etc/passwd says" is no command
-# What gpt-oss says after it has thought: later turns are to be without its thoughts. Other templates leave them out.
+COMMAND = re.compile(r"/[a-z]+(?=\s|$)")  # "/etc/passwd says" is not a command
+# What gpt-oss writes after its thoughts, which later turns must not contain. Other templates leave them out themselves.
 FINAL = "<|channel|>final<|message|>"
 GREETING = "/help lists the commands, Alt-Enter starts a new line, /bye or Ctrl-D ends the chat."
 
 
 class Screen(Protocol):
-    """Where a chat says what is not the model's."""
+    """Where a chat writes its own messages, apart from the model's answers."""
 
     def note(self, text: str) -> None: ...
     def table(self, rows: Sequence[tuple[str, str]]) -> None: ...
@@ -51,7 +51,7 @@ class Chat:
         load: float = 0.0,
         out: TextIO | None = None,
     ) -> None:
-        """load: seconds that the model took, for the statistics. out: where answers go, by default stdout."""
+        """load: seconds that loading the model took, for the statistics. out: where answers go; default: stdout."""
         self._llm, self._params, self._screen, self._load = llm, params, screen, load
         self.system_prompt = system_prompt
         self._out = sys.stdout if out is None else out
@@ -67,7 +67,7 @@ class Chat:
         self._clear("")
 
     def loop(self, read_line: Callable[[], str]) -> int:
-        """Reads and answers. Ctrl-C ends an answer; one more before anything else is said ends the chat."""
+        """Read lines and answer them; return the exit code. Ctrl-C ends an answer, a second one the chat."""
         warned = False
         while True:
             try:
@@ -92,7 +92,7 @@ class Chat:
                 self._command(command[0], line[command.end() :].strip())
 
     def ask(self, text: str) -> bool:
-        """Answers one message; whether Ctrl-C ended the answer."""
+        """Answer one message; return whether Ctrl-C ended the answer."""
         self.messages.append({"role": "user", "content": text})
         timings = Timings(load=self._load)
         try:
@@ -103,7 +103,7 @@ class Chat:
 
                 def prefilling(stage: str, done: int, total: int, next: str = "") -> None:
                     if pressed():
-                        raise _Interrupted  # the cache holds what was read so far, and is whole
+                        raise _Interrupted  # the cache stays consistent, and holds what was read so far
                     progress(stage, done, total, next)
 
                 pieces = generate(
@@ -158,7 +158,7 @@ class Chat:
             text = "\n\n".join(f"## {message['role']}\n\n{message['content']}" for message in self.messages)
         path = Path(name).expanduser()
         try:
-            with path.open("x", encoding="utf-8") as file:  # never over a file that is there
+            with path.open("x", encoding="utf-8") as file:  # "x" never overwrites a file
                 file.write(text + "\n")
         except (OSError, ValueError) as error:
             self._screen.note(f"{path}: not saved: {getattr(error, 'strerror', None) or error}")
@@ -167,12 +167,12 @@ class Chat:
 
 
 class _Interrupted(Exception):
-    """Ctrl-C while the prompt was read."""
+    """Ctrl-C came while the prompt was read."""
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C does not break into a step of the model, it is asked for between two; a second one does, and ends all."""
+    """Yield a function that says whether Ctrl-C was pressed, to call between steps; a second one interrupts a step."""
     pressed = False
 
     def press(number: int, frame: FrameType | None) -> None:

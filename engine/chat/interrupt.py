@@ -1,5 +1,5 @@
-"""Ctrl-C while compiled code runs: Python sees to a signal between two of its own steps, and with a large model these
-may be a minute apart. A thread that the system tells at once waits a moment for that, and then ends the process."""
+"""Ctrl-C while compiled code runs: Python handles a signal only between two of its own instructions, and with a large
+model those may be a minute apart. A thread that hears of the signal at once waits a moment, then ends the process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SHOW_CURSOR = "\x1b[?25h"  # which progress bars hide
 
 @contextmanager
 def impatient(presses: int = 1) -> Iterator[None]:
-    """In here, so many Ctrl-C end the process with 130, if nobody else has made something of them within PATIENCE."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    """End the process with code 130 after `presses` Ctrl-C, unless the block ends within PATIENCE of the last."""
+    if threading.current_thread() is not threading.main_thread():  # only it gets signals
         yield
         return
     reader, writer = os.pipe()

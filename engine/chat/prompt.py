@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ...models.text.template import ChatTemplate
     from ...models.text.tokenizer import Tokenizer
 
-LIMIT = 64 << 20  # bytes of a prompt; `-f /dev/zero` ends here
+LIMIT = 64 << 20  # bytes of a prompt, so that `-f /dev/zero` ends
 
 
 def check_text(flag: str, text: str | None) -> None:
-    """Refuse what the shell passed that is not UTF-8."""
+    """Raise UsageError for a text from the shell that is not UTF-8."""
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
@@ -33,7 +33,7 @@ def read_file(name: str) -> str:
             raw = file.read(LIMIT + 1)
         if len(raw) > LIMIT:
             raise UsageError(f"{said}: longer than {LIMIT >> 20} MiB, which no context holds: give a shorter text")
-        return raw.decode("utf-8").removesuffix("\n")  # the one that `echo` and editors put there
+        return raw.decode("utf-8").removesuffix("\n")  # `echo` and editors add it
     except UnicodeDecodeError as error:
         raise UsageError(f"{said}: not UTF-8 at byte {error.start}: save or convert it as UTF-8") from None
     except (OSError, ValueError) as error:
@@ -43,9 +43,9 @@ def read_file(name: str) -> str:
 def encode(
     tokenizer: Tokenizer, template: ChatTemplate | None, prompt: str, *, system: str | None = None, raw: bool = False
 ) -> list[int]:
-    """Return the prompt's tokens: a user's turn in the chat template, or the text as it stands (raw, or no template).
+    """Return the prompt's tokens: a user's turn in the chat template, or the text alone (raw, or no template).
 
-    system: a system prompt. Raises UsageError where there is no template to put it in.
+    system: a system prompt. Raises UsageError if there is no template to put it in.
     """
     if raw:
         return tokenizer.encode(prompt, special=True, bos=True)
@@ -57,12 +57,12 @@ def encode(
 
 
 def system_messages(text: str | None) -> list[dict[str, str]]:
-    """Return the messages that a conversation begins with."""
+    """Return the messages that a conversation begins with: the system prompt, if there is one."""
     return [] if text is None else [{"role": "system", "content": text}]
 
 
 def check_length(tokens: list[int], n_ctx: int, config: Config) -> None:
-    """Refuse a prompt that has no tokens, or more than the context holds; raises UsageError."""
+    """Raise UsageError for a prompt that has no tokens, or more than the context holds."""
     if not tokens:
         raise UsageError("the prompt has no tokens: give a text with -p, or a file with -f")
     if len(tokens) > n_ctx:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def rows(llm: LLM, timings: Timings) -> list[tuple[str, str]]:
-    """The table that a person reads: (what, how much)."""
+    """Return the rows of the table for people: (name, value)."""
     moved = llm.bytes(timings)
     prompt = f"{_count(timings.prompt_n, 'token')} in {seconds(timings.prompt)}, {timings.prompt_rate:.1f} tokens/s"
     if timings.reused_n:
@@ -34,7 +34,7 @@ def rows(llm: LLM, timings: Timings) -> list[tuple[str, str]]:
 
 
 def as_json(llm: LLM, timings: Timings) -> dict[str, Any]:
-    """The same for programs: seconds, tokens, bytes, each under a name that says so."""
+    """Return the same for programs: seconds, tokens and bytes, each under a name with its unit."""
     moved = llm.bytes(timings)
     return {
         "tokens": {

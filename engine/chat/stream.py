@@ -1,4 +1,4 @@
-"""Pieces of an answer on their way to the reader; knows a stream and the progress bar, not what the text means."""
+"""Writes the pieces of an answer as they come; knows a stream and the progress bar, not what the text means."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..results import Piece, Stop
 
 
 def stream(pieces: Iterator[Piece], out: TextIO | None, progress: Bars) -> tuple[str, Stop | None]:
-    """Writes each piece when it comes, and ends the line, also when Ctrl-C ends the answer: (text, why it ended)."""
+    """Write each piece as it comes, and end the line, even after Ctrl-C; return (text, why the answer ended)."""
     written: list[str] = []
     stop = None
     try:
         for piece in pieces:
-            progress.close()  # the prompt's bar: text goes below it
+            progress.close()  # text goes below the prompt's bar
             stop = piece.stop
             written.append(piece.text)
             if out is not None:

@@ -1,4 +1,4 @@
-"""Reading lines at a terminal, with history and line editing; knows prompt_toolkit and nothing of models."""
+"""Reads lines at a terminal, with history and line editing; knows prompt_toolkit, no models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prompt_toolkit.output import Output
 
 
 def line_reader(input: Input | None = None, output: Output | None = None) -> Callable[[], str]:
-    """A function that asks for a line: KeyboardInterrupt for Ctrl-C on an empty one, EOFError for Ctrl-D."""
+    """Return a function that asks for a line; Ctrl-C on an empty one raises KeyboardInterrupt, Ctrl-D EOFError."""
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -34,7 +34,7 @@ def line_reader(input: Input | None = None, output: Output | None = None) -> Cal
 
 
 def history() -> History:
-    """What was typed before, in a file that only its owner reads; for this run alone where it cannot be kept."""
+    """Return the history of lines, kept in a file that only its owner can read; if that fails, only in memory."""
     from platformdirs import user_state_path
 
     path = user_state_path("pyllm") / "history"

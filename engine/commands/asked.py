@@ -1,4 +1,4 @@
-"""The prompt that the flags of `run` or stdin give, and whether a chat can be held without one."""
+"""The prompt of `run`, from its flags or stdin; and checks whether it can chat without one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def read_prompt(args: argparse.Namespace) -> str | None:
-    """Return the one prompt that was given; None if there is none, but a terminal to type one at. Raises UsageError."""
+    """Return the prompt; None if none was given and stdin is a terminal. Raises UsageError for two, or an empty one."""
     given = {"PROMPT": args.text, "-p": args.prompt, "-f": args.file}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise UsageError(f"{' and '.join(names)}: give one prompt (the first word that is no flag is MODEL)")
+        raise UsageError(f"{' and '.join(names)}: give one prompt (the first word that is not a flag is MODEL)")
     check_text("-sys", args.system_prompt)
     if args.raw and args.system_prompt is not None:
         raise UsageError("-sys and --raw: a system prompt needs the chat template that --raw leaves out")
@@ -35,13 +35,13 @@ def read_prompt(args: argparse.Namespace) -> str | None:
     else:
         text = read_file("-")
     if not text:
-        where = "" if names else " (stdin gave none, and the first word that is no flag is MODEL)"
+        where = "" if names else " (stdin gave none, and the first word that is not a flag is MODEL)"
         raise UsageError(f"the prompt is empty{where}: give a text with -p, or a file with -f")
     return text
 
 
 def check_chat(args: argparse.Namespace) -> None:
-    """Refuse a chat where it cannot be held; raises UsageError."""
+    """Raise UsageError if the flags or the streams do not allow a chat."""
     if args.json or args.raw:
         raise UsageError(f"{'--json' if args.json else '--raw'} needs a prompt: give one with -p or on stdin")
     if sys.stdin is None or sys.stdout is None or not sys.stdout.isatty():
@@ -51,14 +51,14 @@ def check_chat(args: argparse.Namespace) -> None:
 def check_template(
     config: Config, tokenizer: Tokenizer, template: ChatTemplate | None, args: argparse.Namespace
 ) -> None:
-    """Refuse a chat with a model that has no template for it, or one that cannot be used; raises a PyllmError."""
+    """Raise a PyllmError if the model has no chat template, or one that cannot be used."""
     if template is None:
         raise UsageError(f"{config.name} has no chat template, so it cannot chat: give it a text to continue with -p")
     encode(tokenizer, template, "Hello", system=args.system_prompt)
 
 
 def tokens_of(tokenizer: Tokenizer, template: ChatTemplate | None, args: argparse.Namespace, prompt: str) -> list[int]:
-    """Return the prompt's tokens, as the flags say it is to be taken; raises a PyllmError."""
+    """Return the prompt's tokens, in the form that the flags ask for; raises a PyllmError."""
     tokens = encode(tokenizer, template, prompt, system=args.system_prompt, raw=args.raw)
     if template is None and not args.raw:
         note("pyllm: the model has no chat template: it continues the prompt as it stands")

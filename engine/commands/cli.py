@@ -1,7 +1,7 @@
 """The command line: finds the command and turns errors into one line and an exit code; knows no command.
 
-The table of commands stands above all floors, in `__main__.py`. A command's module is imported when it is called, so
-that `pyllm --help` answers at once.
+The table of commands is above all floors, in `__main__.py`. A command's module is imported when it is called, so that
+`pyllm --help` answers at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import NoReturn
 from ... import __version__
 from ...models.errors import FitError, PyllmError, UsageError
 
-INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
-PIPE_CLOSED = 128 + 13  # likewise of SIGPIPE: the reader, such as `head`, has what it wanted
+INTERRUPTED = 128 + 2  # what a shell reports for a program that SIGINT ended
+PIPE_CLOSED = 128 + 13  # likewise for SIGPIPE: the reader, such as `head`, has read enough
 TERMINATED = 128 + 15
 
 EPILOG = f"""\
@@ -38,15 +38,15 @@ exit codes:
   {PIPE_CLOSED}  the reader of the output closed it, as `head` does
 
 environment:
-  PYLLM_CACHE  folder for what is kept between runs, such as the default model
-  HF_TOKEN     login for the Hugging Face hub; HF_HOME and HF_ENDPOINT work as in its own programs
+  PYLLM_CACHE  folder for files that are kept between runs, such as the default model
+  HF_TOKEN     login for the Hugging Face hub; HF_HOME and HF_ENDPOINT work as in the hub's programs
 
 more on a command: pyllm COMMAND --help"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its line in `pyllm --help`, its flags, and the full name of the module whose `run(args)` it calls."""
+    """A command: its line in `pyllm --help`, its flags, and the full name of the module whose `run(args)` is called."""
 
     summary: str
     add_flags: Callable[[argparse.ArgumentParser], None]
@@ -67,7 +67,7 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
         with _terminable():
             code = _dispatch(commands, list(sys.argv[1:] if argv is None else argv))
             if sys.stdout is not None:
-                sys.stdout.flush()  # here a closed pipe can still be handled
+                sys.stdout.flush()  # a closed pipe can still be handled here
             return code
     except PyllmError as error:
         return _complain(error, error.exit_code)
@@ -88,7 +88,7 @@ def script(commands: Mapping[str, Command]) -> NoReturn:
     """Run a command and end the process, as the program `pyllm`."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what users should know is logged, in pyllm's own format
-    gc.set_threshold(100_000)  # starting makes half a million objects that stay; collecting is a tenth of its time
+    gc.set_threshold(100_000)  # imports make half a million lasting objects; collecting them takes a tenth of the start
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(logging.Formatter("pyllm: %(message)s"))
     code = main(commands)

@@ -1,4 +1,4 @@
-"""`pyllm run`: a model is loaded, a prompt answered, or a chat begun; knows flags and streams, no arithmetic."""
+"""`pyllm run`: loads a model and answers a prompt, or begins a chat; knows flags and streams, no arithmetic."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer the prompt that the flags or stdin give, or chat where there is none and a terminal to type at."""
+    """Answer the prompt from the flags or stdin; without one, chat at the terminal. Return the exit code."""
     prompt = read_prompt(args)
     if prompt is None:
         check_chat(args)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bars) -> tuple[LLM, list[int], float]:
     """Return the model in memory, the prompt's tokens, and the seconds that it took.
 
-    What the file, the flags and the prompt rule out is said before Numba is imported and memory taken.
+    Errors in the file, the flags or the prompt are raised before Numba is imported and memory taken.
     """
     begin = perf_counter()
     from ...models.file.gguf import GGUF
@@ -96,7 +96,7 @@ def asked_cache(args: argparse.Namespace) -> CacheSpec:
 
 
 def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
-    """Return the cache that the model's study advises for chat; without a study, one that is safe."""
+    """Return the cache that the model's study advises for chat; without a study, SAFE."""
     from ..advice.choose import SAFE, advise
     from ..advice.study_file import results_of
 
@@ -111,7 +111,7 @@ def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
 
 @contextmanager
 def _endable(progress: Bars) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the process at once: LLVM's callbacks would lose an exception, or break on its way."""
+    """End the process at once on Ctrl-C and SIGTERM: in LLVM's callbacks an exception would get lost, or crash."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         progress.close()
@@ -119,7 +119,7 @@ def _endable(progress: Bars) -> Iterator[None]:
 
     try:
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, which alone gets signals
+    except ValueError:  # not the main thread, and only that gets signals
         yield
         return
     try:
@@ -130,12 +130,12 @@ def _endable(progress: Bars) -> Iterator[None]:
 
 
 def context_size(asked: int | None, config: Config) -> int:
-    """Tokens in the context: as asked, 0 for the model's own, and without -c that up to a default."""
+    """Return the context's tokens: as asked, 0 for the model's own; without -c the model's, at most DEFAULT_CTX."""
     return min(DEFAULT_CTX, config.n_ctx_train) if asked is None else asked or config.n_ctx_train
 
 
 def sampling(args: argparse.Namespace) -> SamplingParams:
-    """Return what the flags say of sampling."""
+    """Return the sampling parameters that the flags give."""
     from ..sampler import SamplingParams
 
     return SamplingParams(

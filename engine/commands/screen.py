@@ -1,4 +1,4 @@
-"""What a command says to a person beside its result: notes and tables on stderr, dim on a terminal."""
+"""What a command tells people besides its result: notes and tables on stderr, dim on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 def note(text: str) -> None:
-    """Say something that is not the model's."""
+    """Print a note of pyllm's own to stderr."""
     if sys.stderr.isatty():
         from rich.console import Console
 
@@ -18,7 +18,7 @@ def note(text: str) -> None:
 
 
 def table(rows: Sequence[tuple[str, str]], file: TextIO | None = None) -> None:
-    """Show names and values in two columns."""
+    """Print names and values in two columns, to stderr unless `file` is given."""
     file = sys.stderr if file is None else file
     if not file.isatty():
         for name, value in rows:

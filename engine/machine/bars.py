@@ -1,6 +1,6 @@
-"""How long work shows itself on stderr: a bar on a terminal, one line elsewhere, nothing for what is quick.
+"""Progress of long work on stderr: a bar on a terminal, one line elsewhere, nothing for quick work.
 
-Knows nothing of models; whoever works calls it with (stage, done, total).
+Knows no models; the code that works calls it with (stage, done, total).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-PATIENCE = 1.0  # seconds of silence that nobody minds
-PATIENCE_LOG = 2.0  # where stderr is a file or a pipe: a line only for what really takes long
+PATIENCE = 1.0  # seconds before a bar is shown
+PATIENCE_LOG = 2.0  # seconds before a line is written, if stderr is a file or a pipe
 
 
 class Bars:
-    """A Progress on stderr. Rich is imported when the first bar is due, so a warm start never pays for it."""
+    """A Progress on stderr. Rich is imported with the first bar, so that a warm start does not pay for it."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Bars:
         self.close()
 
     def close(self) -> None:
-        """Leaves the bars on the screen as they are; what comes next is printed below them."""
+        """Leave the bars on the screen as they are; later output goes below them."""
         if self._rich is not None:
             self._rich.stop()
             self._rich = None
@@ -50,7 +50,7 @@ class Bars:
 
     def _log(self, stage: str, total: int, elapsed: float) -> None:
         if elapsed >= PATIENCE_LOG and self._since[stage] != float("inf"):
-            self._since[stage] = float("inf")  # said
+            self._since[stage] = float("inf")  # written once
             amount = f" ({_amount(total)})" if total else ""
             sys.stderr.write(f"pyllm: {stage}{amount} ...\n")
             sys.stderr.flush()
@@ -62,7 +62,7 @@ class Bars:
             from rich.progress import Progress as RichProgress
 
             columns = (
-                TextColumn("{task.description}", markup=False),  # a path may hold brackets
+                TextColumn("{task.description}", markup=False),  # a path may contain brackets
                 BarColumn(24),
                 TextColumn("{task.fields[amount]}"),
                 TimeElapsedColumn(),
@@ -71,7 +71,7 @@ class Bars:
             self._rich = RichProgress(*columns, console=Console(stderr=True, highlight=False))
             self._rich.start()
         if stage not in self._tasks:
-            # Stages come one after the other, so those before have ended, whatever they said last.
+            # Stages come one after the other, so earlier ones have ended, whatever they reported last.
             for task in self._tasks.values():
                 self._rich.stop_task(task)
             self._tasks[stage] = self._rich.add_task(stage, total=total or None, amount="", next="")

@@ -1,4 +1,4 @@
-"""Whether a model and its KV cache fit, asked before any of it is taken; knows sizes and limits, runs nothing."""
+"""Whether a model and its KV cache fit in memory, before any of it is taken; knows sizes and limits, runs nothing."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from ...models.forward.upcast import held
 from . import cgroups
 from .units import size
 
-PROGRAM = 210 << 20  # Python, NumPy, Numba, LLVM and their code, resident; some 20 less where nothing is compiled
+PROGRAM = 210 << 20  # resident: Python, NumPy, Numba, LLVM; some 20 MiB less if nothing is compiled
 ADDRESSES = 1 << 30  # libraries, stacks and allocator arenas reserve addresses that they never touch
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a model will take."""
+    """The bytes that a model and its cache will take."""
 
     weights: int
     kv_per_token: int  # in layers that keep all tokens
     positions_per_token: int  # tables over positions
     buffers: int
     n_ctx: int
-    window_per_token: int = 0  # in layers that keep a window
-    kept: int = 0  # tokens that these keep, of all sequences
+    window_per_token: int = 0  # in layers with a window
+    kept: int = 0  # tokens that these layers keep, of all sequences
 
     @property
     def kv(self) -> int:
-        """The KV cache, in whole pages."""
+        """Return the bytes of the KV cache, in whole pages."""
         tokens = pages(self.n_ctx) * PAGE
         return tokens * self.kv_per_token + min(tokens, self.kept) * self.window_per_token
 
     @property
     def positions(self) -> int:
-        """The tables over positions."""
+        """Return the bytes of the tables over positions."""
         return pages(self.n_ctx) * PAGE * self.positions_per_token
 
     @property
@@ -51,16 +51,16 @@ class Needs:
         return self.weights + self.kv + self.positions + self.buffers
 
     def largest_ctx(self, free: int) -> int:
-        """Return the largest context that fits, in whole pages; 0 if none does."""
+        """Return the largest context that fits in `free` bytes, in whole pages; 0 if none does."""
         left, each = max(0, free - self.weights - self.buffers), self.kv_per_token + self.positions_per_token
-        whole = left // (each + self.window_per_token)  # while windows still grow
+        whole = left // (each + self.window_per_token)  # if windows still grow with the context
         if whole > self.kept:
             whole = (left - self.kept * self.window_per_token) // each
         return whole // PAGE * PAGE
 
 
 def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: int = 1) -> Needs:
-    """Return what the weights in tiles, the KV cache and the rest take; raises UsageError for a wrong cache."""
+    """Return the bytes of weights in tiles, KV cache and buffers; raises UsageError for a cache that does not suit."""
     whole, *windows = kinds(config)
     check(config, cache)
     return Needs(
@@ -75,7 +75,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: i
 
 
 def check_fit(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: int = 1) -> None:
-    """Raises FitError, with the numbers and a cure, if there is not enough memory for this model and this cache."""
+    """Raise FitError, with the numbers and a cure, if there is not enough memory for this model and this cache."""
     need = needs(gguf, config, n_ctx, cache, sequences)
     free, limit = free_memory(mapped=gguf.nbytes)
     if need.total <= free:
@@ -92,9 +92,9 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequence
 
 
 def free_memory(mapped: int = 0) -> tuple[int, str]:
-    """(bytes, what limits them): the least that machine, container and ulimit leave to this process.
+    """Return (bytes, what limits them): the least that machine, container and ulimit leave to this process.
 
-    `mapped` bytes of files will be mapped, which only a limit on addresses counts.
+    mapped: bytes of files that will be mapped, which count only for a limit on addresses.
     """
     limits = [(int(psutil.virtual_memory().available), "this machine's memory")]
     if (left := cgroup_left()) is not None:
@@ -105,14 +105,14 @@ def free_memory(mapped: int = 0) -> tuple[int, str]:
 
 
 def cgroup_left(root: Path = Path("/")) -> int | None:
-    """What the control groups of this process, versions 1 and 2, still allow; None where none has a limit."""
+    """Return the bytes that this process's control groups (version 1 or 2) still allow; None if none has a limit."""
     left: list[int] = []
     for folder, version in cgroups.folders("memory", root):
         if version == 2:
             limit, usage, reclaimable = "memory.max", "memory.current", "inactive_file"
         else:
             limit, usage, reclaimable = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-        with suppress(OSError, ValueError):  # "max" is no number, and the uppermost group has no such files
+        with suppress(OSError, ValueError):  # "max" is not a number, and the root group has no such files
             free = int((folder / limit).read_text()) - int((folder / usage).read_text())
             left.append(free + _stat(folder / "memory.stat", reclaimable))
     return min(left, default=None)

@@ -1,7 +1,7 @@
-"""Cache types by layer: `0-1:f16,2-27:q4_0,-2:f16` becomes a type for each layer; knows no model, only how many layers.
+"""Cache types by layer: turns `0-1:f16,2-27:q4_0,-2:f16` into a type for each layer; knows no model but its n_layer.
 
-`-2` is the last two layers, `*` all that nothing else names, which is what --cache-type-k or -v beside a map says too.
-Without either every layer must be named, so that a map made for another model is noticed.
+`-2` means the last two layers, `*` all layers that no other entry names; --cache-type-k (or v) beside a map means the
+same as `*`. Without either, every layer must be named, so that a map made for another model is noticed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ...kernels.formats.table import CACHE_TYPES
 from ..errors import UsageError
 
 DEFAULT = "f16"
-"""The cache's type where no flag says another."""
+"""The cache's type where no flag names one."""
 
 _ENTRY = re.compile(r"(?:(\*)|-(\d{1,6})|(\d{1,6})(?:-(\d{1,6}))?):(\w+)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A type for layers `first` to `last`, which count from the end where they are negative; or for the rest."""
+    """A type for layers `first` to `last`, which count from the end if negative; or for all layers without another."""
 
     text: str
     cache_type: str
@@ -32,7 +32,7 @@ class Entry:
 
 
 def parse(text: str) -> list[Entry]:
-    """The entries of a map, each right by itself, or a type that is for all layers; raises ValueError."""
+    """Return the entries of a map, or of a single type for all layers; raises ValueError for a malformed one."""
     if text in CACHE_TYPES:
         return [Entry(f"*:{text}", text, rest=True)]
     return [_entry(part.strip()) for part in text.split(",")]
@@ -54,7 +54,7 @@ def _entry(item: str) -> Entry:
 
 
 def resolve(flag: str, entries: Sequence[Entry], n_layer: int) -> tuple[str, ...]:
-    """A type for each layer; raises UsageError."""
+    """Return a type for each of n_layer layers; raises UsageError if one has no entry, or two, or does not exist."""
     found: list[Entry | None] = [None] * n_layer
     rest: Entry | None = None
     for entry in entries:
@@ -78,16 +78,16 @@ def resolve(flag: str, entries: Sequence[Entry], n_layer: int) -> tuple[str, ...
 
 
 def merged(cache_type: str | None, layers: str | None) -> str:
-    """Return what --cache-type-k and --cache-type-k-layers (or v) say as one map; without either, f16."""
+    """Return one map for the values of --cache-type-k and --cache-type-k-layers (or v); f16 without either."""
     if layers is None:
         return cache_type or DEFAULT
     return f"{layers},*:{cache_type}" if cache_type else layers
 
 
 def normal(side: str, text: str) -> str:
-    """Return a map in the one form that all maps which say the same have: a type where it is the same for all layers.
+    """Return a map in its normal form: entries sorted, or only a type if the map is `*:TYPE`; raises UsageError.
 
-    Entries keep their order, as those from the end can only be placed when the model is known. Raises UsageError.
+    Entries are not merged: where those that count from the end lie is known only with the model.
     """
     try:
         entries = parse(text)
@@ -101,7 +101,7 @@ def normal(side: str, text: str) -> str:
 
 
 def types(side: str, text: str, n_layer: int) -> tuple[str, ...]:
-    """The type of each layer by a map or a type for all; raises UsageError."""
+    """Return the type of each layer, from a map or a single type; raises UsageError."""
     flag = f"--cache-type-{side}"
     try:
         entries = parse(text)

@@ -1,7 +1,7 @@
-"""Which sides of the cache are rotated before they are stored, and in blocks of what size: llama.cpp's rule.
+"""Which sides of the cache are rotated before they are stored, and in blocks of which size: llama.cpp's rule.
 
-Only quantized sides are, and only where the heads are whole blocks of 64 values. K (and with it Q) is rotated in the
-largest power of two that divides its head, V in blocks of 64.
+A side is rotated if its type is quantized and its heads are whole blocks of 64 values. The blocks of K (and with it Q)
+are the largest power of two that divides a head, those of V have 64 values.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from ..errors import UsageError
 
 BLOCK = 64
 MODES = {"auto": "kv", "k": "k", "v": "v", "both": "kv", "none": ""}
-"""Values of --cache-rotate and the sides that they mean. `auto` passes over heads that are no whole blocks."""
+"""The values of --cache-rotate, and the sides that they name. `auto` skips heads that are not whole blocks of 64."""
 
 
 def check(config: Config, mode: str) -> None:
-    """Refuses to rotate what cannot be; raises UsageError."""
+    """Raise UsageError if `mode` asks to rotate heads that are not whole blocks of 64 values."""
     if mode == "auto":
         return
     for side in MODES[mode]:
@@ -27,7 +27,7 @@ def check(config: Config, mode: str) -> None:
 
 
 def sizes(mode: str, layer: Layer, k: Format, v: Format) -> tuple[int, int]:
-    """Values in a rotated block of K and of V; 0 where they are not rotated."""
+    """Return the values in a rotated block of K and of V; 0 for a side that is not rotated."""
     return (
         layer.head_dim_k & -layer.head_dim_k if "k" in MODES[mode] and _worth(k, layer.head_dim_k) else 0,
         BLOCK if "v" in MODES[mode] and _worth(v, layer.head_dim_v) else 0,

@@ -1,7 +1,7 @@
-"""The bytes of the KV cache and of what goes with it, by its spec: the only arithmetic there is of them.
+"""The bytes of the KV cache, of its tables and of a step's buffers: no other module computes them.
 
-Blocks of a format are counted as ggml stores them, padded to whole blocks of 32 values: that is what the pages hold and
-what attention reads.
+A head's values are counted as ggml stores them, padded to whole blocks of 32: that is what the pages hold and what
+attention reads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .kinds import kinds
 from .spec import CacheSpec
 
 PREFILL_ROWS = 512
-"""Tokens of a prompt that go through the layers together, unless a flag says otherwise."""
+"""Tokens of a prompt that go through the layers together, unless the caller names another number."""
 
 
 def check(config: Config, spec: CacheSpec) -> None:
-    """Refuse a cache that this model's layers or heads do not allow; raises UsageError."""
+    """Raise UsageError for a cache that this model's layers or heads do not allow."""
     rotation.check(config, spec.rotate)
     token_bytes(config, spec)
 
@@ -46,12 +46,12 @@ def head_size(layer: Layer, side: str) -> int:
 
 
 def layer_bytes(layer: Layer, side: str, fmt: Format) -> int:
-    """Return the bytes that one token takes on a side of a layer."""
+    """Return the bytes that one token takes in K or in V of a layer."""
     return layer.n_head_kv * fmt.row_bytes(columns(head_size(layer, side)))
 
 
 def side_bytes(config: Config, spec: CacheSpec, side: str, layers: Iterable[int] | None = None) -> int:
-    """Return the bytes that one token takes on a side, in these layers or in all; raises UsageError."""
+    """Return the bytes that one token takes in K or in V, in these layers or in all; raises UsageError."""
     formats = [check_cache_type(config, side, name) for name in spec.side(side, config.n_layer)]
     numbers = range(config.n_layer) if layers is None else layers
     return sum(layer_bytes(config.layers[i], side, formats[i]) for i in numbers)
@@ -64,7 +64,7 @@ def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = 
 
 
 def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = PREFILL_ROWS, sequences: int = 1) -> int:
-    """Return the bytes of a cache for n_ctx tokens, of all sequences together; raises UsageError."""
+    """Return the bytes of a cache that holds n_ctx tokens of all sequences together; raises UsageError."""
     return sum(
         kind.pool_pages(n_ctx, n_batch, sequences) * PAGE * token_bytes(config, spec, kind.layers)
         for kind in kinds(config)
@@ -72,22 +72,26 @@ def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = P
 
 
 def position_bytes(config: Config) -> int:
-    """Return the bytes of the tables over positions that one position takes: its cosines and sines, and a scale."""
+    """Return the bytes that one position takes in the tables over positions: cosines, sines and scales."""
     ropes = {layer.rope for layer in config.layers if layer.rope}
     scales = {layer.scale for layer in config.layers}
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
-def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 20) -> int:
-    """Return about the bytes of the activations of a step of `rows` tokens and of `logits` rows of logits.
+def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, threads: int = 8) -> int:
+    """Return the bytes of a step's buffers, at most: `rows` tokens, `logits` rows of logits, scratch of the threads.
 
-    An upper estimate, by the buffers that the widest layer asks for.
+    An upper estimate of models/forward/rows.py and mixture.py on any CPU. What enters a product is there as float32, as
+    int8 with scales, and as bfloat16; most buffers have up to 31 rows and columns more than they need.
     """
-    c = config
-    queries, values = c.n_head * c.head_dim_k, c.n_head * c.head_dim_v
-    n_ff = 0 if c.expert_count else c.n_ff
-    outputs = queries + c.n_head_kv * (c.head_dim_k + c.head_dim_v) + 2 * n_ff + 2 * c.n_embd + values + 16 * c.n_head
-    inputs = c.n_embd + queries + values + n_ff  # as float32, int8 and their scales
-    pair = 5.5 * c.n_embd + 13.5 * c.expert_feed_forward_length  # of a row and one of its experts
-    row = 4 * (c.n_embd + outputs) + 5.5 * inputs + c.expert_used_count * pair
-    return int(rows * row) + 4 * logits * c.n_vocab
+    c, ff = config, config.expert_feed_forward_length
+    k, v = columns(c.head_dim_k), columns(c.head_dim_v)
+    queries, values, n_ff = c.n_head * k, c.n_head * v, 0 if c.expert_count else c.n_ff
+    inputs = 2 * c.n_embd + queries + values + n_ff
+    outputs = queries + c.n_head_kv * (k + v) + 2 * n_ff + 2 * c.n_embd + c.expert_count + 8 * 31
+    sums = c.n_head * (v + 32)
+    pair = 7.5 * (c.n_embd + ff) + 4 * (c.n_embd + 2 * ff)  # of a row and one of its experts
+    row = 7.5 * inputs + 4 * (outputs + sums) + c.expert_used_count * pair
+    vectors = max(96, c.n_head // c.n_head_kv) + 32  # of queries, which a thread takes through the pages together
+    thread = vectors * (4 * (k + v) + 640) + 256 * k + 512 * v + 64 * (c.n_embd + values + n_ff) + 1024
+    return int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread

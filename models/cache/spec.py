@@ -1,4 +1,4 @@
-"""How a KV cache is kept, as one value: types of K and V by layer, rotation, policy. Knows no memory."""
+"""CacheSpec: how a KV cache is kept, as one value: types of K and V by layer, rotation, policy. Knows no memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..errors import UsageError
 from . import layer_map, rotation
 
 POLICIES = ("",)
-"""Names of the policies that decide which tokens are kept, and in what; the empty one keeps all as they are."""
+"""Policies, which decide which tokens are kept and in which type; the empty one keeps all tokens as they are."""
 
 
 @dataclass(frozen=True)
 class CacheSpec:
     """A type for K and one for V, or a map of types by layer (see layer_map.py), and which sides are rotated.
 
-    Two specs that say the same are equal: maps are brought into one form. Raises UsageError for what no model could be
-    run with; whether a model has the layers and the heads for it, `sizes.check` says.
+    Specs whose maps differ only in order are equal. Raises UsageError for what no model could run with; `sizes.check`
+    says whether a given model has the layers and heads for a spec.
     """
 
     k: str = layer_map.DEFAULT
@@ -39,14 +39,17 @@ class CacheSpec:
     def of_flags(
         cls, k: str | None, k_layers: str | None, v: str | None, v_layers: str | None, rotate: str = "auto"
     ) -> CacheSpec:
-        """Return what the values of -ctk, --cache-type-k-layers, and those of V, say together; None: not given."""
+        """Return the spec for the values of -ctk, --cache-type-k-layers and the same flags for V; None: not given."""
         return cls(layer_map.merged(k, k_layers), layer_map.merged(v, v_layers), rotate)
 
     @classmethod
     def parse(cls, text: str) -> CacheSpec:
         """Return the spec that flags such as "-ctk q8_0 -ctv q4_0 --cache-rotate none" stand for; raises UsageError."""
         given: dict[str, str] = {}
-        words = iter(shlex.split(text))
+        try:
+            words = iter(shlex.split(text))
+        except ValueError as error:  # a quotation mark without its other
+            raise UsageError(f"{text[:60]!r}: {error}; a cache's flags need no quotation marks") from None
         for flag in words:
             name, _, value = flag.partition("=")
             name = _SHORT.get(name, name)
@@ -60,7 +63,7 @@ class CacheSpec:
         return cls.of_flags(k, k_layers, v, v_layers, rotate or "auto")
 
     def __str__(self) -> str:
-        """The flags that give this cache: parse(str(spec)) == spec."""
+        """Return the flags that give this cache: parse(str(spec)) == spec."""
         flags = []
         for side, types in (("k", self.k), ("v", self.v)):
             flags += [f"--cache-type-{side}-layers={types}" if ":" in types else f"-ct{side} {types}"]
@@ -68,16 +71,16 @@ class CacheSpec:
 
     @property
     def pair(self) -> str:
-        """The types alone, as tables show them: "q8_0/q4_0"."""
+        """Return the types alone, as tables show them: "q8_0/q4_0"."""
         return f"{self.k}/{self.v}"
 
     @property
     def key(self) -> str:
-        """A stable name for files and tables of results: "q8_0/q4_0 auto"."""
+        """Return a stable name for files and tables of results: "q8_0/q4_0 auto"."""
         return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
 
     def side(self, side: str, n_layer: int) -> tuple[str, ...]:
-        """Return the type of each layer on a side, "k" or "v"; raises UsageError where a map does not fit n_layer."""
+        """Return the type of K ("k") or V ("v") in each layer; raises UsageError if a map does not fit n_layer."""
         return layer_map.types(side, self.k if side == "k" else self.v, n_layer)
 
     def layers(self, n_layer: int) -> list[tuple[str, str]]:

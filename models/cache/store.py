@@ -1,6 +1,6 @@
-"""The memory of the KV cache: for each layer a format for K and one for V, and a pool of pages per KV head.
+"""The memory of the KV cache: each layer has a format for K, one for V, and a pool of pages for each KV head.
 
-Which pages belong to which sequence is not known here (see engine/page_table.py).
+It does not know which pages belong to which sequence (see engine/page_table.py).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ U8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class LayerCache:
-    """K and V of one layer: pools of [KV head][page], bytes.
+    """The K and V of one layer: pools of bytes, [KV head][page].
 
-    Widths of K and V may differ. Layers that share their K and V are given the same LayerCache; V may be a view of K.
+    Heads of K and V may differ in size. Layers that share K and V have the same LayerCache; V may be a view of K.
     """
 
-    kind: int  # which page table numbers its pages
+    kind: int  # index of the page tables that number its pages
     k_format: Format
     v_format: Format
     k_pool: U8Array
@@ -47,16 +47,16 @@ class LayerCache:
 class TablePages:
     """The pages of the layers of one kind."""
 
-    pool: int  # pages there are
-    kept: int  # pages that a sequence keeps, the last ones; 0: all
-    window: int  # tokens that a row sees, itself the last; 0: all
+    pool: int  # pages of all sequences together
+    kept: int  # pages that a sequence keeps, its last ones; 0: all
+    window: int  # tokens that a row attends to, itself included; 0: all
 
 
 class KVCache:
     """Pages of PAGE tokens for every layer and KV head; page number p means page p in each pool of its kind."""
 
     def __init__(self, config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int, sequences: int = 1) -> None:
-        """Make room for n_ctx tokens, of `sequences` sequences together; a step takes in n_batch tokens at most."""
+        """Make room for n_ctx tokens of `sequences` sequences together; a step takes in n_batch tokens at most."""
         rotation.check(config, spec.rotate)
         self.spec, self.n_pages = spec, -(-n_ctx // PAGE)
         self.tables = [
@@ -78,7 +78,7 @@ class KVCache:
         return LayerCache(kind, k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)
 
     def copy_page(self, kind: int, source: int, to: int) -> None:
-        """Copy what one page holds into another, in all layers of a kind."""
+        """Copy page `source` to page `to` in all layers of a kind."""
         for layer in self.layers:
             if layer.kind != kind:
                 continue
@@ -88,10 +88,10 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all pools, as sizes.cache_bytes has them."""
+        """Return the bytes of all pools, which sizes.cache_bytes computes in advance."""
         return sum(layer.k_pool.nbytes + layer.v_pool.nbytes for layer in self.layers)
 
     @property
     def tokens(self) -> int:
-        """How many tokens it holds."""
+        """Return how many tokens the pages hold."""
         return self.n_pages * PAGE

@@ -1,4 +1,4 @@
-"""The operations of a layer's attention, recorded: which kernel, over which memory, at what cost."""
+"""Records the operations of a layer's attention: which kernel, over which memory, at what cost."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ F32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Extras:
-    """What only some architectures have."""
+    """Operands that only some architectures have."""
 
-    q_norm: F32Array | None = None  # weights of an RMSNorm of each query head, or of all of a row at once
+    q_norm: F32Array | None = None  # weights of an RMSNorm of each query head, or of a whole row
     k_norm: F32Array | None = None
-    sinks: F32Array | None = None  # of each query head: a score that weighs without a value
+    sinks: F32Array | None = None  # a score for each query head, which takes part in softmax but has no value
 
 
 def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Rows:
-    """Attention of layer i; its output, by head."""
+    """Record the attention of layer i and return its output, (rows, n_head * head_dim_v)."""
     c, b, step, kv = r.config.layers[i], r.buffers, r.step, r.kv.layers[i]
     group = c.n_head // c.n_head_kv
     k_type, v_type = kv.k_format.name, kv.v_format.name
@@ -53,7 +53,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
     }  # fmt: skip
 
-    wide = r.prefill and cpu.AMX and "f32" not in (k_type, v_type)  # f32 means f32
+    wide = r.prefill and cpu.AMX and "f32" not in (k_type, v_type)  # the user asked for exact f32
     ints = kv.k_format.bits > 0 and not wide
     source = queries.q if ints else queries.x
 
@@ -114,14 +114,14 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
 def _cost(
     c: Layer, rows: int, context: int, token_bytes: tuple[int, int], kinds: tuple[str, str], prefill: bool
 ) -> Cost:
-    """Of `attend`. A block of rows reads what it sees of the cache once; in it each row meets the tokens before it.
+    """Return the cost of `attend`. A block of rows reads what it sees once; each row multiplies with its own tokens.
 
-    kinds: of the multiply-adds of Q·Kᵀ and of A·V.
+    kinds: the fields of Cost for the multiply-adds of Q·Kᵀ and of A·V.
     """
     block = softmax.block_rows(c.n_head // c.n_head_kv) if prefill else 1
     window = c.window or context
     reads = -(-rows // block) * min(context, window + block - 1)
-    beyond = min(max(context - window, 0), rows)  # rows with more before them than they see
+    beyond = min(max(context - window, 0), rows)  # rows with more tokens before them than the window holds
     seen = rows * context - rows * (rows - 1) // 2 - beyond * (context - window) + beyond * (beyond - 1) // 2
     macs = dict.fromkeys(kinds, 0)
     for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):

@@ -1,4 +1,4 @@
-"""A model's weights, ready for the kernels, which several caches and their plans can share. Knows no cache, no step."""
+"""A model's weights, ready for the kernels; several caches and their plans can share them. Knows no cache, no step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .recorder import Recorder
 from .weights import Weights
 
 COMPILING = "compiling kernels, once"
-"""The stage in which kernels are compiled, or loaded where they were kept."""
+"""The stage of a Progress in which kernels are compiled, or loaded if they were kept."""
 
 
 class Net(Protocol):
@@ -25,14 +25,14 @@ class Net(Protocol):
     rope_factors: RopeFactors
 
     def forward(self, r: Recorder) -> None:
-        """Record a step: its tokens in, the logits of the rows asked for out."""
+        """Record a step, from its tokens to the logits of the rows that were asked for."""
 
 
 class Loaded:
     """An architecture with its weights. The tensors are checked here; `prepare` fills the tiles."""
 
     def __init__(self, g: GGUF, config: Config, architecture: Callable[[Weights, Config], Net]) -> None:
-        """architecture: takes the tensors that it needs from the weights."""
+        """architecture: makes the net, and takes the tensors that it needs from the weights."""
         self.config = config
         self._weights = Weights(g)
         self.net = architecture(self._weights, config)

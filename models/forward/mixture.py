@@ -1,7 +1,7 @@
-"""What `Recorder.add_experts` records: rows to their experts, products by expert, and their sum. Knows no architecture.
+"""Records a mixture of experts: routing, the products by expert, and their weighted sum. Knows no architecture.
 
-A row and one of its experts are a pair. In decode, the one row reads the matrices of its experts in place; in a batch,
-copies of the rows are brought together by expert.
+A row and one of its experts are a pair. In decode, the one row reads the matrices of its experts in place; in prefill,
+copies of the rows are gathered by expert.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .recorder import Recorder
 
 
-TOGETHER = 8
-"""Tiles of an expert that a thread takes at once where there are many rows."""
+PREFILL_TILES = 8
+"""Tiles of an expert that a thread takes at once in prefill."""
 
 
 class Experts(Protocol):
@@ -36,7 +36,7 @@ class Experts(Protocol):
 
 
 class Mixture:
-    """Records layers of experts into a plan; they take turns with its buffers."""
+    """The recorder of mixtures of experts for one plan; its layers take turns with the same buffers."""
 
     def __init__(self, r: Recorder) -> None:
         c, self.r = r.config, r
@@ -46,17 +46,17 @@ class Mixture:
         self.chosen, self.places = np.zeros((rows, self.used), np.int64), np.zeros((rows, self.used), np.int64)
         self.shares = np.zeros((rows, self.used), np.float32)
         self.spans = np.zeros(self.count, experts.SPAN)
-        self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # taken from the system only where it is used
+        self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # the system gives only the pages that are written
         self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
         self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)
         self.parts = Rows.plain(pairs, c.n_embd)
         self.scratch = aligned(r.step.threads * experts.SCRATCH)
 
     def add(self, x: Rows, h: Rows, e: Experts, activation: str) -> None:
-        """x += the weighted sum of what its experts make of each row of h."""
+        """Record x += the weighted sum of the outputs of each row's experts for h."""
         self._route(h, e)
         if self.r.prefill:
-            h = self._bring_together(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
+            h = self._gather(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
         self._project(h, e.ffn_gate_exps, self.gate, barrier=False)
         self._project(h, e.ffn_up_exps, self.up)
         forms = {"q": self.gated.q, "meta": self.gated.meta, "half": 0}
@@ -68,7 +68,7 @@ class Mixture:
             self._project_and_sum(x, e.ffn_down_exps)
 
     def _route(self, h: Rows, e: Experts) -> None:
-        """Choose each row's experts by their logits."""
+        """Record the choice of each row's experts, by their logits."""
         (logits,) = self.r.linear(h, e.ffn_gate_inp)
         self.r.plan.add(
             "route",
@@ -81,8 +81,8 @@ class Mixture:
             shares=self.shares,
         )  # fmt: skip
 
-    def _bring_together(self, h: Rows, ints: set[bool]) -> Rows:
-        """Copies of h's rows by expert, as int8 blocks, as float32, or as both."""
+    def _gather(self, h: Rows, ints: set[bool]) -> Rows:
+        """Record copies of h's rows by expert, and return them: as int8 blocks (True in ints), float32, or both."""
         r, to = self.r, self.gathered
         r.plan.add(
             "group", experts.group, items=1, solo=True,
@@ -105,12 +105,12 @@ class Mixture:
         return to
 
     def _project(self, x: Rows, s: Stack, y: Rows, *, barrier: bool = True) -> None:
-        """Each pair's product with its expert's matrix; x holds pairs by expert, in decode the one row."""
+        """Record each pair's product with its expert's matrix; x holds the pairs by expert; in decode, the one row."""
         r, common = self.r, self._operands(x, s) | {"y": y.x, "y_stride": y.x.strides[0]}
         if r.prefill:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
             kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
-            grain = min(items, TOGETHER)
+            grain = min(items, PREFILL_TILES)
             common |= {"spans": self.spans, "scratch": self.scratch, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
@@ -120,7 +120,7 @@ class Mixture:
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
 
     def _sum_many(self, x: Rows) -> None:
-        """x += the weighted sum of each row's parts."""
+        """Record x += the weighted sum of each row's products, in prefill."""
         self.r.plan.add(
             "sum",
             experts.sum_many,
@@ -133,7 +133,7 @@ class Mixture:
         )  # fmt: skip
 
     def _project_and_sum(self, x: Rows, s: Stack) -> None:
-        """In decode: x += the weighted sum of the pairs' products."""
+        """Record x += the weighted sum of the products with matrix s, in decode."""
         common = self._operands(self.gated, s)
         self.r.plan.add(
             s.role,
@@ -148,7 +148,7 @@ class Mixture:
         )  # fmt: skip
 
     def _operands(self, x: Rows, s: Stack) -> dict[str, Any]:
-        """What all products have."""
+        """Return the operands that all products have."""
         return {
             "weights": s.matrix.data, "bias": 0 if s.matrix.bias is None else s.matrix.bias, "tiles": _tiles(s),
             "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if _ints(s) else x.x,
@@ -156,7 +156,7 @@ class Mixture:
         }  # fmt: skip
 
     def _cost(self, s: Stack) -> CostOf:
-        """Weights: of as many experts as so many rows choose on average, if they choose evenly."""
+        """Return the cost of a product. Weights: those of the experts that the rows choose on average, if evenly."""
         kind = "macs_i8" if _ints(s) else "macs_f32"
 
         def cost(rows: int, context: int) -> Cost:
@@ -169,12 +169,12 @@ class Mixture:
 
 
 def _moved(row: int, rows: int, context: int) -> Cost:
-    """Of copies: `row` bytes a row."""
+    """Return the cost of copies of `row` bytes a row."""
     return Cost(activations=rows * row)
 
 
 def _tiles(s: Stack) -> int:
-    """Of an expert."""
+    """Return the tiles of one expert's matrix."""
     return s.rows // tiles.ROWS
 
 

@@ -1,4 +1,4 @@
-"""A model ready to run: loaded weights, a KV cache and the plans recorded over both, behind one verb, `step`."""
+"""A model ready to run: loaded weights, a KV cache, the plans recorded over both, and one verb, `step`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .step import PlanKind, Span, Step
 
 
 class Model:
-    """Owns the cache and the threads; weights it may share. Not for several Python threads at once."""
+    """A cache, threads and plans over weights that may be shared. Not for several Python threads at once."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Model:
         sequences: int = 1,
         progress: Progress = silent,
     ) -> None:
-        """n_ctx: positions, of all sequences together, for which the cache has room. n_batch: tokens of a step at most.
+        """n_ctx: tokens that the cache holds, of all sequences together. n_batch: tokens of a step at most.
 
-        max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once, each with
-        windows of its own.
+        max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once; each has
+        pages for its own windows.
         """
         self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
         self.team = Team(threads)
@@ -58,7 +58,7 @@ class Model:
         self._buffers = Buffers(self.config, n_batch, max_logits, threads)
         positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
         self.plans = {kind: self._record(positions, kind) for kind in PlanKind}
-        self.stamps: npt.NDArray[np.int64] | None = None  # takes what replays tell of themselves: see Team.run
+        self.stamps: npt.NDArray[np.int64] | None = None  # where runs leave their time stamps: see Team.run
         loaded.prepare([kernel for plan in self.plans.values() for kernel in plan.kernels], self.team, progress)
 
     def _record(self, positions: Positions, kind: PlanKind) -> Plan:
@@ -67,9 +67,9 @@ class Model:
         return recorder.plan
 
     def step(self, spans: Sequence[Span], logits_rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Take in the tokens of the spans, n_batch at most in all; the logits of `logits_rows`: (n, n_vocab).
+        """Take in the tokens of the spans, n_batch at most, and return the logits of `logits_rows`, (n, n_vocab).
 
-        Rows count through the spans in order. The result is valid until the next call.
+        Rows are numbered through the spans in order. The result is valid until the next call.
         """
         rows = sum(len(s.tokens) for s in spans)
         assert 0 < rows <= self.n_batch and len(logits_rows) <= self.max_logits
@@ -81,7 +81,7 @@ class Model:
         return logits
 
     def broken(self) -> str | None:
-        """Which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down"; None where none did."""
+        """Return which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down", or None."""
         x, logits = self._buffers.x.x, self._buffers.logits.x
         if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.n_logits):
             return None
@@ -97,7 +97,7 @@ class Model:
         return attended(self.plan(int(self._step.rows[0])), self._buffers, self.kv, self.config, self._step)
 
     def cost(self, rows: int, context: int) -> Cost:
-        """Of a step of `rows` tokens after which a sequence has `context` tokens."""
+        """Return the cost of a step of `rows` tokens after which a sequence has `context` tokens."""
         return self.plan(rows).cost(rows, context)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What attention works on: queries, keys and values of a step, read where the kernels have them; changes nothing."""
+"""Reads the queries, keys and values of a step where the kernels hold them; changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ I64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """Of one layer, as its cache holds them: rotated where that is. The queries are those of the step's tokens."""
+    """Q, K and V of one layer, rotated if its cache is. The queries are those of the step's tokens."""
 
     q: F32Array  # (rows, heads, head_dim_k), scaled
     k: F32Array  # (tokens, KV heads, head_dim_k)
@@ -30,7 +30,7 @@ class Attended:
 
 
 def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: Step) -> Iterator[Attended]:
-    """Repeat the plan's last run, an operation at a time, and yield what each layer's attention works on."""
+    """Repeat the plan's last run, one operation at a time, and yield what each layer's attention reads."""
     rows = int(step.rows[0])
     layers = zip(config.layers, kv.layers, strict=True)
     for op in plan.ops:
@@ -41,7 +41,7 @@ def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: St
 
 
 def _queries(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
-    """From [KV head][max_rows][group][columns]."""
+    """Return the queries, (rows, heads, head_dim_k), from [KV head][max_rows][group][columns]."""
     group, width = layer.n_head // layer.n_head_kv, columns(layer.head_dim_k)
     every = buffers.queries(layer.n_head, width).x[: buffers.max_rows * layer.n_head]
     q = every.reshape(layer.n_head_kv, buffers.max_rows, group, width)[:, :rows, :, : layer.head_dim_k]
@@ -49,8 +49,7 @@ def _queries(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
 
 
 def cached(held: LayerCache, layer: Layer, slots: I64Array) -> tuple[F32Array, F32Array]:
-    """Return K and V of the tokens at `slots` (page * PAGE + place), decoded: (tokens, KV heads, head_dim) each."""
-
+    """Return K and V of the tokens at `slots` (page * PAGE + index), decoded: (tokens, KV heads, head_dim) each."""
     held_pages, at = np.unique(slots // PAGE, return_inverse=True)
     rows = at * PAGE + slots % PAGE
     sides = (
@@ -66,10 +65,10 @@ def cached(held: LayerCache, layer: Layer, slots: I64Array) -> tuple[F32Array, F
 
 
 def softmax_weights(q: F32Array, k: F32Array, layer: Layer, row: int, first: int = 0) -> F32Array:
-    """Return softmax(Q·Kᵀ) of query rows from position `row` on over keys from position `first` on, in plain NumPy.
+    """Return softmax(Q·Kᵀ), in plain NumPy, of queries that begin at position `row` and keys that begin at `first`.
 
-    q: (rows, heads, head_dim_k), scaled; k: (tokens, KV heads, head_dim_k). The layer's window and soft cap count, its
-    sinks do not: they weigh without a value. float32 (rows, heads, tokens).
+    q: (rows, heads, head_dim_k), scaled; k: (tokens, KV heads, head_dim_k); result: float32 (rows, heads, tokens). It
+    has the layer's window and soft cap, but not its sinks.
     """
     scores = np.einsum("rhd,thd->rht", q, np.repeat(k, layer.n_head // layer.n_head_kv, axis=1))
     if layer.softcap:

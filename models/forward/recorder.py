@@ -1,4 +1,4 @@
-"""What a forward pass is written in: verbs that record operations into a plan, over buffers that they share.
+"""The verbs that a forward pass is written in: each records operations into a plan, over buffers that they share.
 
 An architecture's `forward` calls these verbs in the order of its formulas; nothing is computed until the plan runs.
 """
@@ -28,11 +28,11 @@ Count = npt.NDArray[np.int64]  # one number, which a step sets
 Block = TypeVar("Block")
 
 PIECE = 512 << 10
-"""Bytes of weights that a thread takes at once at most: another that lost its core holds up the others for so long."""
+"""Bytes of weights that a thread takes at once at most: one that loses its core holds up the others by one piece."""
 ROWS = 16
 """Rows of activations that a thread takes at once at most."""
 FEW = 16
-"""Rows for which it does not pay to turn weights for the matrix unit."""
+"""Rows of logits from which on it pays to widen the weights for the matrix unit."""
 
 
 class Recorder:
@@ -48,19 +48,19 @@ class Recorder:
 
     @property
     def rows_at_once(self) -> int:
-        """Rows of activations that a thread takes at once: neighbours in memory are fetched together, and share lines
-        of the cache's tiles, so they should not be those of two threads; but each thread should have some."""
+        """Return the rows of activations that a thread takes at once, so that each has some. Neighbouring rows are
+        fetched together and share cache lines of the KV cache's tiles, so one thread should take them."""
         return max(1, min(ROWS, self.buffers.max_rows // (4 * self.step.threads))) if self.prefill else 1
 
     def layers(self, blocks: Sequence[Block]) -> Iterator[tuple[int, Block]]:
-        """The layers with their numbers: what is recorded while one is taken is said to be part of it."""
+        """Yield each layer with its number; operations that are recorded meanwhile are named as parts of that layer."""
         for i, block in enumerate(blocks):
             self.plan.part = f"blk.{i}"
             yield i, block
         self.plan.part = ""
 
     def embedding(self, table: Embedding, *, scale: float = 1.0) -> Rows:
-        """The embeddings of the step's tokens, times scale."""
+        """Return the embeddings of the step's tokens, times scale."""
         to, row_bytes = self.buffers.x, table.raw.shape[1]
         self.plan.add(
             "embed",
@@ -74,7 +74,7 @@ class Recorder:
         return to
 
     def norm(self, x: Rows, weight: F32Array, *, logits_rows: bool = False) -> Rows:
-        """RMSNorm of each row, or of the rows whose logits are wanted."""
+        """Return the RMSNorm of each row, or of the rows whose logits are wanted."""
         to, count = self.buffers.input("norm", x.n), self.step.n_logits if logits_rows else self.step.rows
         self.plan.add(
             "norm",
@@ -115,7 +115,7 @@ class Recorder:
         return to
 
     def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
-        """to += RMSNorm of each row."""
+        """Record to += RMSNorm(x), row by row."""
         self.plan.add(
             "add_norm",
             activations.add_norm,
@@ -135,7 +135,7 @@ class Recorder:
         )
 
     def hand_over(self, x: Rows) -> Rows:
-        """x in the forms that products take, where no norm makes them."""
+        """Return x in the forms that products take, for rows that no norm has brought into them."""
         self.plan.add(
             "hand_over",
             activations.hand_over_rows,
@@ -151,28 +151,28 @@ class Recorder:
         return x
 
     def handed_over(self, x: Rows, *, logits_rows: bool = False) -> dict[str, Any]:
-        """Operands of a kernel that fills the forms which products take."""
+        """Return the operands of a kernel that writes x in the forms that products take."""
         wide = self._is_wide(logits_rows)
-        blocks = not wide or self.config.expert_count > 0  # rows are brought to their experts as blocks
+        blocks = not wide or self.config.expert_count > 0  # rows are gathered for their experts as blocks
         return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
 
     def _is_wide(self, logits_rows: bool) -> bool:
-        """Whether products are for the matrix unit: not for some logits, where turning the weights takes longer."""
+        """Return whether products use the matrix unit. A few rows of logits do not: widening weights takes longer."""
         return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW)
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
-        """Products of x with each of the matrices, which do not wait for each other."""
+        """Return the products of x with each of the matrices; threads do not wait for each other between them."""
         out = [self.buffers.output(m.name.split(".")[-2], m.rows) for m in matrices]
         for m, y in zip(matrices, out, strict=True):
             self._product(x, m, y, barrier=m is matrices[-1])
         return out
 
     def add_linear(self, to: Rows, x: Rows, matrix: Matrix, *, scale: float = 1.0) -> None:
-        """to += scale * W x."""
+        """Record to += scale * W x."""
         self._product(x, matrix, to, add=True, scale=scale)
 
     def logits(self, x: Rows, matrix: Matrix, *, scale: float = 1.0, softcap: float = 0.0) -> None:
-        """Logits of the rows that were asked for, times scale; softcap: as Config.final_softcap."""
+        """Record the logits of the rows that were asked for, times scale; softcap: see Config.final_softcap."""
         to = self.buffers.logits
         self._product(x, matrix, to, logits_rows=True, scale=scale)
         if softcap:
@@ -240,22 +240,22 @@ class Recorder:
         )
 
     def grain(self, items: int, nbytes: int) -> int:
-        """Tiles that a thread takes at once. Of a single row's, which wait for memory, as many as leave no thread idle:
-        a piece begins where nobody fetched ahead, and what is fetched behind its end is for another core."""
+        """Return the tiles that a thread takes at once. Decode waits for memory, so its pieces are as long as leave no
+        thread idle: nothing is fetched ahead for the start of a piece, and what is fetched beyond its end is lost."""
         threads = self.step.threads
         if self.prefill:
             return max(1, min(16, items // (8 * threads)))
         return -(-items // (threads * -(-nbytes // (threads * PIECE))))
 
     def attention(self, i: int, q: Rows, k: Rows, v: Rows, **extras: F32Array | None) -> Rows:
-        """That of layer i: RoPE of q and k, k and v into the cache, and attention over what the layer sees of it.
+        """Return the attention of layer i: RoPE of q and k, k and v into the cache, and attention over it.
 
         extras: see attention.Extras.
         """
         return attention.record(self, i, q, k, v, attention.Extras(**extras))
 
     def add_experts(self, to: Rows, x: Rows, e: Experts, activation: str) -> None:
-        """to += what its experts make of each row of x; activation: in them."""
+        """Record to += the output of each row's experts for x; activation: the one in their gates."""
         self._mixture = self._mixture or Mixture(self)
         self._mixture.add(to, x, e, activation)
 

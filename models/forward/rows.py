@@ -20,28 +20,28 @@ U8Array = npt.NDArray[np.uint8]
 
 
 def floats(*shape: int) -> F32Array:
-    """Zeroed, at a multiple of 64 bytes."""
+    """Return zeroed float32 that begin at a multiple of 64 bytes."""
     return aligned(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
 
 
 def padded(rows: int) -> int:
-    """Rows in memory: products of many rows are taken in groups, of which the last one may go beyond."""
+    """Return the rows in memory: products take rows in groups, and the last group may go beyond the end."""
     return max(rows + tile_dot.MANY, -(-rows // amx.BLOCK) * amx.BLOCK)
 
 
 def padded_columns(n: int) -> int:
-    """Columns in memory of what a product gives."""
+    """Return the columns in memory of a product of n columns: whole blocks of the matrix unit."""
     return -(-n // amx.BLOCK) * amx.BLOCK
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of activations, (rows, n): as float32, and where they enter products in the forms that those take."""
+    """Rows of activations, (rows, n): as float32 and, if they enter products, in the forms that those take."""
 
     x: F32Array
     q: npt.NDArray[np.int8]  # blocks of 32
     meta: npt.NDArray[np.uint8]
-    half: npt.NDArray[np.uint8]  # tiles of bfloat16, for the matrix unit where there is one
+    half: npt.NDArray[np.uint8]  # tiles of bfloat16, if there is a matrix unit
 
     @property
     def n(self) -> int:
@@ -49,18 +49,18 @@ class Rows:
 
     @staticmethod
     def plain(rows: int, n: int) -> Rows:
-        """As float32 only."""
+        """Return rows of float32 only."""
         return Rows(floats(rows, n), np.empty((0, 0), np.int8), np.empty(0, np.uint8), np.empty(0, np.uint8))
 
     @staticmethod
     def blocks(rows: int, n: int) -> Rows:
-        """In all forms."""
+        """Return rows in all forms."""
         q = aligned(rows * n).view(np.int8).reshape(rows, n)
         return Rows(floats(rows, n), q, aligned(rows * n // 2), aligned(rows * n * 2 if cpu.AMX else 0))
 
 
 class Buffers:
-    """Activations of a step, shared by all layers and by the plans of a model."""
+    """The activations of a step, which all layers and all plans of a model share."""
 
     def __init__(self, config: Config, max_rows: int, max_logits: int, threads: int) -> None:
         c = config
@@ -80,25 +80,25 @@ class Buffers:
         self.scratch = aligned(threads * self.scratch_bytes)
 
     def input(self, role: str, n: int) -> Rows:
-        """The buffer for what enters products and is called `role`: layers take turns with it."""
+        """Return the buffer for rows of n columns that enter products as `role`; layers take turns with it."""
         if (role, n) not in self._inputs:
             self._inputs[role, n] = Rows.blocks(padded(self.max_rows), n)
         return self._inputs[role, n]
 
     def output(self, role: str, n: int) -> Rows:
-        """The buffer for what comes from products and is called `role`."""
+        """Return the buffer for the products named `role`, of n columns; layers take turns with it."""
         if role not in self._outputs:
             self._outputs[role] = Rows.plain(padded(self.max_rows), padded_columns(n))
         return self._outputs[role]
 
     def wide(self, columns: int) -> U8Array:
-        """Scratch for two tiles of weights as bfloat16, for each thread: shared by all matrices of so many columns."""
+        """Return scratch for two tiles of weights as bfloat16, for each thread; matrices of equal columns share it."""
         if columns not in self._wide:
             self._wide[columns] = aligned(self._threads * amx.BLOCK * columns * 2).reshape(self._threads, -1)
         return self._wide[columns]
 
     def queries(self, heads: int, columns: int) -> Rows:
-        """The buffer for the queries of all heads, each a row of its own."""
+        """Return the buffer for queries; each head of each row has a row of its own."""
         if (heads, columns) not in self._queries:
             self._queries[heads, columns] = Rows.blocks(self.max_rows * heads + tile_dot.MANY, columns)
         return self._queries[heads, columns]

@@ -1,4 +1,4 @@
-"""What differs from step to step, in memory that the plan's operations point to: Python fills it and says go."""
+"""The numbers that differ from step to step, in memory that a plan's operations read; Python fills it before a run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ...kernels.shapes import PAGE
 I64Array = npt.NDArray[np.int64]
 
 MAX_SPLITS = 64
-"""Parts that the tokens of a decode step are split in, at most."""
+"""Parts that the cached tokens of a decode step are split into, at most."""
 
 
 def split(pages: int, threads: int, kv_heads: int) -> int:
-    """Parts for the tokens of a decode step. The first page of each has to be waited for, as nobody fetched it before;
-    the last part to end leaves others idle for half a part. Together this is least at a square root."""
+    """Return into how many parts to split the pages of a decode step. Each part waits for its first page, which nobody
+    fetched ahead; the last part leaves other threads idle for half a part. The sum is least at a square root."""
     best = round(math.sqrt(pages * threads / (2 * kv_heads)))
     return min(max(best, -(-threads // kv_heads)), pages, MAX_SPLITS) if threads > 1 else 1
 
@@ -30,8 +30,8 @@ def split(pages: int, threads: int, kv_heads: int) -> int:
 class PlanKind(Enum):
     """Kinds of steps, each with a plan of its own."""
 
-    DECODE = "decode"  # a row of one sequence: the tokens before it are split between threads
-    PREFILL = "prefill"  # several rows, of a prompt or of several sequences: blocks of rows, and no splits
+    DECODE = "decode"  # one row: threads share the tokens before it
+    PREFILL = "prefill"  # several rows, of a prompt or of several sequences: threads share blocks of rows
 
     @staticmethod
     def of(rows: int) -> PlanKind:
@@ -44,16 +44,16 @@ class PlanKind(Enum):
 
 
 def max_parts(n_batch: int) -> int:
-    """Return the sums that a head's attention leaves at most, in a step of any kind."""
+    """Return how many sums a head's attention leaves at most, in a step of any kind."""
     return max(kind.parts(n_batch) for kind in PlanKind)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens of one sequence that a step takes in: they stand at `position` and after, and attend to all before.
+    """Tokens of one sequence that a step takes in, the first at `position`; they attend to all before.
 
     tables: the sequence's pages in the layers of each kind (see models/cache/kinds.py), int64, each long enough for
-    position + len(tokens) and kept alive by the caller; pages that have left a window are not read.
+    position + len(tokens) and kept alive by the caller; pages that left a window are not read.
     """
 
     tokens: Sequence[int]
@@ -62,18 +62,18 @@ class Span:
 
 
 class Step:
-    """The numbers of a step: int64 each, in arrays whose addresses stay."""
+    """The numbers of a step: int64, in arrays whose addresses never change."""
 
     def __init__(
         self, max_rows: int, threads: int, kv_heads: int, *, kinds: int = 1, experts: int = 0, experts_used: int = 0
     ) -> None:
-        """kv_heads: of the layer that has the fewest. kinds: of layers, each with page tables of its own."""
+        """kv_heads: those of the layer that has the fewest. kinds: kinds of layers, each with its own page tables."""
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
         self._kv_heads = kv_heads
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
-        self.chunks = self._numbers[1:2]  # of linear.CHUNK rows
-        self.wide_chunks = self._numbers[2:3]  # of linear.WIDE_CHUNK rows
+        self.chunks = self._numbers[1:2]  # chunks of linear.CHUNK rows
+        self.wide_chunks = self._numbers[2:3]  # chunks of linear.WIDE_CHUNK rows
         self.n_logits = self._numbers[3:4]  # rows whose logits are wanted
         self.logits_chunks = self._numbers[4:5]
         self.wide_logits_chunks = self._numbers[5:6]
@@ -82,17 +82,17 @@ class Step:
         self.span_splits = self._numbers[8:9]  # spans x splits
         self.blocks = self._numbers[9:10]  # row blocks of the longest span in prefill
         self.span_blocks = self._numbers[10:11]  # spans x blocks
-        self.pairs = self._numbers[11:12]  # of a token and an expert that it goes to
-        self.expert_spans = self._numbers[12:13]  # experts that are chosen, at most
+        self.pairs = self._numbers[11:12]  # pairs of a token and an expert that it goes to
+        self.expert_spans = self._numbers[12:13]  # upper bound of the experts that are chosen
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
-        self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + place in it
+        self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + index in the page
         self.logits_rows = np.zeros(max_rows, np.int64)
         self.spans = np.zeros(max_rows, softmax.SPAN)
 
     def fill(self, spans: Sequence[Span], logits_rows: Sequence[int], group: int) -> None:
-        """Describe a step of these spans, with logits of the rows `logits_rows`; group: query heads per KV head."""
-        self._spans_now = tuple(spans)  # their tables are read by address, also where the step is done again
+        """Set the numbers for a step of these spans, with logits of `logits_rows`; group: query heads per KV head."""
+        self._spans_now = tuple(spans)  # kernels read their tables by address, also in a repeated step
         row = longest = 0
         pages = 1
         for i, span in enumerate(spans):

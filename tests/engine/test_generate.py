@@ -1,4 +1,4 @@
-"""The token loop, against a session that says what it is told to."""
+"""The token loop, with a fake session that gives the replies of the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns which page."""
+"""Which sequence owns which page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_table_that_keeps_some() -> None:
 
 
 class Sequences(RuleBasedStateMachine):
-    """Sequences come, grow, are cut, fork and go: a page is free, or belongs to those that list it."""
+    """Sequences begin, grow, shrink, fork and end: a page is free, or belongs to the sequences that list it."""
 
     tables = Bundle("tables")
 

@@ -1,4 +1,4 @@
-"""The sampler's flags: what they mean together, what they refuse, and that a seed repeats a text."""
+"""The sampler's flags: what they do together, which values they refuse, and that a seed repeats a text."""
 
 from __future__ import annotations
 

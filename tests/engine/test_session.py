@@ -1,4 +1,4 @@
-"""Sequences over a tiny model: what they take, what they refuse, what they give back."""
+"""Sessions over a tiny model: what they take in, what they refuse, and which pages they give back."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
 
 
 def test_a_decode_step_allocates_nothing(tmp_path: Path) -> None:
-    """But what Python needs to say where it is: no array of what flows through the model, and nothing that stays."""
+    """A step allocates only small Python objects: no array of activations, and nothing that stays."""
     path = tiny.write(tmp_path / "m.gguf", types="q8_0")
     llm = LLM(path, n_ctx=256, cache_type_k="q8_0", cache_type_v="q8_0", n_threads=1, n_batch=32)
     s = llm.session()

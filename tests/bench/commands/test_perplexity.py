@@ -192,7 +192,7 @@ def test_what_quantized_caches_cost(smollm2: Path, shared: Path) -> None:
     }
     found = [Result(CacheSpec("f16", "f16")), *(Result(CacheSpec(*pair)) for pair in PAIRS)]
     perplexity.score(caches, found, scored, kl=True, decode=False, progress=Bars())
-    got = [divergence.statistics(Divergence.joined(result.apart)) for result in found]
+    got = [divergence.statistics(Divergence.joined(result.divergence)) for result in found]
     assert got[0]["kld_mean"] < NOISE and got[0]["same_top"] > 0.95, "f16"
     mean = {}
     for pair, ours in zip(PAIRS, got[1:], strict=True):

@@ -123,10 +123,10 @@ def test_a_profile(model: Path) -> None:
         assert p.planned + p.python == pytest.approx(p.whole) and 0 < p.planned <= p.whole * 1.001
         assert all(0 <= op.waiting <= op.seconds for op in p.operations)
         llm_cost = sum((op.cost for op in p.operations), Cost())
-        assert llm_cost.k == 2 * (p.context if not p.many else 2 * p.context) * 2 * 34
+        assert llm_cost.k == 2 * (p.context if not p.prefill else 2 * p.context) * 2 * 34
         assert p.part("norm").times == 5 and p.part("attn_q").times == 2 and p.part("nothing").seconds == 0
         assert p.tokens_per_second == p.rows / p.seconds and p.gbps > 0
-        assert (p.sampling > 0) == (not p.many)
+        assert (p.sampling > 0) == (not p.prefill)
     q, soft, v = (found[1].part(f"attend {part}") for part in operations.PARTS)
     assert (q.cost.k, v.cost.k, q.cost.v) == (151 * 2 * 2 * 34, 0, 0) and v.cost.v == 151 * 2 * 2 * 64
     assert q.cost.macs_i8 == v.cost.macs_f32 == 2 * 151 * 4 * 32 and not q.cost.macs_f32 and not soft.macs

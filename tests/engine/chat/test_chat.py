@@ -1,4 +1,4 @@
-"""A chat: what is said, what is kept, what Ctrl-C ends. The model is a fake, the keyboard a list or a pipe."""
+"""A chat: what it answers, what it keeps, what Ctrl-C ends. The model is a fake, the keyboard a list or a pipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pyllm.models.file.gguf import GGUF
 
 
 class Keyboard:
-    """Gives line after line; an exception among them is what the terminal raises."""
+    """Return the lines one by one; an exception among them is raised, as the terminal would."""
 
     def __init__(self, *lines: str | BaseException) -> None:
         self.lines = list(lines)
@@ -122,7 +122,7 @@ def test_a_full_context(chat: Chat, llm: FakeLLM, capsys: pytest.CaptureFixture[
 
 
 def press_after(n: int) -> Callable[[FakeSession], None]:
-    """Ctrl-C after n decoded tokens."""
+    """Press Ctrl-C after n decoded tokens."""
     counter: Iterator[int] = iter(range(1, 1000))
     return lambda session: os.kill(os.getpid(), signal.SIGINT) if next(counter) == n else None
 

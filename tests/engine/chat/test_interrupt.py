@@ -1,4 +1,4 @@
-"""Ctrl-C ends what does not listen: compiled code that runs for a minute."""
+"""Ctrl-C ends code that does not react to it: compiled code that runs for a minute."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ sys.exit(7)
     ("ears", "presses", "code"), [("deaf", 1, 130), ("deaf", 2, 130), ("open", 1, 7), ("open", 2, 7)]
 )
 def test_impatient(ears: str, presses: int, code: int) -> None:
-    """A process that hears Ctrl-C goes its own way; one that does not is ended, and not before its last chance."""
+    """A process that handles Ctrl-C continues; one that does not is ended, but not before PATIENCE is over."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, ears, str(presses)],
         env=os.environ | {"PYTHONPATH": str(SOURCES)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

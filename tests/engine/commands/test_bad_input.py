@@ -1,4 +1,4 @@
-"""All that a user can get wrong, through the command line and the real engine: one line, an exit code, no traceback."""
+"""A user's mistakes, through the command line and the real engine: one line, an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyllm.models.forward.loaded import Loaded
 
 
 def fails(argv: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command says when it ends with `code`."""
+    """Return the one line that a command prints, after checking that it ends with `code`."""
     assert main(argv) == code
     out, err = capsys.readouterr()
     assert out == "", "stdout is for answers"
@@ -34,7 +34,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong is found before anything is compiled or packed."""
+    """Mistakes are found before anything is compiled or packed."""
     monkeypatch.setattr(Loaded, "prepare", lambda *_: pytest.fail("got as far as to compile"))
 
 
@@ -133,7 +133,7 @@ def test_a_model_that_pyllm_does_not_run(
 
 def test_a_tensor_type_that_pyllm_does_not_read(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, name = bytearray(good.read_bytes()), b"blk.1.attn_q.weight"
-    at = raw.index(name) + len(name) + 4 + 16  # behind the number of dimensions and the two of them
+    at = raw.index(name) + len(name) + 4 + 16  # after the number of dimensions and both of them
     assert raw[at : at + 4] == struct.pack("<I", 2), "q4_0"
     path = tmp_path / "other.gguf"
     for ggml_id, says in ((41, "type q1_0, which pyllm does not read"), (77, "type 77")):
@@ -216,7 +216,7 @@ def test_what_does_not_fit(good: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_numbers_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """The codes above are those that are documented."""
+    """The exit codes above are the documented ones."""
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")

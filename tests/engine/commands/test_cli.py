@@ -1,4 +1,4 @@
-"""The command line as a user meets it: flags, streams, messages, exit codes. The model behind it is a fake."""
+"""The command line as a user sees it: flags, streams, messages, exit codes. The model is a fake."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    """Puts bytes on stdin."""
+    """Put bytes on stdin."""
     return lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
 
 
 def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """(exit code, message) of a command that must fail with one line and no result."""
+    """Return (exit code, message) of a command, after checking that it fails with one line and no result."""
     code = main(argv)
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("pyllm: ") and err.count("\n") == 1, err
@@ -136,7 +136,7 @@ def test_default_context_is_bounded(llm: type[FakeLLM], tmp_path: Path) -> None:
 
 
 def prompt_of(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> str:
-    """What the model was given, as text."""
+    """Return the text that the model was given."""
     seen: list[str] = []
     prefill = FakeSession.prefill
 

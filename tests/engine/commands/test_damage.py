@@ -1,4 +1,4 @@
-"""Whole runs over damaged files: refused, or answered as such weights will; never a crash, a hang or a flood."""
+"""Whole runs over damaged files: they are refused or answered somehow, and never crash, hang or flood memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pyllm.__main__ import main
 from pyllm.models.file.gguf import GGUF
 
 ROOT = Path(__file__).parents[3]
-CASES = 40  # in a process, which takes longer to start than a case to run
-SECONDS = 60  # for one of them
-MEMORY = 64 << 20  # for all of them, beyond what the whole file takes, which has 0.1 MB
+CASES = 40  # in one process, which takes longer to start than a case to run
+SECONDS = 60  # for one case
+MEMORY = 64 << 20  # for all cases, beyond what the undamaged file of 0.1 MB takes
 
 WORKER = """
 import contextlib, faulthandler, gc, io, json, resource, sys
@@ -39,7 +39,7 @@ def run(path, seconds):
     print(json.dumps([path.name, code, err.getvalue(), peak]), flush=True)
 
 folder = Path(sys.argv[1])
-run(folder / "whole.gguf", 600)  # imports and compiles what all need
+run(folder / "whole.gguf", 600)  # imports and compiles what all cases need
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (2 << 30),) * 2)
 for path in sorted(folder.glob("*.damaged")):
@@ -51,7 +51,7 @@ NUMBERS = [0, 1, 2, 0x7F, 0xFFFF, 0x7FFFFFFF, (1 << 32) - 1, 1 << 62, (1 << 64) 
 
 
 def damaged(raw: bytes, header: int, random: Random) -> bytes:
-    """The file with bits flipped, bytes overwritten, pieces cut out or its end cut off; mostly in its header."""
+    """Return the file with bits flipped, bytes overwritten, pieces or its end cut off; mostly in its header."""
     out = bytearray(raw)
     for _ in range(random.choice((1, 1, 2, 3))):
         at = random.randrange(min(len(out), random.choice((600, header, header, header, len(raw), len(raw)))))
@@ -82,7 +82,7 @@ def test_random_damage(whole: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     seen = set()
 
-    # A failure names its file, which stays; to look for a smaller one would take minutes.
+    # A failure names its file, which is kept; shrinking it would take minutes.
     @settings(max_examples=8, deadline=None, phases=[Phase.generate])
     @given(st.randoms(use_true_random=False))
     def check(random: Random) -> None:

@@ -1,4 +1,4 @@
-"""`pyllm doctor` as a user meets it, and its advice for machines that are not here."""
+"""`pyllm doctor` as a user sees it, and its advice for other machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Compiled kernels of two versions, and files that are not ours."""
+    """Write compiled kernels of two versions, and files that are not pyllm's."""
     root = tmp_path / "kernels"
     for state in ("0123456789abcdef", "fedcba9876543210"):
         (root / state).mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_cleared(
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """A machine with nothing to complain of, but for `changes`: "cores.quota" and so on."""
+    """Return the facts of a machine without problems, except for `changes`: "cores.quota" and so on."""
     found: dict[str, Any] = {
         "cpu": {"dot": "avx512vnni", "features": ["amx-bf16"]},
         "cores": {"physical": 8, "logical": 16, "affinity": 16, "quota": None, "load": 0.1, "clock": ""},

@@ -1,4 +1,4 @@
-"""`pyllm quantize` on tiny models: what is in the file that it writes, and what it refuses."""
+"""`pyllm quantize` on tiny models: the contents of the file that it writes, and what it refuses."""
 
 from __future__ import annotations
 

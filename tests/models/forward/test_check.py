@@ -1,4 +1,4 @@
-"""The operation whose values first are no numbers, by name: in decode, in a batch, and in one of many layers."""
+"""The operation that first gives NaN or infinity is named: in decode, in a batch, and in any of the layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENS = list(range(3, 23))
 
 
 def answer(path: Path, cache_type: str = "f32") -> None:
-    """A prompt of two batches and a token, checked."""
+    """Run a prompt of two batches and one token, with checks."""
     llm = LLM(path, n_ctx=128, cache_type_k=cache_type, cache_type_v="f32", n_threads=1, n_batch=16)
     llm.checked = True
     try:
@@ -52,7 +52,7 @@ def test_the_first_operation_that_gives_no_number(
 
 
 def test_a_token_in_the_first_batch_that_breaks_only_its_own_row(tmp_path: Path) -> None:
-    """Its K and V are in the cache when the last token's logits break: the operation is found where it happened."""
+    """K and V are in the cache before the last token's logits break: the operation is found in its own layer."""
     table = np.random.default_rng(0).standard_normal((272, 192), dtype=np.float32)
     table[TOKENS[2], 5] = np.nan
     path = tiny.write(tmp_path / "broken.gguf", **SHAPE, tensors={"token_embd.weight": table})

@@ -34,7 +34,7 @@ def held(caches: Caches, cache: CacheSpec) -> list[Attended]:
 
 @pytest.mark.parametrize("mode", ["auto", "none"])
 def test_what_the_cache_gives_back(caches: Caches, mode: str) -> None:
-    """A layer whose input is exact holds, to the bit, what NumPy makes of the exact K and V; and so are its errors."""
+    """A layer with exact input holds, to the bit, what NumPy makes of the exact K and V; its errors agree too."""
     exact, got = held(caches, CacheSpec("f32", "f32")), held(caches, CacheSpec("1:q4_0,*:f32", "1:q4_0,*:f32", mode))
     np.testing.assert_array_equal(exact[0].k, got[0].k)
     layer, size = caches.config.layers[1], 64 if mode == "auto" else 0
@@ -49,7 +49,7 @@ def test_what_the_cache_gives_back(caches: Caches, mode: str) -> None:
 
 
 def test_queries_keys_and_values_give_the_attention(caches: Caches) -> None:
-    """Nothing is rounded: no errors; and the weights that they are taken of are those of the oracle."""
+    """Without rounding there are no errors, and the attention weights are those of the oracle."""
     exact = held(caches, CacheSpec("f32", "f32"))[1]
     found = errors(exact, exact.k, exact.v, caches.config.layers[1], np.arange(75, 150))
     assert found["logit_rms"] == found["weights_kld"] == found["output_k"] == found["output_v"] == 0
@@ -57,7 +57,7 @@ def test_queries_keys_and_values_give_the_attention(caches: Caches) -> None:
 
 
 def test_errors_by_hand() -> None:
-    """A key that is longer by a tenth: its score is, and so is the weight."""
+    """A key that is longer by a tenth changes its score by a tenth, and so its weight."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((40, 1, 32)).astype(np.float32) for _ in range(3))
     k_hat = k.copy()

@@ -1,4 +1,4 @@
-"""Types that are decoded while loading: what is in the tiles is what gguf decodes, in q8_0."""
+"""Types that are decoded while loading: the tiles hold what the package gguf decodes, in q8_0."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TYPE = pytest.mark.parametrize("type", upcast.DECODED)
 
 
 def random_rows(type: str, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks whose scales are finite, and what they mean."""
+    """Return blocks with finite scales, and their values."""
     size, nbytes = SIZES[type]
     raw = np.random.default_rng(0).integers(0, 0x3C, (rows, columns // size * nbytes), dtype=np.uint8)
     return raw, gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[type.upper()])

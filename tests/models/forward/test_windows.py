@@ -1,4 +1,4 @@
-"""Layers with a sliding window: their pages go round, and what was there before is taken in again when it is needed."""
+"""Layers with a sliding window: they reuse their pages, and tokens that are needed again are taken in again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def model(loaded: Loaded, pair: tuple[str, str]) -> Iterator[Model]:
 
 @pytest.fixture
 def whole(loaded: Loaded, pair: tuple[str, str]) -> Iterator[np.ndarray]:
-    """The logits after each token, by a model that keeps all pages."""
+    """Yield the logits after each token, from a model that keeps all pages."""
     model = Model(loaded, CacheSpec(*pair), n_ctx=N_CTX, threads=1, n_batch=N_CTX, max_logits=N_CTX)
     assert model.kv.tables[1].pool == model.kv.n_pages
     ((_, logits),) = session(model).score(TOKENS)
@@ -111,7 +111,7 @@ def test_pages_go_round(model: Model, whole: np.ndarray, pair: tuple[str, str]) 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_way_there_and_back(model: Model, whole: np.ndarray, pair: tuple[str, str], seed: int) -> None:
-    """Tokens in pieces of any size, rewound to any length: what comes next is as if nothing had been."""
+    """Tokens come in pieces of any size and are rewound to any length; the next logits are as without that."""
     rng, s = np.random.default_rng(seed), session(model)
     s.prefill(TOKENS[:900])
     for _ in range(12):
@@ -159,7 +159,7 @@ def test_two_sequences(loaded: Loaded) -> None:
 
 
 def test_a_window_that_no_context_leaves(tmp_path: Path) -> None:
-    """It keeps what the context has, and nothing more."""
+    """A window longer than the context takes no more pages than the context."""
     overrides = OVERRIDES | {"gemma3.attention.sliding_window": 10_000}
     path = tiny.write(
         tmp_path / "m.gguf", arch="gemma3", n_layer=3, n_embd=192, n_head=6, tied=True, overrides=overrides
