@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What a 4-bit K loses, and what rotation changes
 #
-# Run it with `python docs/kv_cache.py`, or cell by cell in VS Code or Jupyter (jupytext). It needs matplotlib and about
-# ten seconds on two cores, and saves `kv_cache.png` in the current folder. docs/python.md explains each call.
+# Run it with `python docs/kv_cache.py`, or cell by cell in VS Code or Jupyter (jupytext). It needs matplotlib and
+# about ten seconds on two cores, and saves `kv_cache.png` in the current folder. docs/python.md explains each call.
 
 # %%
 import matplotlib.pyplot as plt
@@ -12,20 +12,22 @@ import pyllm
 
 LAYER, HEAD = 19, 0  # a layer of SmolLM2-135M in which a few channels of K are far larger than the others
 TEXT = """The harbour lay still before sunrise, and the fishing boats knocked softly against the old stone wall. Marta
-counted the crates on the quay, wrote the numbers into her book, and looked up at the sky. Clouds were coming in from the
-west, low and grey, and the gulls had moved inland an hour ago. Her grandfather used to say that gulls know the weather
-two days before the radio does. She never believed him, but she always checked. When the wind turned, the water turned
-with it, and small waves began to run along the wall. One of the skippers called out and asked whether she would wait for
-the ice. She shook her head. The lorry from the city would be late again, because the coast road was closed after the
-landslide, and the ice would melt before noon. So they carried the crates into the cold store, which was cut into the
-rock behind the chapel and kept its temperature through the whole summer. It took eleven people and half an hour. Then
-the rain came, first a few heavy drops and then all at once, and everybody stood in the doorway and laughed."""
+counted the crates on the quay, wrote the numbers into her book, and looked up at the sky. Clouds were coming in from
+the west, low and grey, and the gulls had moved inland an hour ago. Her grandfather used to say that gulls know the
+weather two days before the radio does. She never believed him, but she always checked. When the wind turned, the
+water turned with it, and small waves began to run along the wall. One of the skippers called out and asked whether
+she would wait for the ice. She shook her head. The lorry from the city would be late again, because the coast road
+was closed after the landslide, and the ice would melt before noon. So they carried the crates into the cold store,
+which was cut into the rock behind the chapel and kept its temperature through the whole summer. It took eleven people
+and half an hour. Then the rain came, first a few heavy drops and then all at once, and everybody stood in the doorway
+and laughed."""
 
 
 # %% [markdown]
 # ## One model, several caches
-# The reference keeps K and V in f32. The others quantize K of one layer and nothing else, over the same weights, so the
-# K that is quantized there is the same as in the reference. `cache_rotate="none"` stores K as it is; `k` rotates it.
+# The reference keeps K and V in f32. The others quantize K of one layer and nothing else, over the same weights, so
+# the K that is quantized there is the same as in the reference. `cache_rotate="none"` stores K as it is; `k` rotates
+# it.
 
 # %%
 exact = pyllm.LLM(cache=pyllm.CacheSpec("f32", "f32"), n_ctx=512, max_logits=64)
@@ -50,9 +52,10 @@ runs["f16", "none"] = run_with("f16", "none")
 
 # %% [markdown]
 # ## Rotation, in three lines
-# The Walsh-Hadamard matrix mixes all 64 channels of a head with signs + and -. It is orthogonal and symmetric, so it is its
-# own inverse and leaves Q·K as it is. A large channel is spread over all of them, and the blocks of 32 values that share a
-# scale become alike. Rotating the cache's K back makes it comparable with the exact K.
+# The Walsh-Hadamard matrix mixes all 64 channels of a head with signs + and -. It is orthogonal and symmetric, so it
+# is its own inverse, and Q·K stays as it is, since Q is rotated too. A large channel is spread over all of them, and
+# the blocks of 32 values that share a scale become alike. Rotating the cache's K back makes it comparable with the
+# exact K.
 
 # %%
 hadamard = np.ones((1, 1), np.float32)
@@ -74,10 +77,10 @@ print(f"largest value of a block / RMS of the block: {peak(k):.2f} as it is, {pe
 
 # %% [markdown]
 # ## The error of K, of the attention weights and of the logits
-# The error of K is relative: RMS of the error over RMS of K. The other two are KL divergences from the reference in nats,
-# as means over queries and heads, and over tokens. The row of f16 shows the floor of the last column: products with
-# quantized weights round their activations, and a tiny change of K tips some of them to the next step. With the same
-# weights in an F32 file the floor is 0.000000, and q8_0, not rotated, is at 0.000062.
+# The error of K is relative: RMS of the error over RMS of K. The other two are KL divergences from the reference in
+# nats, as means over queries and heads, and over tokens. The row of f16 shows the floor of the last column: products
+# with quantized weights round their activations, and a tiny change of K tips some of them to the next step. With the
+# same weights in an F32 file the floor is 0.000000, and q8_0, not rotated, is at 0.000072.
 
 
 # %%
