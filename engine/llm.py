@@ -327,6 +327,7 @@ class LLM:
     def close(self) -> None:
         """End the threads. The object cannot run again."""
         self._closed = True
+        self._answer += 1
         self.model.close()
 
     def __enter__(self) -> LLM:

@@ -178,11 +178,11 @@ def test_with_closes(file: Path) -> None:
     with LLM(file, n_ctx=64) as one:
         stream = one.stream("hello")
         next(stream)
+    assert list(stream)[-1].stop == "interrupt"
     one.close()
     for use in (lambda: one.generate("hello"), lambda: one.logits([5]), one.session):
         with pytest.raises(PyllmError, match="closed"):
             use()
-    assert list(stream)[-1].stop == "interrupt"
 
 
 def _loads(**settings: Any) -> Callable[[LLM, Path], object]:
