@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import overload
 
@@ -100,7 +101,15 @@ class LLM:
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: sessions that can
         exist at once, each with its own sliding windows. check: look for NaN and infinity after each step.
         """
-        spec = cache or CacheSpec(cache_type_k, cache_type_v, cache_rotate)
+        started = perf_counter()
+        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
+        if cache is not None and spec != CacheSpec():
+            raise UsageError("cache: says types and rotation; leave out cache_type_k, cache_type_v and cache_rotate")
+        spec = cache or spec
+        sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
+        for name, size in {**sizes, "n_threads": n_threads or 1}.items():
+            if size < 1:
+                raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
         self._opened, self.cache, self.n_ctx, self.checked = model, spec, n_ctx, check
@@ -120,6 +129,8 @@ class LLM:
         self.stepper = Stepper(self.model, self._check)
         self.pools = pools(self.model.kv)
         self._own: Session | None = None
+        self._answer, self._closed = 0, False
+        self.load_time = perf_counter() - started
 
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
@@ -159,7 +170,7 @@ class LLM:
     def stream(self, prompt: str | Messages, params: SamplingParams | None = None) -> Iterator[Piece]:
         """Yield the answer to a text (see `generate`) or conversation (see `chat`), piece by piece."""
         tokens = self.tokenize(prompt, special=True, bos=True) if isinstance(prompt, str) else self._encode(prompt)
-        return self._pieces(tokens, params, Timings(), self.sampler(params))
+        return self._pieces(tokens, params, Timings(self.load_time), self.sampler(params))
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """Return the text's tokens. special: control tokens written in it count as such. bos: begin with BOS."""
@@ -167,15 +178,18 @@ class LLM:
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Return the tokens' text. special: with control tokens written out."""
+        self._known(tokens)
         return self.tokenizer.decode(list(tokens), special=special)
 
     def _encode(self, messages: Messages) -> list[int]:
         if self.template is None:
             raise UsageError(f"{self.config.name} has no chat template: give `generate` a text to continue")
+        if isinstance(messages, str) or not all({"role", "content"} <= {*message} for message in messages):
+            raise UsageError('messages: must be a list of {"role": "user", "content": "..."}')
         return self.template.encode(list(messages), self.tokenizer)
 
     def _complete(self, tokens: list[int], params: SamplingParams | None) -> Completion:
-        timings, sampler = Timings(), self.sampler(params)
+        timings, sampler = Timings(self.load_time), self.sampler(params)
         pieces = list(self._pieces(tokens, params, timings, sampler))
         text = "".join(piece.text for piece in pieces)
         found = tuple(piece.token for piece in pieces if piece.token is not None)
@@ -184,8 +198,17 @@ class LLM:
     def _pieces(
         self, tokens: list[int], params: SamplingParams | None, timings: Timings, sampler: Sampler
     ) -> Iterator[Piece]:
-        limit = (params or SamplingParams()).max_tokens
-        return generate(self._session(), tokens, sampler, self.tokenizer, n_predict=limit, timings=timings)
+        self._answer += 1  # ends the answer before, if somebody still reads it: there is one session for all
+        mine = self._answer
+        yield from generate(
+            self._session(),
+            tokens,
+            sampler,
+            self.tokenizer,
+            n_predict=(params or SamplingParams()).max_tokens,
+            timings=timings,
+            interrupted=lambda: mine != self._answer,
+        )
 
     def sampler(self, params: SamplingParams | None = None) -> Sampler:
         """Return a new sampler for this model's vocabulary."""
@@ -194,8 +217,10 @@ class LLM:
     # What the model computes -----------------------------------------------------------------------------------------
 
     def logits(self, tokens: Sequence[int]) -> F32Array:
-        """Return the logits after each of the tokens, from an empty cache on: float32 (len(tokens), n_vocab)."""
+        """Return the logits after each of the tokens, taken in from an empty cache: float32 (len(tokens), n_vocab)."""
+        self._known(tokens)
         session = self._session()
+        self._answer += 1
         session.rewind(0)
         out = np.empty((len(tokens), self.config.n_vocab), np.float32)
         for start, rows in session.score(tokens):
@@ -209,7 +234,7 @@ class LLM:
         last tokens, which its pages still hold.
         """
         held, at = self.model.kv.layers[self._number(layer)], self.config.layers[layer]
-        sequence = self._session().sequence
+        sequence = self._filled().sequence
         table = sequence.tables[held.kind]
         positions = np.arange(table.first * PAGE, sequence.n_past)
         return cached(held, at, table.pages[positions // PAGE] * PAGE + positions % PAGE)
@@ -219,7 +244,7 @@ class LLM:
 
         Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored.
         """
-        at, session = self.config.layers[self._number(layer)], self._session()
+        at, session = self.config.layers[self._number(layer)], self._filled()
         tokens = list(session.tokens)
         out = np.zeros((len(tokens), at.n_head, len(tokens)), np.float32)
         session.rewind(0)
@@ -235,6 +260,11 @@ class LLM:
         """Yield Q of each layer in the last step, and K and V of its tokens as the cache holds them."""
         return self.model.attended()
 
+    def _known(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if not 0 <= token < self.config.n_vocab:
+                raise UsageError(f"token {token}: this model has tokens 0 to {self.config.n_vocab - 1}")
+
     def _number(self, layer: int) -> int:
         if not 0 <= layer < self.config.n_layer:
             raise UsageError(f"layer {layer}: this model has layers 0 to {self.config.n_layer - 1}")
@@ -244,6 +274,8 @@ class LLM:
 
     def sequence(self) -> TokenSequence:
         """Return a new, empty sequence, for `stepper`."""
+        if self._closed:
+            raise UsageError(f"{self.path}: this LLM is closed; make a new one")
         return TokenSequence(self.pools, self.model.kv, self.n_ctx)
 
     def session(self) -> Session:
@@ -251,9 +283,15 @@ class LLM:
         return Session(self.sequence(), self.stepper)
 
     def _session(self) -> Session:
-        """Return the session of this object's own answers: it keeps what a prompt has in common with the one before."""
-        self._own = self._own or self.session()
+        """Return the session of this object's own answers: what a prompt shares with the one before is in the cache."""
+        if self._own is None or self._closed:
+            self._own = self.session()
         return self._own
+
+    def _filled(self) -> Session:
+        if not self._session().tokens:
+            raise UsageError("no tokens are in the cache yet: call generate, chat or logits first")
+        return self._session()
 
     def _check(self) -> None:
         if self.checked and (where := self.model.broken()):
@@ -288,6 +326,8 @@ class LLM:
 
     def close(self) -> None:
         """End the threads. The object cannot run again."""
+        self._closed = True
+        self._answer += 1
         self.model.close()
 
     def __enter__(self) -> LLM:
@@ -318,8 +358,6 @@ def _open(
     if not isinstance(model, GGUF):
         model = GGUF.open(sources.resolve(None if model is None else str(model), offline=offline, progress=progress))
     config = read_config(model)
-    if n_ctx < 1:
-        raise UsageError(f"n_ctx: is {n_ctx}, must be 1 or more")
     check(config, cache)
     check_fit(model, config, n_ctx, cache, sequences)
     return Opened.open(model, config, tokenizer)
