@@ -1,7 +1,8 @@
 """SIGBUS: a page of a mapped file that is no longer there. It becomes a line on stderr and exit code 3.
 
 The system sends SIGBUS to the thread that touches the page, which may be inside of a kernel, without the GIL. So the
-handler is compiled, and calls only what POSIX allows in a handler: write and _exit.
+handler is compiled, and calls only what POSIX allows in a handler: write, pause and _exit. (isatty is not in that list,
+but is a single system call.)
 """
 
 from __future__ import annotations
@@ -39,11 +40,18 @@ def _end(typingctx: Any) -> Any:
             pointer = context.insert_const_bytes(builder.module, raw)
             builder.call(function("write", I64, I32, I8.as_pointer(), I64), [I32(2), pointer, I64(len(raw))])
 
-        terminal = builder.call(function("isatty", I32, I32), [I32(2)])
-        with builder.if_then(builder.icmp_signed("!=", terminal, I32(0))):
-            write(_LINE)
-        write(MESSAGE)
-        builder.call(function("_exit", ir.VoidType(), I32), [I32(EXIT_CODE)])
+        said = ir.GlobalVariable(builder.module, I32, "pyllm.said")
+        said.linkage, said.initializer = "internal", I32(0)
+        first = builder.icmp_signed("==", builder.atomic_rmw("xchg", said, I32(1), "seq_cst"), I32(0))
+        with builder.if_else(first) as (winner, others):
+            with winner:
+                terminal = builder.call(function("isatty", I32, I32), [I32(2)])
+                with builder.if_then(builder.icmp_signed("!=", terminal, I32(0))):
+                    write(_LINE)
+                write(MESSAGE)
+                builder.call(function("_exit", ir.VoidType(), I32), [I32(EXIT_CODE)])
+            with others:  # the first thread is about to end the process
+                builder.call(function("pause", I32), [])
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -12,7 +12,7 @@ import tiny
 
 from pyllm import LLM
 from pyllm.engine.commands.quantize import convert
-from pyllm.engine.results import SamplingParams
+from pyllm.engine.sampler import SamplingParams
 from pyllm.kernels.lang import bus
 from pyllm.models.errors import ModelError
 from pyllm.models.file.gguf import GGUF
@@ -101,9 +101,11 @@ PROGRAM = """
 import os, sys
 from pyllm.engine.machine import bars
 
+STAGE, MODEL = sys.argv[1], sys.argv[3]
+
 def cut(self, stage, done=0, total=0, next=""):
-    if stage.startswith(sys.argv[1]):
-        os.truncate(sys.argv[3], 4096)
+    if stage.startswith(STAGE):
+        os.truncate(MODEL, 4096)
 
 bars.Bars.__call__ = cut
 from pyllm.__main__ import COMMANDS
@@ -125,11 +127,10 @@ def test_a_page_that_is_gone(stage: str, command: list[str], tmp_path: Path) -> 
     """While weights are read: the system's SIGBUS, which ended the process without a word."""
     model = tiny.write(tmp_path / "tiny.gguf", n_vocab=2000)
     flags = [{"MODEL": str(model), "OUT": str(tmp_path / "out.gguf")}.get(word, word) for word in command]
-    arguments = [stage, flags[0], *flags[1:]]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     environment.pop("PYTHONFAULTHANDLER", None)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PROGRAM, stage, *flags], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == bus.EXIT_CODE == ModelError.exit_code, done.stderr
     assert done.stdout == "" and done.stderr == bus.MESSAGE and bus.MESSAGE.count("\n") == 1
