@@ -38,7 +38,7 @@ root_only = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, re
 @pytest.fixture(autouse=True)
 def in_time() -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
-        raise TimeoutError(f"not done after {SECONDS} s")
+        pytest.fail(f"not done after {SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.alarm(SECONDS)

@@ -31,6 +31,9 @@ class Foreign(OSError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(errno.EPERM, problem, str(path))
 
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
 
 def read(path: Path, limit: int = LIMIT, begins: bytes = b"") -> bytes:
     """Return the bytes of a regular file, never waiting for a writer; links are followed.

@@ -11,7 +11,9 @@ import pytest
 import tiny
 
 from pyllm import LLM
+from pyllm.__main__ import main
 from pyllm.engine.commands.quantize import convert
+from pyllm.engine.machine import bars
 from pyllm.engine.sampler import SamplingParams
 from pyllm.kernels.lang import bus
 from pyllm.models.errors import ModelError
@@ -70,6 +72,14 @@ def test_between_two_tokens(path: Path) -> None:
         os.truncate(path, 100)
         with pytest.raises(ModelError, match="was cut or changed"):
             list(pieces)
+
+
+def test_the_line_and_the_exit_code(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bars.Bars, "__call__", lambda *step: cut(path) if step[1] == "reading the prompt" else None)
+        code = main(["run", str(path), "-p", "hello", "-n", "2", "-c", "64", "-t", "1"])
+    err = capsys.readouterr().err
+    assert code == 3 and err.count("\n") == 1 and "tiny.gguf: file: was cut or changed" in err
 
 
 def test_a_part_of_a_split_model(tmp_path: Path) -> None:
