@@ -126,7 +126,8 @@ class LLM:
             sequences=sequences,
             progress=progress,
         )
-        self.stepper = Stepper(self.model, self._check)
+        model.gguf.check_unchanged()
+        self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
         self._own: Session | None = None
         self._answer, self._closed = 0, False

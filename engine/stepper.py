@@ -19,11 +19,20 @@ F32Array = npt.NDArray[np.float32]
 class Stepper:
     """A model that takes in tokens of any sequence. Its logits are valid until the model's next step."""
 
-    def __init__(self, model: Model, after_step: Callable[[], None] = lambda: None) -> None:
-        """after_step: called after each step of the model; if it raises, the step's tokens do not count."""
-        self.model, self._after_step = model, after_step
+    def __init__(
+        self,
+        model: Model,
+        after_step: Callable[[], None] = lambda: None,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """after_step, before_step: called after and before each step of the model.
+
+        They may raise, and then the step's tokens do not count.
+        """
+        self.model, self._after_step, self._before_step = model, after_step, before_step
 
     def _take(self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int]) -> F32Array:
+        self._before_step()
         logits = self.model.step([sequence.span(tokens)], logits_rows)
         self._after_step()
         sequence.extend(tokens)

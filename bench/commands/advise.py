@@ -79,10 +79,10 @@ def quick(
     gguf: GGUF, config: Config, args: argparse.Namespace, path: Path, progress: Bars
 ) -> dict[str, dict[str, object]]:
     """Measure the first cells of a study, within --budget, and keep them: `pyllm study kv` continues from there."""
-    print("pyllm: no study of this model: its first cells are measured now", file=sys.stderr)
     asked = collect(None, None)
+    study = StudyFile.open(path, headed(gguf, config, asked, 0))  # refuses what is no study, before a word is said
+    print("pyllm: no study of this model: its first cells are measured now", file=sys.stderr)
     options = Options(tuple(all_types(config)), (min(512, config.n_ctx_train),), ("auto",))
-    study = StudyFile.open(path, headed(gguf, config, asked, 0))
     caches = Caches(gguf, config, Tokenizer.from_gguf(gguf), options.contexts[0], args.threads, progress)
     fill(Bench(caches, asked, 0), options, study, args.budget, progress)
     return study.results

@@ -19,6 +19,7 @@ import numpy as np
 from ...engine.machine import host
 from ...engine.machine.fit import free_memory
 from ...engine.machine.units import size
+from ...engine.store import ours
 from ...kernels.lang.buffers import aligned
 from ...kernels.plan import Plan, Team
 from ...kernels.roofs import peak, read_loop
@@ -34,6 +35,7 @@ OWN = 2 << 20  # up to this many bytes, a thread reads a share of its own again 
 WORK = 256 << 20  # fewest bytes that a measurement moves
 TRIES = 5
 PEAK_SECONDS = 0.005
+BEGINS = b'{\n "machine": "'  # a file of these; one that begins otherwise is not ours
 
 Curve = dict[int, float]
 
@@ -192,10 +194,7 @@ def keep(roofs: Roofs, folder: Path) -> str:
     """Write the roofs to their file; return "", or a line that says why that failed."""
     to = path(folder)
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        part = to.with_suffix(".part")
-        part.write_text(json.dumps(asdict(roofs), indent=1))
-        part.replace(to)
+        ours.write(to, json.dumps(asdict(roofs), indent=1).encode(), BEGINS)
     except OSError as error:
         return f"{to}: cannot be written ({error.strerror or error}): the next run will measure this machine again"
     return ""
@@ -203,8 +202,8 @@ def keep(roofs: Roofs, folder: Path) -> str:
 
 def kept(folder: Path) -> Roofs | None:
     """Return the roofs that were kept for this machine; None if there are none or the file is damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        raw = json.loads(path(folder).read_text())
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raw = json.loads(ours.read(path(folder), begins=BEGINS))
         raw["streams"] = {
             kind: {int(n): _curve(curve) for n, curve in curves.items()} for kind, curves in raw["streams"].items()
         }

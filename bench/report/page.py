@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from ...engine.store import ours
 from ...models.errors import PyllmError
 from .plot import DARK, LIGHT, Svg, variables
 
+_BEGINS = '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
 _STYLE = f"""
 :root {{ color-scheme: light dark; {variables(LIGHT)} }}
 @media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}
@@ -76,18 +78,16 @@ class Page:
     def html(self) -> str:
         policy = "default-src 'none'; style-src 'unsafe-inline'"  # there is nothing to load, so nothing may be
         head = (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            f'{_BEGINS}<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         )
         return f"{head}<body>\n" + "\n".join(self._parts) + "\n</body>\n</html>\n"
 
     def write(self, path: Path) -> None:
-        """Write the page to a file. Raises PyllmError."""
+        """Write the page to a file, which may replace a page of ours. Raises PyllmError."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.html(), encoding="utf-8")
+            ours.write(path, self.html().encode(), f'{_BEGINS}<meta http-equiv="Content-Security-Policy"'.encode())
         except OSError as error:
             raise PyllmError(f"{path}: cannot be written: {error.strerror or error}") from None
 

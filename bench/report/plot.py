@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NewType
 
+from ...engine.store import ours
 from ...models.errors import PyllmError
 
 Svg = NewType("Svg", str)
@@ -63,6 +64,7 @@ class Plot:
         """Write it in the format that its suffix names: .svg, .png or .pdf. Raises PyllmError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            ours.check(path)
             path.write_bytes(self._rendered(path.suffix.removeprefix("."), look))
         except OSError as error:
             raise PyllmError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,8 +108,7 @@ def check_folder(path: Path) -> None:
     """Make the folder and raise PyllmError if no file can be written there; called before anything is measured."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".pyllm"
-        probe.write_text("")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise PyllmError(f"{path}: cannot be written: {error.strerror or error}") from None

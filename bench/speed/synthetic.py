@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ...engine.machine.fit import free_memory
 from ...engine.machine.units import size
+from ...engine.store import ours
 from ...kernels.formats.table import FORMATS, Format
 from ...models.errors import FitError, PyllmError
 from ...models.progress import Progress, silent
@@ -99,6 +100,7 @@ def make(folder: Path, name: str, weight_type: str, progress: Progress = silent)
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: Path(part).unlink(missing_ok=True))
             write(Path(part), SHAPES[name], weight_type, f"synthetic {name}", progress)
+            ours.check(path, b"GGUF")
             os.replace(part, path)
     except OSError as error:
         raise PyllmError(f"--synthetic {name}: {path.parent}: {error.strerror or error}") from None

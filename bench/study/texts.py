@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...engine.store import ours
 from ...models.errors import UsageError
 from ..quality import text_windows
 
@@ -48,11 +49,11 @@ def collect(file: str | None, folder: str | None) -> Sources:
     try:
         for path in found:
             if path.name.startswith("gsm8k") and path.suffix == ".jsonl":
-                sums = [(e["question"], e["answer"]) for e in map(json.loads, path.read_text("utf-8").splitlines())]
+                sums = [(e["question"], e["answer"]) for e in map(json.loads, ours.read(path).decode().splitlines())]
         for path in sorted(Path(folder).glob("bbh/*.json")) if folder else []:
-            examples: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["examples"]
+            examples: list[dict[str, Any]] = json.loads(ours.read(path).decode())["examples"]
             questions += [(e["input"], e["target"]) for e in examples]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(f"--data {path}: cannot be read ({error}); repair or remove it") from None
     prose = text_windows.read(named) if named else documentation()
     return Sources(prose, questions, sums, named or "the documentation of Python's library")

@@ -6,16 +6,17 @@ The same study gives the same bytes: nothing in it depends on the clock or on ho
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...models.errors import PyllmError, UsageError
 from ...models.file.gguf import GGUF
+from ..store import ours
 from ..store.folder import cache_folder
 
 VERSION = 1
+BEGINS = b'{\n "heading": {'  # a study; a file that begins otherwise is not ours
 
 
 def identity(gguf: GGUF) -> dict[str, Any]:
@@ -39,49 +40,46 @@ class StudyFile:
 
     @classmethod
     def open(cls, path: Path, heading: Mapping[str, Any]) -> StudyFile:
-        """Return the study at `path`, empty if there is none. A damaged file is renamed. Raises UsageError."""
+        """Return the study at `path`, empty if there is none. A damaged one is renamed. Raises UsageError.
+
+        A file that is not a study of ours stays as it is, and is refused.
+        """
         study = cls(path, heading)
         try:
-            text = path.read_text(encoding="utf-8")
+            ours.check(path, BEGINS)
+            found = _parsed(ours.read(path))
+            if found is None:
+                study.set_aside = ours.set_aside(path)
         except FileNotFoundError:
             return study
-        except UnicodeDecodeError:
-            text = ""
+        except ours.Foreign as error:
+            raise UsageError(f"{path}: {error.strerror}; only a study is replaced: name another file") from None
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}; name another file with -o") from None
-        found = _parsed(text)
+            raise UsageError(f"{path}: {error.strerror or error}; name another file") from None
         if found is None:
-            study.set_aside = _free_name(path)
-            os.replace(path, study.set_aside)
-        elif found["heading"] != study.heading:
+            return study
+        if found["heading"] != study.heading:
             names = [key for key in study.heading if found["heading"].get(key) != study.heading[key]]
-            raise UsageError(f"{path}: a study of another {', '.join(names)}; name another file with -o")
-        else:
-            study.results = found["results"]
+            raise UsageError(f"{path}: a study of another {', '.join(names)}; name another file")
+        study.results = found["results"]
         return study
 
     def add(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Add results and write the file, which is on the disk when this returns. Raises PyllmError."""
         self.results |= {key: dict(value) for key, value in results.items()}
-        part = self.path.with_name(f"{self.path.name}.part")
+        content = {"version": VERSION, "heading": self.heading, "results": self.results}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("w", encoding="utf-8") as file:
-                content = {"version": VERSION, "heading": self.heading, "results": self.results}
-                file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
+            ours.write(self.path, f"{json.dumps(content, indent=1, sort_keys=True)}\n".encode(), BEGINS)
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
-            raise PyllmError(f"{self.path}: {problem}; name another file with -o") from None
+            raise PyllmError(f"{self.path}: {problem}; name another file") from None
 
 
 def results_of(gguf: GGUF, path: Path | None = None) -> dict[str, dict[str, Any]]:
     """Return the results of this model's study; empty if the file cannot be read or is about another model."""
     try:
-        found = _parsed((path or default_path(gguf)).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        found = _parsed(ours.read(path or default_path(gguf)))
+    except OSError:
         return {}
     if found is None or any(found["heading"].get(key) != value for key, value in identity(gguf).items()):
         return {}
@@ -89,18 +87,11 @@ def results_of(gguf: GGUF, path: Path | None = None) -> dict[str, dict[str, Any]
     return results
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
+def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
+        found = json.loads(raw.decode())
         good = found["version"] == VERSION and isinstance(found["heading"], dict)
         good = good and all(isinstance(value, dict) for value in found["results"].values())
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return found if good else None
-
-
-def _free_name(path: Path) -> Path:
-    n = 1
-    while (name := path.with_name(f"{path.name}.damaged-{n}")).exists():
-        n += 1
-    return name

@@ -32,7 +32,7 @@ exit codes:
   0    all went well
   1    something failed on the way: no network, no space left, a damaged download
   {UsageError.exit_code}    a flag or an argument is wrong
-  3    the model file is missing, damaged or not supported
+  3    the model file is missing, damaged or not supported, or was cut or changed while in use
   {FitError.exit_code}    the model and its KV cache do not fit in memory
   {INTERRUPTED}  Ctrl-C
   {PIPE_CLOSED}  the reader of the output closed it, as `head` does

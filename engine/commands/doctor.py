@@ -63,7 +63,7 @@ def examine() -> dict[str, Any]:
         },
         "memory": {"total": int(psutil.virtual_memory().total), "free": free, "limit": limit},
         "kernels": {
-            "folder": str(folder), "bytes": nbytes(folder), "states": len(_states(folder)),
+            "folder": str(folder), "bytes": nbytes(folder), "states": len(kept.states(folder)),
             "now": len(list(kept.FOLDER.glob("*"))) if kept.FOLDER.is_dir() else 0, "problem": kept.REFUSED,
         },
         "versions": {"pyllm": __version__, "python": platform.python_version(), **dict(_versions())},
@@ -143,7 +143,7 @@ def clear() -> int:
     folder = kept.root()
     before = nbytes(folder)
     try:
-        for state in _states(folder):
+        for state in kept.states(folder):
             shutil.rmtree(state)
     except OSError as error:
         raise PyllmError(f"--clear: {folder}: {error.strerror or error}; delete the folder yourself") from None
@@ -159,15 +159,6 @@ def nbytes(folder: Path) -> int:
                 with suppress(OSError):
                     total += os.lstat(os.path.join(parent, name)).st_size
     return total
-
-
-def _states(folder: Path) -> list[Path]:
-    """Return the folders of compiled kernels, one for each state of pyllm's sources, named by 16 hex digits."""
-    with suppress(OSError):
-        return [
-            p for p in folder.iterdir() if len(p.name) == 16 and not {*p.name} - {*"0123456789abcdef"} and p.is_dir()
-        ]
-    return []
 
 
 def _versions() -> Iterator[tuple[str, str]]:

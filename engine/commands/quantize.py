@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import shutil
-import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.formats.table import Format
+from ...kernels.lang import bus
 from ...models.errors import ModelError, PyllmError, UsageError
 from ...models.file import mixes, rewrite
 from ...models.file.gguf import GGUF
@@ -27,9 +27,13 @@ from ...models.progress import Progress, silent
 from ..machine.bars import Bars
 from ..machine.host import usable_cores
 from ..machine.units import size
+from ..store import ours
 
 CHUNK = 1 << 20
 """Values that a thread encodes at once."""
+
+MAGIC = b"GGUF"
+"""The first bytes of a file that --force may replace."""
 
 SPARE = 1 << 20
 """Bytes allowed for the header when free space is checked."""
@@ -39,6 +43,7 @@ U8Array = npt.NDArray[np.uint8]
 
 
 def run(args: argparse.Namespace) -> None:
+    bus.guard()
     with Bars() as progress:
         before, after = convert(
             GGUF.open(args.model),
@@ -55,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
 def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False, requantize: bool = False,
             progress: Progress = silent) -> tuple[int, int]:  # fmt: skip
     """Write the model `g` as a type of `mixes.MIXES`; return the bytes of its tensors before and after."""
-    if out.exists() and not force:
+    if said := ours.problem(out, MAGIC if force else b""):
+        raise UsageError(f"{out}: {said}; only a GGUF file is replaced: name another file")
+    if os.path.lexists(out) and not force:
         raise UsageError(f"{out}: is there already; name another file, or overwrite it with --force")
     if any(out.exists() and path.samefile(out) for path in g.paths):
         raise UsageError(f"{out}: is the model that is read; name another file")
@@ -63,11 +70,13 @@ def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False,
     before = sum(tensor.data.nbytes for tensor in g.tensors.values())
     after = sum(_nbytes(tensor, formats[name]) for name, tensor in g.tensors.items())
     _check_room(out, after)
-    part = out.with_name(f"{out.name}-{uuid.uuid4().hex[:8]}.part")
+    part = ours.new_name(out)
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: part.unlink(missing_ok=True))
             _write(part, g, formats, mixes.MIXES[type].file_type, threads, progress)
+            g.check_unchanged()
+            ours.check(out, MAGIC)
             os.replace(part, out)
     except OSError as error:
         raise PyllmError(f"{out}: cannot be written: {error.strerror or error}; name another file") from None
@@ -133,7 +142,7 @@ def _write(path: Path, g: GGUF, formats: dict[str, Format | None], file_type: in
     alignment = g.integer("general.alignment", 8, 1 << 30, default=32)
     infos = [(n, t.shape, _kind(t, formats[n]), _nbytes(t, formats[n])) for n, t in g.tensors.items()]
     total, done = sum(tensor.data.nbytes for tensor in g.tensors.values()), 0
-    with path.open("wb") as out, ThreadPoolExecutor(threads) as pool:
+    with path.open("xb") as out, ThreadPoolExecutor(threads) as pool:
         rewrite.write_header(out, metadata, infos, alignment)
         for name, tensor in g.tensors.items():
             fmt = formats[name]

@@ -68,9 +68,12 @@ def _checksum(path: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _values(g: GGUF, progress: Progress) -> dict[str, Any]:
+    from ...kernels.lang import bus
     from ...models.file.numbers import is_checked, scan
 
+    bus.guard()
     bad = scan(g, lambda done, total: progress("looking for NaN and infinity", done, total))
+    g.check_unchanged()
     return {
         "bad": [{"tensor": b.tensor, "type": b.type, "count": b.count, "first": b.first} for b in bad],
         "unchecked": dict(Counter(t.type for t in g.tensors.values() if not is_checked(t.type))),

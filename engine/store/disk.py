@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...models.errors import PyllmError
 from ...models.progress import Progress
+from . import ours
 
 
 def check_space(folder: Path, need: int, title: str) -> None:
@@ -33,6 +34,8 @@ def disk_errors(folder: Path, title: str) -> Iterator[None]:
     """Turn an OSError into a PyllmError of one line that names the folder and the cure."""
     try:
         yield
+    except ours.Foreign as error:
+        raise PyllmError(f"{error.filename}: {error.strerror}, and is not replaced; move it away yourself") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(folder, title) from None

@@ -25,6 +25,7 @@ from urllib.request import Request, build_opener
 from ... import __version__
 from ...models.errors import PyllmError
 from ...models.progress import Progress, silent
+from . import ours
 from .disk import check_space, disk_errors
 from .redirects import Redirects
 
@@ -32,6 +33,7 @@ CHUNK = 1 << 18
 TIMEOUT = 30.0  # seconds that a server may be silent
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before each new attempt; after progress, from the first again
 LONGEST_PAUSE = 60.0  # seconds; the most that a server's Retry-After may ask for
+NOTES = b'{"validator": "'  # how the notes on an unfinished download begin
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses after which a later attempt may work
 
 
@@ -119,8 +121,12 @@ class _Download:
     def resume(self) -> None:
         """Take up what an earlier run left, if it is known to belong to the same file."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            said = json.loads(self.notes.read_text(encoding="utf-8"))
+        ours.check(self.notes, NOTES)
+        # Without notes of ours beside it, a part that is not empty must begin as the file that is fetched.
+        known = self.notes.exists() or not self.part.exists() or not self.part.stat().st_size
+        ours.check(self.part, b"" if known else self.remote.magic)
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            said = json.loads(ours.read(self.notes))
             self.validator, self.total = str(said["validator"]), self.total or int(said["total"])
         if not self.part.exists():
             return
@@ -218,7 +224,7 @@ class _Download:
         self.sha256 = self.sha256 or _repr_digest(headers)
         etag = headers.get("ETag", "")
         self.validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-        self.notes.write_text(json.dumps({"validator": self.validator, "total": total}), encoding="utf-8")
+        ours.write(self.notes, json.dumps({"validator": self.validator, "total": total}).encode(), NOTES)
         check_space(self.part.parent, self.total - self.done, self.remote.title)
 
     def _take(self, response: HTTPResponse, file: IO[bytes]) -> None:
@@ -258,6 +264,7 @@ class _Download:
         except PyllmError:
             self.restart()
             raise
+        ours.check(target, self.remote.magic)
         os.replace(self.part, target)
         return digest
 

@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from . import ours
+
+BEGINS = b'{"source": "'  # a record
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,21 +40,22 @@ class Origin:
 
 
 def remember(path: Path, origin: Origin) -> None:
-    record = _record(path)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(asdict(origin)), encoding="utf-8")
+    """Write the record of a file. Raises OSError, also if something that is not ours is in its place."""
+    ours.write(_record(path), json.dumps(asdict(origin)).encode(), BEGINS)
 
 
 def recall(path: Path) -> Origin | None:
     """Return the record of a file; None for a file of the user's own and for a damaged record."""
-    with suppress(OSError, ValueError, TypeError):
-        said = json.loads(_record(path).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        said = json.loads(ours.read(_record(path), begins=BEGINS))
         return Origin(**{name: str(value) for name, value in said.items()})
     return None
 
 
 def forget(path: Path) -> None:
-    _record(path).unlink(missing_ok=True)
+    """Delete the record of a file, if there is one of ours."""
+    if not ours.problem(record := _record(path), BEGINS):
+        record.unlink(missing_ok=True)
 
 
 def _record(path: Path) -> Path:

@@ -22,7 +22,7 @@ from ...models.progress import Progress
 from . import hubcache
 from .disk import alone, check_space, disk_errors
 from .fetch import AGAIN, LONGEST_PAUSE, PAUSES, Refused, Remote, fetch, incomplete
-from .folder import Origin, remember
+from .folder import Origin, models_folder, remember
 from .pick import PREFERRED, choose, models_of, parts_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class _Hub:
         licence = str((info.card_data or {}).get("license") or "")
         for file in parts:
             path = first.with_name(file.name.rpartition("/")[2])
-            remember(path, Origin(f"hf:{self.name.repo}/{file.name}", file.sha256, licence))
+            with disk_errors(models_folder(), title):
+                remember(path, Origin(f"hf:{self.name.repo}/{file.name}", file.sha256, licence))
         return first
 
     def _describe(self) -> tuple[Any, dict[str, File]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from . import ours
 from .folder import SHA256
 from .pick import choose, parts_of
 
@@ -44,8 +45,8 @@ def snapshots(repo: str) -> Iterator[dict[str, Path]]:
     """Yield the files of each version in the cache by their names in the repository, the newest version first."""
     root = repo_folder(repo)
     main = ""
-    with suppress(OSError):
-        main = (root / "refs" / "main").read_text(encoding="utf-8").strip()
+    with suppress(OSError, UnicodeDecodeError):
+        main = ours.read(root / "refs" / "main", 1000).decode().strip()
     with suppress(OSError):
         found = sorted((root / "snapshots").iterdir(), key=lambda path: (path.name != main, -path.stat().st_mtime))
         for snapshot in found:
@@ -86,6 +87,8 @@ def remove(repo: str, names: set[str]) -> int:
     links = [path for path in (root / "snapshots").rglob("*") if path.is_file() or path.is_symlink()]
     gone = [link for link in links if "/".join(link.relative_to(root / "snapshots").parts[1:]) in names]
     blobs = {_blob(link) for link in gone} - {_blob(link) for link in links if link not in gone}
+    inside = root.resolve()
+    blobs = {blob for blob in blobs if inside in (blob.parent.resolve() / "x").parents}  # a user's link leads elsewhere
     freed = sum(blob.stat().st_size for blob in blobs if blob.exists() and not blob.is_symlink())
     for path in {*gone, *blobs}:
         path.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import hubcache
+from ...models.errors import PyllmError
+from . import hubcache, ours
 from .catalogue import by_source
 from .folder import Origin, forget, models_folder, recall
 from .pick import choose, models_of, quant_of
@@ -37,6 +38,9 @@ class Kept:
 
     def remove(self) -> int:
         """Delete the model and its record; return the bytes freed."""
+        for path in self.paths if self.place == "pyllm" else ():
+            if said := ours.problem(path):
+                raise PyllmError(f"{path}: {said}, pyllm did not fetch it; delete it yourself")
         for path in self.paths:
             forget(path)
         if self.place == "hub":
@@ -64,7 +68,7 @@ def unfinished() -> list[Path]:
     """Return the files that unfinished downloads left."""
     own, hub = models_folder(), hubcache.folder()
     found = [*own.glob("*/*.incomplete*"), *own.glob(".fetch-*/**/*"), *hub.glob("models--*/blobs/*.incomplete*")]
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if path.is_file() and not ours.problem(path))
 
 
 def of_path(path: Path) -> Kept | None:

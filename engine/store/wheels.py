@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ...models.errors import ModelError, PyllmError, UsageError
 from ...models.progress import Progress
+from . import ours
 from .catalogue import Entry, by_source
 from .disk import alone, check_space, disk_errors
 from .folder import Origin, models_folder, remember, safe_name
@@ -146,6 +147,7 @@ class _Fetch:
         folder.mkdir(exist_ok=True)
         for name, digest in zip(chosen, digests, strict=True):
             target = folder / safe_name(name)
+            ours.check(target)
             os.replace(tree / name, target)
             remember(target, Origin(source, digest, licence.splitlines()[0][:80] if licence else ""))
         return folder / safe_name(chosen[0])

@@ -7,12 +7,15 @@ at once. Here each compiled function is one file, which appears in one step and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import logging
 import os
 import pickle
+import re
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable
@@ -30,6 +33,8 @@ from . import cpu
 
 _CURE = "set PYLLM_CACHE to a folder of your own"
 _DIGEST = hashlib.sha256().digest_size
+_LIMIT = 64 << 20  # bytes of a file; kernels have some 100 KB
+_STATE = re.compile("[0-9a-f]{16}")  # the names that `_state` gives
 _KERNELS = Path(__file__).parents[1]
 
 
@@ -67,11 +72,22 @@ def _refusal() -> str:
 REFUSED = _refusal()
 
 
+def states(folder: Path) -> list[Path]:
+    """Return the folders of compiled kernels that are ours, one for each state of the sources."""
+    with contextlib.suppress(OSError):
+        return [path for path in folder.iterdir() if _STATE.fullmatch(path.name) and _is_our_folder(path.lstat())]
+    return []
+
+
+def _is_our_folder(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+
+
 def _prune(keep: int = 6) -> None:
-    """Delete the folders of other states, those unused the longest first, but for `keep` of them."""
+    """Delete our folders of other states, those unused the longest first, but for `keep` of them."""
     with contextlib.suppress(OSError):
         FOLDER.touch()
-        others = sorted((p for p in FOLDER.parent.iterdir() if p != FOLDER), key=lambda p: p.stat().st_mtime)
+        others = sorted((p for p in states(FOLDER.parent) if p != FOLDER), key=lambda p: p.stat().st_mtime)
         for folder in others[: -keep or None]:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -86,6 +102,29 @@ def _warn(problem: str) -> None:
     logging.getLogger(__name__).warning("%s: %s", FOLDER, problem)
 
 
+def _sealed(path: Path, body: bytes) -> bytes:
+    """Return a file's bytes: a digest over the names of file and folder and the content, then the content."""
+    return _digest(path, body) + body
+
+
+def _digest(path: Path, body: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
+    digest.update(body)
+    return digest.digest()
+
+
+def _opened(path: Path) -> memoryview:
+    """Return the content of a file that `_sealed` made; raises OSError or ValueError. Never waits for a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        raw = memoryview(file.read(_LIMIT + 1))
+    if len(raw) > _LIMIT or _digest(path, raw[_DIGEST:]) != raw[:_DIGEST]:
+        raise ValueError("the checksum is wrong")
+    return raw[_DIGEST:]
+
+
 class Kept:
     """The compiled versions of one function, in the place of Numba's own cache."""
 
@@ -98,10 +137,8 @@ class Kept:
             return None
         rtsys.initialize(target_context)  # functions with arrays link to it; the compiler itself need not start
         try:
-            raw = self._path(sig, target_context.codegen()).read_bytes()
-            if hashlib.sha256(memoryview(raw)[_DIGEST:]).digest() != raw[:_DIGEST]:
-                raise ValueError("the checksum is wrong")
-            return CompileResult._rebuild(target_context, *pickle.loads(memoryview(raw)[_DIGEST:]))
+            body = _opened(self._path(sig, target_context.codegen()))
+            return CompileResult._rebuild(target_context, *pickle.loads(body))
         except FileNotFoundError:
             return None
         except Exception:  # a pickle may raise anything
@@ -114,8 +151,8 @@ class Kept:
             _warn(f"{REFUSED}, so kernels are compiled in every run; {_CURE}")
         elif not result.library.has_dynamic_globals:
             try:
-                body = dumps(result._reduce())
-                self._write(self._path(sig, result.codegen), hashlib.sha256(body).digest() + body)
+                path = self._path(sig, result.codegen)
+                self._write(path, _sealed(path, dumps(result._reduce())))
             except OSError as error:
                 _warn(f"cannot be written ({error.strerror or error}), so kernels are compiled in every run; {_CURE}")
 
@@ -124,6 +161,8 @@ class Kept:
         part = path.with_name(f"{uuid.uuid4().hex}.part")
         try:
             part.write_bytes(raw)
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise OSError(errno.EEXIST, f"{path.name} is no regular file")
             os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):

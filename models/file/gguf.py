@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, Tensor, quote, read, short
+from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, Mapped, Tensor, quote, read, short
 from .strings import Texts
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
@@ -51,6 +51,7 @@ class GGUF:
     tensors: dict[str, Tensor] = field(repr=False)
     nbytes: int  # of all parts
     paths: tuple[Path, ...]  # of all parts
+    mapped: tuple[Mapped, ...] = field(default=(), repr=False)  # likewise
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> GGUF:
@@ -76,7 +77,13 @@ class GGUF:
             problem = f"is {promised}, but the {count} parts have {len(tensors)} tensors"
             raise ModelError(parts[0].path, "split.tensors.count", problem, DOWNLOAD)
         first, nbytes = parts[0], sum(p.nbytes for p in parts)
-        return cls(first.path, first.version, first.metadata, tensors, nbytes, tuple(p.path for p in parts))
+        paths, mapped = tuple(p.path for p in parts), tuple(m for p in parts for m in p.mapped)
+        return cls(first.path, first.version, first.metadata, tensors, nbytes, paths, mapped)
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if a file was cut or written to since it was opened; takes a few microseconds."""
+        for mapped in self.mapped:
+            mapped.check_unchanged()
 
     @property
     def architecture(self) -> str:
@@ -184,5 +191,5 @@ def _siblings(path: Path, count: int) -> list[Path]:
 
 
 def _one(path: Path) -> GGUF:
-    version, metadata, tensors, nbytes = read(path)
-    return GGUF(path, version, metadata, tensors, nbytes, (path,))
+    version, metadata, tensors, mapped = read(path)
+    return GGUF(path, version, metadata, tensors, mapped.status.st_size, (path,), (mapped,))

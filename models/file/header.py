@@ -66,17 +66,39 @@ class Tensor:
     data: npt.NDArray[np.uint8] = field(repr=False)  # (bytes,), read-only; starts on a multiple of 8 bytes
 
 
-def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor], int]:
-    """Return a file's version, metadata, tensors and size in bytes; tensors and arrays are views of the mapped file."""
-    buffer = _map(path)
-    header = _Header(path, buffer)
+@dataclass(frozen=True, slots=True, eq=False)
+class Mapped:
+    """A file that is mapped, and its state when that was done."""
+
+    path: Path
+    buffer: mmap.mmap
+    status: os.stat_result
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if the file was cut or written to since; a new file in its place does no harm."""
+        changed = self.buffer.size() != self.status.st_size
+        try:
+            now = os.stat(self.path)
+        except OSError:  # deleted or out of reach: what is mapped stays
+            now = self.status
+        if (now.st_dev, now.st_ino) == (self.status.st_dev, self.status.st_ino):
+            changed |= (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns)
+        if changed:
+            cure = "run again; a file in use may be replaced by renaming a new one, but not written to"
+            raise ModelError(self.path, "file", "was cut or changed while it was in use", cure)
+
+
+def read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor], Mapped]:
+    """Return a file's version, metadata, tensors and mapping, of which tensors and arrays are views."""
+    mapped = _map(path)
+    header = _Header(path, mapped.buffer)
     version = header.start()
     n_tensors = header.count("number of tensors", 0)
     metadata = header.metadata(header.count("number of metadata pairs", 14))
     alignment = metadata.get("general.alignment", 32)
     if alignment < 8 or alignment & (alignment - 1):
         header.fail("general.alignment", f"is {alignment}, must be a power of two, 8 or more", CONVERT)
-    return version, metadata, header.tensors(n_tensors, alignment), len(buffer)
+    return version, metadata, header.tensors(n_tensors, alignment), mapped
 
 
 def short(text: str, limit: int = 60) -> str:
@@ -88,7 +110,7 @@ def quote(kind: str, name: str) -> str:
     return f"{kind} {short(name)}"
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path) -> Mapped:
     """Map the whole file, read-only. Pages are read when they are touched; the file must not be cut while in use."""
     try:
         if path.is_dir():
@@ -101,7 +123,7 @@ def _map(path: Path) -> mmap.mmap:
                 raise ModelError(path, "file", "is a device or a pipe", "give a regular file, which can be mapped")
             if status.st_size == 0:
                 raise ModelError(path, "file", "is empty", DOWNLOAD)
-            return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+            return Mapped(path, mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status)
         finally:
             os.close(descriptor)
     except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ...kernels.lang import bus
 from ...kernels.lang.jit import Kernel
 from ...kernels.plan import Team, compile_kernels
 from ...kernels.warm import compile_functions
@@ -33,6 +34,7 @@ class Loaded:
 
     def __init__(self, g: GGUF, config: Config, architecture: Callable[[Weights, Config], Net]) -> None:
         """architecture: makes the net, and takes the tensors that it needs from the weights."""
+        bus.guard()  # from here on the mapped file is read
         self.config = config
         self._weights = Weights(g)
         self.net = architecture(self._weights, config)

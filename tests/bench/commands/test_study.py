@@ -11,7 +11,7 @@ import tiny
 
 from pyllm.__main__ import main
 from pyllm.bench.study import cells, filling, measure
-from pyllm.engine.advice.study_file import StudyFile
+from pyllm.engine.advice.study_file import BEGINS, StudyFile
 from pyllm.models.errors import UsageError
 
 TEXT = "hello world in the world, her hello then. " * 40
@@ -101,7 +101,8 @@ def test_a_budget_of_nothing_measures_nothing(
 
 def test_a_damaged_file_is_kept_aside(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s.json"
-    for i, content in enumerate((b'{"version": 1, "heading"', b"\xff\xfe", b"[]", b'{"version": 9}'), 1):
+    for i, content in enumerate((b"", b' "version"', b"\xff\xfe", b' "x": []}, "version": 9}'), 1):
+        content = BEGINS + content  # what a study of ours begins with
         path.write_bytes(content)
         code, _, err = call(capsys, *flags, "-o", str(path), "--budget", "0s")
         assert code == 0 and "damaged" in err and not path.exists()

@@ -89,7 +89,9 @@ def test_refusals(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "is the model that is read" in refused(capsys, 2, source, source, "Q8_0", "--force")
     out.write_bytes(b"precious")
     assert "--force" in refused(capsys, 2, source, out, "Q8_0")
+    assert "only a GGUF file is replaced" in refused(capsys, 2, source, out, "Q8_0", "--force")
     assert out.read_bytes() == b"precious"
+    out.write_bytes(b"GGUF")
     assert cli.main(["quantize", str(source), str(out), "q8_0", "--force"]) == 0
     capsys.readouterr()
     line = refused(capsys, 3, out, tmp_path / "c.gguf", "Q4_K_M")

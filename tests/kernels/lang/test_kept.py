@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,10 @@ from pyllm.kernels.lang.jit import Kernel, jit, record
 from pyllm.kernels.lang.memory import poke_i64
 
 ARGS = record(out="ptr")
+
+
+def question(a: Any, begin: int, end: int, thread: int) -> None:
+    poke_i64(a.out, begin + 7)
 
 
 def answer(a: Any, begin: int, end: int, thread: int) -> None:
@@ -92,9 +99,70 @@ def test_damaged(
 def test_a_pickle_that_is_whole_and_of_something_else(folder: Path, compiled: list[str]) -> None:
     run()
     [file] = folder.iterdir()
-    body = kept.dumps(("another", "thing"))
-    file.write_bytes(kept.hashlib.sha256(body).digest() + body)
+    file.write_bytes(kept._sealed(file, kept.dumps(("another", "thing"))))
     assert run() == 42 and compiled == ["answer"] * 2
+
+
+def test_a_kernel_under_the_name_of_another(folder: Path, compiled: list[str]) -> None:
+    """Also one that is whole, of the same types, and from another state of the sources."""
+    run()
+    [mine] = folder.iterdir()
+    Kernel("question", ARGS, question).address  # noqa: B018
+    [other] = (path for path in folder.iterdir() if path != mine)
+    mine.write_bytes(other.read_bytes())
+    assert run() == 42 and compiled == ["answer", "question", "answer"]
+    earlier = folder.with_name("0123456789abcdef") / mine.name
+    mine.write_bytes(kept._sealed(earlier, kept._opened(mine)))
+    assert run() == 42 and compiled[3:] == ["answer"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files are POSIX's")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link to a device", "huge"])
+def test_something_else_in_the_place_of_a_kernel(
+    kind: str, folder: Path, compiled: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    [path] = folder.iterdir()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        if os.getuid():
+            pytest.skip("root alone may make one")
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 1 << 36)
+    else:
+        path.symlink_to("/dev/zero")
+    before = path.lstat()
+    assert run() == 42 and compiled == ["answer"] * 2
+    assert "a kernel in it is damaged" in caplog.records[0].getMessage()
+    if kind != "huge":  # a regular file of this name, in this folder, is a damaged one of ours
+        assert path.lstat().st_ino == before.st_ino and [*folder.iterdir()] == [path]
+        assert "cannot be written" in caplog.records[1].getMessage()
+
+
+def test_only_states_of_ours_are_pruned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder.parent
+    others = ["notes", "0123456789abcde", "0123456789ABCDEF", "0123456789abcdef0", "state-1"]
+    states = [f"{i:016x}" for i in range(3)]
+    for i, name in enumerate([*others, *states]):
+        (root / name).mkdir()
+        (root / name / "file").touch()
+        os.utime(root / name, (i, i))
+    (root / ("f" * 16)).touch()
+    (root / ("e" * 16)).symlink_to(root / "notes")
+    stay = {path.name for path in root.iterdir()} - {*states[:2]}
+    kept._prune(keep=1)
+    assert {path.name for path in root.iterdir()} == stay
+    assert [path.name for path in kept.states(root)] == [states[2]]
+    if hasattr(os, "getuid"):
+        monkeypatch.setattr(kept.os, "getuid", lambda: 12345)
+        kept._prune(keep=0)
+        assert {path.name for path in root.iterdir()} == stay, "another user's"
 
 
 def test_a_folder_that_is_a_file(
