@@ -89,7 +89,9 @@ def test_every_tensor(name: str, kind: str, tmp_path: Path) -> None:
             continue
         seed = zlib.crc32(f"{name} {kind} {t.name}".encode())
         value, at = VALUES[seed % 3], (0, -1)[seed // 3 % 2]
-        check(plant(path, tmp_path / f"{t.name}-{value}-{at}.gguf", t.name, at, value), t.name, model.get("arch", "llama"))
+        check(
+            plant(path, tmp_path / f"{t.name}-{value}-{at}.gguf", t.name, at, value), t.name, model.get("arch", "llama")
+        )
         (tmp_path / f"{t.name}-{value}-{at}.gguf").unlink()
 
 
