@@ -1,4 +1,4 @@
-"""NaN and infinity, planted in every tensor of every architecture: no answer is finite, and its first place is found."""
+"""NaN and infinity, planted in every tensor of each architecture: no answer is finite, and the first place is named."""
 
 from __future__ import annotations
 
