@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import overload
 
 from .formats import tiles
-from .formats.encode import encode_block
+from .formats.encode import HALF_LIMIT, encode_block
 from .formats.table import FORMATS, Format
 from .formats.words import load_numbers
 from .lang.buffers import LINE
@@ -39,7 +39,7 @@ from .lang.memory import (
     store_f16,
     store_f32,
 )
-from .lang.simd import row
+from .lang.simd import below, row, splat
 from .shapes import PAGE, columns
 
 TILES = PAGE // tiles.ROWS
@@ -147,6 +147,8 @@ def _store_planes(bits, integers, to, step, flip):
 
 _STORES = {"f32": store_f32, "f16": store_f16, "bf16": store_bf16}
 _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
+_LIMITS = {"f32": np.float32(np.inf), "f16": HALF_LIMIT, "bf16": np.float32(3.3961776e38)}
+"""The least numbers that become infinity. They are stored as NaN: a score of -infinity would only hide its token."""
 
 
 @overload(store_k, prefer_literal=True, jit_options=_INLINE)
@@ -172,13 +174,13 @@ def _store_k(fmt, x, n, page, slot, scratch):
 
     if f.bits:
         return integers
-    store = _STORES[name]
+    store, limit = _STORES[name], _LIMITS[name]
 
     def floats(fmt, x, n, page, slot, scratch):
         column = tiles.ROWS * size
         tile = page + slot // tiles.ROWS * n * column + slot % tiles.ROWS * size
         for i in range(0, n, 16):
-            store(scratch, load_f32(x + 4 * i))
+            store(scratch, below(load_f32(x + 4 * i), splat(limit)))
             for j in range(16):  # one number to each column of the tile
                 if size == 4:
                     poke_i32(tile + (i + j) * column, peek_i32(scratch + 4 * j))
@@ -208,12 +210,12 @@ def _store_v(fmt, x, n, page, slot, scratch):
 
     if f.bits:
         return integers
-    store = _STORES[name]
+    store, limit = _STORES[name], _LIMITS[name]
 
     def floats(fmt, x, n, page, slot, scratch):
         row = page + slot * n * size
         for i in range(0, n, 16):
-            store(row + i * size, load_f32(x + 4 * i))
+            store(row + i * size, below(load_f32(x + 4 * i), splat(limit)))
 
     return floats
 

@@ -63,6 +63,9 @@ class Cost:
         return self.weights, self.k, self.v, self.activations, self.macs_i8, self.macs_bf16, self.macs_f32
 
 
+Output = tuple[Array, Array] | Callable[[], tuple[Array, ...]]
+"""What an operation writes: float32 rows and how many there are (int64), or a function that returns its numbers."""
+
 CostOf = Callable[[int, int], Cost]
 """Returns the cost of a step of n rows, given n and the tokens in the cache after it."""
 
@@ -83,7 +86,7 @@ class Op:
     kind: int
     cost: CostOf
     part: str = ""  # the part of the model, by GGUF's names: "blk.3"
-    output: tuple[Array, Array] | None = field(repr=False, default=None)  # float32 rows, and how many are written
+    output: Output | None = field(repr=False, default=None)
     operands: tuple[Array, ...] = field(repr=False, default=())
 
     @property
@@ -111,7 +114,7 @@ class Plan:
         barrier: bool = True,
         solo: bool = False,
         cost: CostOf = free,
-        output: tuple[Array, Array] | None = None,
+        output: Output | None = None,
         **operands: Array | int | float,
     ) -> None:
         """Record an operation of items * times[0] items.

@@ -215,9 +215,9 @@ STEP = 4
 """Every fourth logit of the vocabulary is recorded."""
 
 
-def write(folder: Path, name: str, kind: str) -> Path:
-    """Write a model with its matrices in `kind`: a format, or "mixed"."""
-    model = dict(MODELS[name])
+def write(folder: Path, name: str, kind: str, **changes: Any) -> Path:
+    """Write a model with its matrices in `kind`: a format, or "mixed". changes: arguments of tiny.write."""
+    model = MODELS[name] | changes
     mixed, own = model.pop("mixed", MIXED), model.get("overrides", {})
     arch = model.get("arch", "llama")
     model["overrides"] = own | {f"{arch}.{k}": v for k, v in TRAITS[arch].needs.items() if f"{arch}.{k}" not in own}

@@ -147,7 +147,7 @@ def _write(path: Path, g: GGUF, formats: dict[str, Format | None], file_type: in
         for name, tensor in g.tensors.items():
             fmt = formats[name]
             for read, raw in (
-                [(tensor.data.nbytes, tensor.data)] if fmt is None else _encoded(tensor, fmt, pool, threads)
+                [(tensor.data.nbytes, tensor.data)] if fmt is None else _encoded(g.path, tensor, fmt, pool, threads)
             ):
                 out.write(raw.data)
                 done += read
@@ -162,16 +162,46 @@ def _kind(tensor: Tensor, fmt: Format | None) -> int:
     return number
 
 
-def _encoded(tensor: Tensor, fmt: Format, pool: ThreadPoolExecutor, threads: int) -> Iterator[tuple[int, U8Array]]:
-    """Yield the tensor in order, in pieces encoded by all threads: (bytes read, encoded bytes)."""
+def _encoded(
+    path: Path, tensor: Tensor, fmt: Format, pool: ThreadPoolExecutor, threads: int
+) -> Iterator[tuple[int, U8Array]]:
+    """Yield the tensor in order, in pieces encoded by all threads: (bytes read, encoded bytes).
+
+    Raises ModelError where a value cannot be represented. path: of the model, for messages.
+    """
     columns = tensor.shape[-1]
     rows = tensor.data.reshape(math.prod(tensor.shape[:-1]), -1)
     step = max(1, CHUNK // columns)
-    pieces = (rows[i : i + step] for i in range(0, len(rows), step))
     under_way: deque[Future[tuple[int, U8Array]]] = deque()
-    for piece in pieces:
-        under_way.append(pool.submit(lambda x: (x.nbytes, fmt.encode(upcast.decode(tensor.type, x))), piece))
+
+    def encode(first: int) -> tuple[int, U8Array]:
+        raw = rows[first : first + step]
+        x = upcast.decode(tensor.type, raw)
+        encoded = fmt.encode(x)
+        if (at := _lost(x, encoded, fmt)) is not None:
+            index = ", ".join(map(str, np.unravel_index(first * columns + at, tensor.shape)))
+            problem = f"has {x.flat[at]:g} at [{index}], which {fmt.name} cannot represent"
+            raise ModelError(path, tensor.name, problem, "take another copy of the model, or F32")
+        return raw.nbytes, encoded
+
+    for first in range(0, len(rows), step):
+        under_way.append(pool.submit(encode, first))
         if len(under_way) > 2 * threads:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+def _lost(x: npt.NDArray[np.float32], encoded: U8Array, fmt: Format) -> int | None:
+    """Return the index of the first value of x that is NaN or infinite, or becomes that; None if there is none.
+
+    Where a block's scale became too large, it is the largest value of the block.
+    """
+    lost = ~np.isfinite(fmt.decode(encoded))
+    if not lost.any() and np.isfinite(x).all():
+        return None
+    bad = (lost | ~np.isfinite(x)).reshape(-1, fmt.size)
+    block = int(bad.any(axis=1).argmax())
+    values = np.abs(x.reshape(-1, fmt.size)[block])
+    at = np.where(np.isfinite(values), values, np.inf).argmax()
+    return block * fmt.size + int(at)

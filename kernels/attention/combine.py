@@ -35,7 +35,7 @@ def combine(a, begin, end, thread):
             if a.sinks != 0:
                 sink = splat(peek_f32(a.sinks + 4 * head))
                 top = maximum(top, sink)
-                total = first_lanes(1, exp(sink - top), total)
+                total = first_lanes(1, exp(sink - top) + (sink - sink), total)  # NaN where it is infinite
             for s in range(splits):  # the factor of each part, and the sum of all weights
                 factor = exp(load_f32(tail + s * size + TAIL_TOP) - top)
                 total = fma(factor, load_f32(tail + s * size + TAIL_WEIGHT), total)

@@ -17,6 +17,7 @@ from ..lang.memory import load_f32, peek_f32, store_f32, store_low_bytes
 from ..lang.simd import (
     Vec,
     absolute,
+    all_finite,
     constant,
     f32x16,
     max_lanes,
@@ -38,10 +39,15 @@ SCRATCH = _SQUARE + 4 * 32
 """Bytes that `encode_block` uses: 32 integers, and from _ALONG and _SQUARE on 32 float32 each to add up."""
 
 
+HALF_LIMIT = np.float32(65520)
+"""The least number that float16 rounds to infinity."""
+
+
 def encode_block(fmt, x, scratch):
     """Encode 32 float32 at x as a block of the integer format `fmt` (a constant).
 
-    The integers go to `scratch` as bytes, signed if they have 8 bits. Return d and m (0 if the format has none).
+    The integers go to `scratch` as bytes, signed if they have 8 bits. Return d and m (0 if the format has none). d is
+    NaN if a number is NaN or infinite, or if d or m is too large for float16.
     """
     raise NotImplementedError("only inside of kernels")
 
@@ -51,6 +57,14 @@ def inverse(d):
     """Return 1 / d, or 0 where that is not finite; see quantizers.py."""
     inverse = np.float32(1) / d
     return inverse if abs(inverse) < np.inf else np.float32(0)
+
+
+@inline
+def carried(d, m, x):
+    """Return d, or NaN if one of the 32 float32 at x is not finite or if float16 does not hold d and m."""
+    if all_finite(load_f32(x), load_f32(x + 64)) and abs(d) < HALF_LIMIT and abs(m) < HALF_LIMIT:
+        return d
+    return np.float32(np.nan)
 
 
 @inline
@@ -84,7 +98,7 @@ def _to_bytes(fmt, x, scratch):
     per_d = inverse(d)
     store_low_bytes(scratch, to_i32(round_half_away(lo * per_d)))
     store_low_bytes(scratch + 16, to_i32(round_half_away(hi * per_d)))
-    return d, np.float32(0)
+    return carried(d, np.float32(0), x), np.float32(0)
 
 
 def _around_zero(layout: Layout) -> Any:
@@ -95,7 +109,7 @@ def _around_zero(layout: Layout) -> Any:
         per_d = inverse(d)  # the line below rounds twice, as ggml does
         store_low_bytes(scratch, to_i32(minimum(load_f32(x) * per_d + (zero + 0.5), splat(high))))
         store_low_bytes(scratch + 16, to_i32(minimum(load_f32(x + 64) * per_d + (zero + 0.5), splat(high))))
-        return d, np.float32(0)
+        return carried(d, np.float32(0), x), np.float32(0)
 
     return encode
 
@@ -110,7 +124,7 @@ def _from_minimum(layout: Layout) -> Any:
         per_d = inverse(d)
         store_low_bytes(scratch, to_i32(minimum((lo - low) * per_d + 0.5, splat(high))))
         store_low_bytes(scratch + 16, to_i32(minimum((hi - low) * per_d + 0.5, splat(high))))
-        return d, low
+        return carried(d, low, x), low
 
     return encode
 
@@ -131,7 +145,8 @@ def _nearest_values(name: str, layout: Layout) -> Any:
         for i in range(32):  # in this order, as in ggml
             along += peek_f32(scratch + _ALONG + 4 * i)
             square += peek_f32(scratch + _SQUARE + 4 * i)
-        return (along / square if square > 0 else along * np.float32(0)), np.float32(0)
+        d = along / square if square > 0 else along * np.float32(0)
+        return carried(d, np.float32(0), x), np.float32(0)
 
     return encode
 

@@ -8,6 +8,7 @@ load and store are in `memory.py`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -235,6 +236,25 @@ def any_above(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.icmp_unsigned("!=", lanes, I16(0))
 
     return types.boolean(a, b), codegen
+
+
+@intrinsic
+def all_finite(typingctx: Any, a: Any, b: Any) -> Any:
+    """Tell whether no lane of two vectors is NaN or infinite."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        lanes = [builder.bitcast(_emit_below(builder, x, constant(x.type, math.inf)), I16) for x in args]
+        return builder.icmp_unsigned("==", builder.and_(*lanes), I16(0xFFFF))
+
+    return types.boolean(a, b), codegen
+
+
+def _emit_below(b: ir.IRBuilder, x: ir.Value, limit: ir.Value) -> ir.Value:
+    """Emit whether the magnitude of each number is below a limit; NaN is not."""
+    return b.fcmp_ordered("<", call(b, "llvm.fabs.v16f32", x.type, x), limit)
+
+
+below = binary(lambda b, x, limit: b.select(_emit_below(b, x, limit), x, constant(x.type, math.nan)))  # others: NaN
 
 
 def _reduction(name: str, flag: str, *start: float) -> Any:

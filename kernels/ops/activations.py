@@ -12,6 +12,7 @@ from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, peek_i64, poke_f32, poke_i32, store_f32, store_low_bytes
 from ..lang.simd import (
     absolute,
+    all_finite,
     divide,
     exp,
     first_lanes,
@@ -30,9 +31,17 @@ from .tile_dot import META_BYTES, META_D, META_DSUM, META_FIRST, META_SECOND
 
 @inline
 def quantize_row(x, n, q, meta):
-    """Quantize n float32 at x to int8 at q in blocks of 32, with a META record per block (see tile_dot.py)."""
+    """Quantize n float32 at x to int8 at q in blocks of 32, with a META record per block (see tile_dot.py).
+
+    A block with NaN or infinity gets NaN for its scales, so that every product over it is NaN.
+    """
     for b in range(n // 32):  # d = max |x| / 127, q = round(x / d)
         lo, hi = load_f32(x + 128 * b), load_f32(x + 128 * b + 64)
+        to = meta + META_BYTES * b
+        if not all_finite(lo, hi):
+            poke_f32(to + META_D, np.float32(np.nan))
+            poke_f32(to + META_DSUM, np.float32(np.nan))
+            continue
         top = max_lanes(maximum(absolute(lo), absolute(hi)))
         inverse = np.float32(127) / top
         inverse = inverse if inverse < np.inf else np.float32(0)
@@ -41,7 +50,6 @@ def quantize_row(x, n, q, meta):
         store_low_bytes(q + 32 * b + 16, ints_hi)
         sum_lo, sum_hi = sum_lanes_i32(ints_lo), sum_lanes_i32(ints_hi)
         d = top / np.float32(127)
-        to = meta + META_BYTES * b
         poke_f32(to + META_D, d)
         poke_f32(to + META_DSUM, d * np.float32(-(sum_lo + sum_hi)))
         poke_i32(to + META_FIRST, -sum_lo)
@@ -61,18 +69,24 @@ def hand_over(y, row, first, n, columns, q, meta, half):
 
 @inline
 def inverse_rms(x, n, eps):
-    """Return 1 / sqrt(mean(x²) + eps) of n float32; the 15 numbers after them may be read."""
+    """Return 1 / sqrt(mean(x²) + eps) of n float32, NaN if the mean is; the 15 numbers after them may be read."""
     squares = splat(0.0)
     for i in range(0, n, 16):  # 16 sums of squares
         v = first_lanes(n - i, load_f32(x + 4 * i), splat(0.0))
         squares = fma(v, v, squares)
-    return np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + eps)
+    return inverse_root(sum_lanes(squares) / np.float32(n) + eps)
+
+
+@inline
+def inverse_root(x):
+    """Return 1 / sqrt(x), but NaN for infinity: values that it scales to 0 would hide it."""
+    return np.float32(1) / np.sqrt(x) + (x - x)
 
 
 @inline
 def soft_cap(x, cap):
-    """Return cap * tanh(x / cap) of a vector."""
-    return (divide(splat(-2.0), exp(x * (np.float32(2) / cap)) + 1.0) + 1.0) * cap
+    """Return cap * tanh(x / cap) of a vector, NaN for NaN and infinity."""
+    return (divide(splat(-2.0), exp(x * (np.float32(2) / cap)) + 1.0) + 1.0) * cap + (x - x)
 
 
 HAND_OVER = record(x="ptr", q="ptr", meta="ptr", half="ptr", n="int")
@@ -126,7 +140,7 @@ def layer_norm(a, begin, end, thread):
         for i in range(0, n, 16):
             v = first_lanes(n - i, load_f32(source + 4 * i) - mean, splat(0.0))
             squares = fma(v, v, squares)
-        scale = np.float32(1) / np.sqrt(sum_lanes(squares) / np.float32(n) + a.eps)
+        scale = inverse_root(sum_lanes(squares) / np.float32(n) + a.eps)
         y = a.y + item * n * 4
         for i in range(0, 4 * n, 64):
             bias = load_f32(a.bias + i) if a.bias != 0 else splat(0.0)
@@ -165,9 +179,9 @@ def _gelu(x):
 
 @inline
 def _swiglu_oai(gate, up):
-    """Return OpenAI's SwiGLU: gate is clamped to at most 7, up to between -7 and 7; NaN stays NaN."""
-    x = minimum(splat(7.0), gate)
-    return divide(x, exp(x * -1.702) + 1.0) * (maximum(splat(-7.0), minimum(splat(7.0), up)) + 1.0)
+    """Return OpenAI's SwiGLU: gate is clamped to at most 7, up to between -7 and 7; NaN for NaN and infinity."""
+    x, broken = minimum(splat(7.0), gate), (gate - gate) + (up - up)  # 0 or NaN
+    return divide(x, exp(x * -1.702) + 1.0) * (maximum(splat(-7.0), minimum(splat(7.0), up)) + 1.0 + broken)
 
 
 @cache
@@ -211,7 +225,7 @@ def activate(activation: str) -> Kernel:
             for i in range(0, 4 * a.piece, 64):
                 v = load_f32(x + i)
                 above = maximum(splat(0.0), v)  # in this order a NaN stays one
-                store_f32(y + i, _gelu(v) if gelu else above * above)
+                store_f32(y + i, _gelu(v) if gelu else above * above + (v - v))  # NaN for -infinity
             hand_over(a.y, row, first, a.piece, a.n, a.q, a.meta, a.half)
 
     return activate

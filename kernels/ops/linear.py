@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
+
 from ..formats.widen import widen
 from ..lang import amx
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_i64, store_f32, store_rows
+from ..lang.simd import below, splat
 from .tile_dot import tile_dot
 
 CHUNK = 32
@@ -38,7 +41,7 @@ def linear(fmt: str, rows: int) -> Kernel:
                 y = a.y + r * a.y_stride + tile * 64
                 if a.bias != 0:
                     total = total + load_f32(a.bias + tile * 64)
-                total = total * a.scale
+                total = below(total * a.scale, splat(np.inf))  # infinity becomes NaN: no logit hides as -infinity
                 if a.add != 0:
                     total = total + load_rows(y, a.y_stride, rows)
                 store_rows(y, a.y_stride, total)

@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 
 from ..lang.jit import Kernel, inline, kernel, record
-from ..lang.memory import peek_f32, peek_i64, poke_f32
+from ..lang.memory import load_f32, peek_f32, peek_i64, poke_f32, store_f32
+from ..lang.simd import below, splat
 from ..pages import store_k, store_v
 from ..shapes import PAGE
 from .activations import inverse_rms, quantize_row
@@ -97,6 +98,8 @@ def rope_store(k_type: str, v_type: str, neox: bool) -> Kernel:
                 _rotate(q, a.k_dim, a.rope_dim, turn, apart, step, scale, out)
                 if a.k_rotation:
                     hadamard(out, a.k_dim, a.k_rotation)
+                for i in range(0, 4 * a.k_columns, 64):  # infinity becomes NaN, as in K: see pages.py
+                    store_f32(out + i, below(load_f32(out + i), splat(np.inf)))
                 if a.out_q != 0:
                     to, meta = a.out_q + vector * a.k_columns, a.out_meta + vector * (a.k_columns // 32 * META_BYTES)
                     quantize_row(out, a.k_columns, to, meta)

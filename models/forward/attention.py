@@ -21,6 +21,7 @@ from ...kernels.plan import Cost
 from ...kernels.shapes import columns
 from ..cache.sizes import layer_bytes
 from ..config import Layer
+from . import probe
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -65,6 +66,10 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         times=step.rows,
         grain=c.n_head_kv * r.rows_at_once if r.prefill else 1,
         cost=lambda rows, context: Cost(activations=rows * sum(token_bytes)),
+        output=lambda: (
+            probe.queries_of(b, c, int(step.rows[0])),
+            *probe.cached(kv, c, step.slots[kv.kind, : int(step.rows[0])]),
+        ),
         q=q.x, k=k.x, v=v.x, q_stride=q.x.strides[0], k_stride=k.x.strides[0], v_stride=v.x.strides[0],
         q_norm=_or_none(extras.q_norm), k_norm=_or_none(extras.k_norm), norm_rows=int(by_row), eps=r.config.norm_eps,
         turns=r.positions.turns[c.rope] if c.rope else 0, rope_dim=c.rope.dim if c.rope else 0,
@@ -82,6 +87,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         items=c.n_head_kv,
         times=step.span_blocks if r.prefill else step.span_splits,
         cost=lambda rows, context: _cost(c, rows, context, token_bytes, kinds, r.prefill),
+        output=lambda: (b.sums.ravel()[: step.rows[0] * step.splits[0] * c.n_head * (v_columns + softmax.TAIL)],),
         spans=step.spans, table=softmax.table_at(kv.kind),
         splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
         window=c.window or softmax.ALL, softcap=c.softcap,

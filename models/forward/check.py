@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...kernels.plan import Op, Plan
+from ...kernels.plan import Op, Output, Plan, Team
 
 
-def first_broken(plan: Plan) -> Op | None:
-    """Run the plan again with one thread; return the first operation that leaves NaN or infinity, or None."""
+def first_broken(plan: Plan, team: Team) -> Op | None:
+    """Run the plan again, one operation at a time; return the first that leaves NaN or infinity, or None."""
     for op in plan.ops:
-        op.kernel.run(op.args, 0, op.items * int(op.times[0]))
-        if op.output is not None and not all_numbers(*op.output):
+        alone = Plan()
+        alone.ops.append(op)
+        team.run(alone)
+        if op.output is not None and not all_numbers(op.output):
             return op
     return None
 
 
-def all_numbers(values: np.ndarray, rows: np.ndarray) -> bool:
-    """Return whether the first rows[0] rows hold neither NaN nor infinity."""
+def all_numbers(output: Output) -> bool:
+    """Return whether an operation's output holds neither NaN nor infinity."""
+    if callable(output):
+        return all(np.isfinite(numbers).all() for numbers in output())
+    values, rows = output
     return bool(np.isfinite(values[: int(rows[0])]).all())

@@ -99,6 +99,7 @@ class Mixture:
                 items=1,
                 times=r.step.rows,
                 cost=partial(_moved, moved),
+                output=partial(_scales, to, r.step.pairs) if whole else (to.x, r.step.pairs),
                 places=self.places, used=self.used, x=source, meta=h.meta, x_bytes=row_bytes, meta_bytes=meta_bytes,
                 to=target, to_meta=to.meta,
             )  # fmt: skip
@@ -171,6 +172,12 @@ class Mixture:
 def _moved(row: int, rows: int, context: int) -> Cost:
     """Return the cost of copies of `row` bytes a row."""
     return Cost(activations=rows * row)
+
+
+def _scales(x: Rows, rows: np.ndarray) -> tuple[np.ndarray]:
+    """Return the scales of the blocks of int8 of the first rows[0] rows."""
+    blocks = x.meta.view(tile_dot.META)[: int(rows[0]) * x.n // 32]
+    return (blocks["d"],)
 
 
 def _tiles(s: Stack) -> int:

@@ -12,7 +12,7 @@ from ..cache.sizes import PREFILL_ROWS
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
 from ..progress import Progress, silent
-from .check import all_numbers, first_broken
+from .check import first_broken
 from .loaded import Loaded
 from .positions import Positions
 from .probe import Attended, attended
@@ -81,11 +81,11 @@ class Model:
         return logits
 
     def broken(self) -> str | None:
-        """Return which operation of the last step first gave NaN or infinity, as in "blk.1.ffn_down", or None."""
-        x, logits = self._buffers.x.x, self._buffers.logits.x
-        if all_numbers(x, self._step.rows) and all_numbers(logits, self._step.n_logits):
-            return None
-        op = first_broken(self.plan(int(self._step.rows[0])))
+        """Return the operation of the last step that first gave NaN or infinity, as in "blk.1.ffn_down", or None.
+
+        It repeats the step and looks at what each operation writes.
+        """
+        op = first_broken(self.plan(int(self._step.rows[0])), self.team)
         return f"{op.part}.{op.name}".lstrip(".") if op else None
 
     def plan(self, rows: int) -> Plan:

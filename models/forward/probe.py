@@ -37,11 +37,11 @@ def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: St
         op.kernel.run(op.args, 0, op.items * int(op.times[0]))
         if op.name == "rope_store":
             layer, held = next(layers)
-            yield Attended(_queries(buffers, layer, rows), *cached(held, layer, step.slots[held.kind, :rows]))
+            yield Attended(queries_of(buffers, layer, rows), *cached(held, layer, step.slots[held.kind, :rows]))
 
 
-def _queries(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
-    """Return the queries, (rows, heads, head_dim_k), from [KV head][max_rows][group][columns]."""
+def queries_of(buffers: Buffers, layer: Layer, rows: int) -> F32Array:
+    """Return the queries of a step of `rows` tokens in a layer: (rows, heads, head_dim_k)."""
     group, width = layer.n_head // layer.n_head_kv, columns(layer.head_dim_k)
     every = buffers.queries(layer.n_head, width).x[: buffers.max_rows * layer.n_head]
     q = every.reshape(layer.n_head_kv, buffers.max_rows, group, width)[:, :rows, :, : layer.head_dim_k]

@@ -144,6 +144,7 @@ class Recorder:
             grain=self.rows_at_once,
             solo=not self.prefill,
             cost=lambda rows, context: Cost(activations=rows * x.n * 5),
+            output=(x.x, self.step.rows),
             x=x.x,
             **self.handed_over(x),
             n=x.n,

@@ -46,7 +46,21 @@ def check(x: np.ndarray, fmt: Format, slots: np.ndarray, expected: np.ndarray) -
 @example(x=np.tile(np.array([3, -3] * 16, np.float32), (3, 1)), slots=np.array([1, 2, 3]))
 def test_stored_is_what_the_format_encodes(fmt: Format, x: np.ndarray, slots: np.ndarray) -> None:
     x = x + 0.0  # of -0, ggml's C and its Python differ in the sign of d = 0
-    check(x, fmt, slots, fmt.encode(x))
+    check(x, fmt, slots, without_infinity(fmt, fmt.encode(x)))
+
+
+def without_infinity(fmt: Format, encoded: np.ndarray) -> np.ndarray:
+    """What is too large for float16 is NaN in the cache, where ggml has infinity: a block's d stands for all of it."""
+    raw = encoded.copy()
+    if fmt.name == "f16":
+        raw.view("<u2")[np.isinf(raw.view("<f2"))] = 0x7E00
+    elif fmt.layout:
+        broken = (
+            ~np.isfinite(fmt.layout.split(raw).d)
+            | ~np.isfinite(fmt.decode(raw)).reshape(*raw.shape[:-1], -1, 32)[..., 0]
+        )
+        raw.reshape(*raw.shape[:-1], -1, fmt.nbytes)[broken, fmt.layout.d : fmt.layout.d + 2] = 0, 0x7E
+    return raw
 
 
 @TYPE

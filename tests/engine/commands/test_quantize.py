@@ -107,3 +107,32 @@ def test_nothing_is_left_of_one_that_was_broken_off(source: Path, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         convert(GGUF.open(source), tmp_path / "b.gguf", "Q8_0", threads=2, progress=stop)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("type", "fmt", "value"),
+    [
+        ("F16", "f16", 1e6),
+        ("F16", "f16", -np.inf),
+        ("BF16", "bf16", np.nan),
+        ("Q4_0", "q4_0", 1e6),
+        ("Q4_1", "q4_1", 1e6),
+        ("Q8_0", "q8_0", 1e8),
+        ("Q8_0", "q8_0", np.nan),
+        ("Q8_0", "q8_0", np.inf),
+        ("Q4_K_M", "q4_k", np.nan),
+        ("Q4_K_M", "q4_k", 1e9),
+        ("Q4_K_M", "q4_k", -1e35),
+        ("Q3_K_M", "q3_k", 1e20),
+        ("IQ4_XS", "iq4_xs", 1e35),
+    ],
+)
+def test_values_that_the_type_cannot_represent(
+    type: str, fmt: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).standard_normal((96, 256), dtype=np.float32)
+    x[5, 77], x[60, 3] = value, np.nan  # only the first is named
+    path = tiny.write(tmp_path / "a.gguf", n_embd=256, tensors={"blk.1.ffn_gate.weight": x})
+    line = refused(capsys, 3, path, tmp_path / "b.gguf", type)
+    assert f"a.gguf: blk.1.ffn_gate.weight: has {value:g} at [5, 77], which {fmt} cannot represent" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]

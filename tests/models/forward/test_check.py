@@ -64,5 +64,5 @@ def test_k_that_its_type_does_not_hold(tmp_path: Path) -> None:
     large = np.full((64, 192), 1e5, np.float32)
     path = tiny.write(tmp_path / "large.gguf", **SHAPE, tensors={"blk.1.attn_k.weight": large})
     answer(path)
-    with pytest.raises(NumberError, match=r"blk\.1\.combine: .*-ctk f32"):
+    with pytest.raises(NumberError, match=r"blk\.1\.rope_store: .*-ctk f32"):
         answer(path, "f16")
