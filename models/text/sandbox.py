@@ -28,9 +28,9 @@ from ..errors import PyllmError
 __all__ = ["Broken", "Refused", "rendering", "start"]
 
 SOURCE_LIMIT = 128 << 10  # the most characters of a template; the largest known one has 18,120
-SECONDS = 5.0  # for all renderings of one conversation
+SECONDS = 4.0  # for all renderings of a conversation; of 5 seconds, the rest is for the start and for the tokens
 START_SECONDS = 60.0  # until the process is ready: only a machine that is very busy needs more than one
-TEXT_LIMIT, TEXT_PER_CHARACTER = 1 << 20, 4  # characters of the text: a fixed part, and more by the input's length
+TEXT_LIMIT, TEXT_PER_CHARACTER = 256 << 10, 4  # characters of the text: a fixed part, and more by the values' length
 MEMORY = 256 << 20  # bytes
 OUT_OF_MEMORY = f"it takes more than {MEMORY >> 20} MiB"
 POLL = 0.005  # seconds between two looks at the memory
@@ -73,10 +73,9 @@ class _Worker:
 
     def ask(self, source: str, values: Mapping[str, Any], seconds: float) -> str:
         """Return the text of a template; raises Refused and Broken."""
-        request = {"source": source, "values": values, "seconds": seconds}
-        limit = TEXT_LIMIT + TEXT_PER_CHARACTER * len(json.dumps(request, ensure_ascii=False))
-        # JSON escapes take up to twelve bytes for a character.
-        answer = self._answered(json.dumps(request | {"limit": limit}).encode(), seconds, 12 * limit)
+        limit = TEXT_LIMIT + TEXT_PER_CHARACTER * len(json.dumps(values, ensure_ascii=False))
+        request = json.dumps({"source": source, "values": values, "limit": limit, "seconds": seconds}).encode()
+        answer = self._answered(request, seconds, 12 * limit)  # JSON takes up to twelve bytes for a character
         if "refused" in answer:
             raise Refused(answer["refused"])
         if "memory" in answer:
@@ -175,7 +174,7 @@ def start() -> None:
 def rendering(source: str) -> Iterator[Callable[[Mapping[str, Any]], str]]:
     """Yield a function that returns the template's text for some values (of JSON types).
 
-    The function raises Refused, Broken and PyllmError. All its calls have SECONDS together, and threads wait for each other.
+    The function raises Refused, Broken and PyllmError. Its calls have SECONDS together; threads wait for each other.
     """
     with _lock:
         end = 0.0
