@@ -215,7 +215,8 @@ def test_memory_is_watched_where_the_system_does_not_limit_it(
     sandbox._worker.polled = True
     with pytest.raises(ModelError, match="it takes more than 256 MiB"):
         render(
-            "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x, 'a' * (99999 + i)] %}{% endfor %}"
+            "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x, 'a' * (99999 + i)] %}"
+            "{% endfor %}"
         )
 
 

@@ -169,7 +169,7 @@ def test_what_transformers_gives_a_template() -> None:
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{{ messages.append(1) }}", "SecurityError"),
-        ("{{ ''|attr('__class__') }}", "SecurityError"),
+        ("{{ (''|attr('__class__')).x }}", "SecurityError"),
         ("{{ raise_exception.__globals__.sys }}", "SecurityError"),
         ("{% include 'x' %}", "TypeError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
