@@ -57,6 +57,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     """
     begin = perf_counter()
     from ...models.file.gguf import GGUF
+    from ...models.text import sandbox
     from ...models.text.template import ChatTemplate
     from ...models.text.tokenizer import Tokenizer
     from ..machine.fit import check_fit
@@ -66,7 +67,10 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     n_ctx = context_size(args.ctx_size, config)
     cache = advised(gguf, config, args) if args.cache_type == "auto" else asked_cache(args)
     check_fit(gguf, config, n_ctx, cache)
-    tokenizer, template, tokens = Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf), list[int]()
+    template, tokens = ChatTemplate.from_gguf(gguf), list[int]()
+    if template is not None and not args.raw:
+        sandbox.start()  # gets ready while the tokenizer is read
+    tokenizer = Tokenizer.from_gguf(gguf)
     if prompt is None:
         check_template(config, tokenizer, template, args)
     else:

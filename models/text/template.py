@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-
-from jinja2.exceptions import UndefinedError
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ..errors import ModelError, UsageError
 from ..file.gguf import GGUF
@@ -18,11 +17,15 @@ KEY = "tokenizer.chat_template"
 _TOOLS = re.compile(r"\b(tools|functions)\b")
 CURE = "use --raw to continue a text without a template"
 
+_Template = Callable[[Mapping[str, Any]], str]
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant" | ..., "content": text}
 
 
 class ChatTemplate:
-    """A Jinja template, compiled when it is first used, so that a broken one does no harm until then."""
+    """A Jinja template, compiled when it is first used, so that a broken one does no harm until then.
+
+    A process of its own renders it; `sandbox.start` starts that early.
+    """
 
     def __init__(self, source: str, bos: str, eos: str, path: object = "") -> None:
         """bos, eos: the texts of these tokens, which a template may use; path: the file, for messages."""
@@ -47,26 +50,30 @@ class ChatTemplate:
         A system prompt that the template refuses or leaves out goes in front of the next message, as in llama.cpp.
         Raises ModelError if the template is broken, out of bounds, or refuses these messages.
         """
+        with sandbox.rendering(self.source) as template:
+            return self._render(template, messages, add_generation_prompt)
+
+    def _render(self, template: _Template, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         system = messages[0]["content"] if len(messages) > 1 and messages[0]["role"] == "system" else ""
         if not system:
-            return self._run(messages, add_generation_prompt)
+            return self._run(template, messages, add_generation_prompt)
         refused = None
         try:
-            text = self._run(messages, add_generation_prompt)
+            text = self._run(template, messages, add_generation_prompt)
             if system.strip() in text:
                 return text
             other = {**messages[0], "content": system + "."}
-            if text != self._run([other, *messages[1:]], add_generation_prompt):  # the text depends on it
+            if text != self._run(template, [other, *messages[1:]], add_generation_prompt):  # the text depends on it
                 return text
         except _RefusedError as error:
             refused = error
         second = {**messages[1], "content": f"{system}\n{messages[1]['content']}"}
         try:
-            return self._run([second, *messages[2:]], add_generation_prompt)
+            return self._run(template, [second, *messages[2:]], add_generation_prompt)
         except _RefusedError as error:
             raise refused or error from None
 
-    def _run(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def _run(self, template: _Template, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         values = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
@@ -76,12 +83,12 @@ class ChatTemplate:
             "documents": None,
         }
         try:
-            return sandbox.render(self.source, values)
+            return template(values)
         except sandbox.Refused as e:
             raise _RefusedError(self.path, KEY, f"refuses these messages: {short(str(e), 200)}", CURE) from None
-        except Exception as e:  # a template can raise anything, RecursionError and MemoryError too
-            problem = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
-            if isinstance(e, (TypeError, UndefinedError)) and _TOOLS.search(self.source):
+        except sandbox.Broken as e:
+            problem = str(e)
+            if problem.startswith(("TypeError", "UndefinedError")) and _TOOLS.search(self.source):
                 problem += " (it may be for calling tools, which pyllm does not do)"
             raise ModelError(self.path, KEY, f"cannot be used: {short(problem, 200)}", CURE) from None
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyllm.models.errors import ModelError
 from pyllm.models.file.gguf import GGUF
+from pyllm.models.text import sandbox
 from pyllm.models.text.template import ChatTemplate
 from pyllm.models.text.tokenizer import Tokenizer
 
@@ -153,6 +154,7 @@ def test_what_transformers_gives_a_template() -> None:
         "{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('a') + f('b') }}": "[a][b]",
         "{{ [1, 2, 3][1:] }}{{ 2 ** 10 }}{{ 'ab' * 2 }}{{ 7 % 4 }}": "[2, 3]1024abab3",
         "{{ tools is none }}{{ nothing }}{{ nothing is defined }}": "TrueFalse",
+        "{{ 'x'|center(5) }}{{ lipsum() is string }}{{ '\\N{BULLET}' }}{{ [1]|pprint }}": "  x  True•[1]",
         "{% filter upper %}a{% endfilter %}{{ 'a\nb'|indent(2) }}": "Aa\n  b",
     }.items():
         assert template(source).render([USER]) == expected, source
@@ -165,11 +167,9 @@ def test_what_transformers_gives_a_template() -> None:
         ("{% for %}", 'cannot be used: "TemplateSyntaxError'),
         ("{{ messages[0].content.foo.bar }}", "UndefinedError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
-        ("{{ 'x'|center(9) }}", "No filter named 'center'"),
-        ("{{ lipsum() }}", "'lipsum' is undefined"),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{{ messages.append(1) }}", "SecurityError"),
-        ("{{ ''|attr('__class__') }}", "No filter named 'attr'"),
+        ("{{ (''|attr('__class__')).x }}", "SecurityError"),
         ("{{ raise_exception.__globals__.sys }}", "SecurityError"),
         ("{% include 'x' %}", "TypeError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
@@ -231,7 +231,6 @@ GROW = (
         "{{ [1]|tojson(indent=999999999) }}",
         "{% set ns = namespace(x=[1] * 90000) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}"
         "{{ ns.x|tojson(indent=16) }}",
-        "{{ strftime_now('%999999999Y') }}",
         "{% set a = -999999999999 %}{{ a|burn }}{% for i in range(99999999) %}{% endfor %}",
         *(
             GROW.replace("GROW", growth)
@@ -246,8 +245,9 @@ GROW = (
         "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
     ],
 )  # fmt: skip
-def test_a_template_cannot_take_all_time_and_memory(source: str) -> None:
-    resource = pytest.importorskip("resource")  # Windows does not have it, and the sandbox is the same there
+def test_a_template_cannot_take_all_time_and_memory(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")  # Windows does not have it
+    monkeypatch.setattr(sandbox, "SECONDS", 1.0)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="cannot be used"):
         template(source).render([USER])
