@@ -152,3 +152,42 @@ def test_activate(piece: int, activation: str) -> None:
     wide[0, 7] = np.nan
     rig.run(activations.activate(activation), 3 * n // piece, **operands)
     assert np.isnan(y[0, 7]) and np.isnan(y).sum() == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_block_that_is_no_numbers(value: float) -> None:
+    """Its scales are NaN; the other blocks are as ever."""
+    x = np.random.default_rng(0).standard_normal((1, 96), dtype=np.float32)
+    q, meta = rig.zeros(2, 96, dtype=np.int8), rig.zeros(2, 3, 4, dtype=np.float32)
+    rig.run(activations.hand_over_rows, 1, x=x, q=q[0], meta=meta[0], half=0, n=96)
+    x[0, 40] = value
+    rig.run(activations.hand_over_rows, 1, x=x, q=q[1], meta=meta[1], half=0, n=96)
+    assert np.isnan(meta[1, 1, :2]).all()
+    np.testing.assert_array_equal(meta[1, ::2], meta[0, ::2])
+    np.testing.assert_array_equal(q[1, :32], q[0, :32])
+    np.testing.assert_array_equal(q[1, 64:], q[0, 64:])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_clamps_and_caps_hide_nothing(value: float) -> None:
+    x = np.ones((1, 32), np.float32)
+    x[0, 3] = value
+    y, ones, forms = (
+        rig.zeros(1, 32),
+        np.ones((1, 32), np.float32),
+        {"q": 0, "meta": 0, "half": 0, "n": 32, "piece": 32},
+    )
+    for gate, up in ((x, ones), (ones, x)):
+        rig.run(activations.gate("swiglu_oai"), 1, gate=gate, up=up, y=y, gate_stride=128, up_stride=128, **forms)
+        assert not np.isfinite(y[0, 3]) and np.isfinite(y).sum() == 31
+    rig.run(activations.activate("relu2"), 1, x=x, y=y, x_stride=128, **forms)
+    assert not np.isfinite(y[0, 3]) and np.isfinite(y).sum() == 31
+    rig.run(activations.cap_rows, 1, x=x, n=32, piece=32, cap=30.0)
+    assert np.isnan(x[0, 3]) and np.isfinite(x).sum() == 31
+
+
+def test_a_norm_of_squares_that_overflow() -> None:
+    x, y = np.full((1, 64), 1e20, np.float32), rig.zeros(1, 64)
+    norm = {"x": x, "weight": np.ones(64, np.float32), "rows": 0, "y": y, "q": 0, "meta": 0, "half": 0}
+    rig.run(activations.rms_norm, 1, **norm, n=64, x_stride=x.strides[0], eps=EPS)
+    assert np.isnan(y).all()
