@@ -333,8 +333,10 @@ class Team:
 
         stamps: int64 (1 + threads, 1 + ops), in ticks of the clock. The first row gets the time at the start and after
         each operation; each thread's row gets the time that it waited at the barrier after each operation that has
-        one. They are complete after `rest`.
+        one. They are complete after `rest`. Raises RuntimeError after `close`: nobody would do the work.
         """
+        if self._mail[_STOP // 8]:
+            raise RuntimeError("the model was closed: its threads have ended")
         table = plan.table
         self._start()
         # A worker may still be in the run before, with nothing left to do: its memory and counters must not change.

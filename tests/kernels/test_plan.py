@@ -75,6 +75,19 @@ def test_every_item_once(threads: int, ops: list[tuple[int, int, int, bool]]) ->
 
 
 @THREADS
+def test_a_closed_team_refuses_to_run(threads: int) -> None:
+    """It would wait for ever for threads that have ended."""
+    plan, counts = Plan(), np.zeros(150, np.int64)
+    plan.add("count", count, items=3, counts=counts, who=np.zeros(150, np.int64))
+    team = Team(threads)
+    team.run(plan)
+    team.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        team.run(plan)
+    assert counts[:3].tolist() == [1, 1, 1]
+
+
+@THREADS
 def test_barriers_hold(threads: int) -> None:
     n, ops = 37, 1100
     first = np.arange(n, dtype=np.int64)
