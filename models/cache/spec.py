@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ..config import Config
 from ..errors import UsageError
 from . import layer_map, rotation
 
@@ -86,14 +85,6 @@ class CacheSpec:
     def layers(self, n_layer: int) -> list[tuple[str, str]]:
         """Return the types of K and of V in each layer; raises UsageError."""
         return list(zip(self.side("k", n_layer), self.side("v", n_layer), strict=True))
-
-    def resolved(self, config: Config) -> CacheSpec:
-        """Return the same cache with its maps written out for this model's layers; raises UsageError."""
-
-        def written(types: tuple[str, ...]) -> str:
-            return types[0] if len(set(types)) == 1 else layer_map.written(types)
-
-        return replace(self, k=written(self.side("k", config.n_layer)), v=written(self.side("v", config.n_layer)))
 
 
 _FLAGS = ("--cache-type-k", "--cache-type-k-layers", "--cache-type-v", "--cache-type-v-layers", "--cache-rotate")

@@ -16,7 +16,7 @@ from ...kernels.lang.buffers import aligned
 from ...kernels.shapes import PAGE
 from ..config import Config, Layer
 from . import rotation
-from .kinds import kinds
+from .kinds import kind_of, kinds
 from .sizes import check_cache_type
 from .spec import CacheSpec
 
@@ -63,9 +63,8 @@ class KVCache:
             TablePages(kind.pool_pages(n_ctx, n_batch, sequences), kind.kept_pages(n_batch), kind.window)
             for kind in kinds(config)
         ]
-        kind_of = {i: number for number, kind in enumerate(kinds(config)) for i in kind.layers}
         self.layers = [
-            self._layer(layer, kind_of[i], check_cache_type(config, "k", k), check_cache_type(config, "v", v))
+            self._layer(layer, kind_of(config, i), check_cache_type(config, "k", k), check_cache_type(config, "v", v))
             for i, (layer, (k, v)) in enumerate(zip(config.layers, spec.layers(config.n_layer), strict=True))
         ]
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.lang import cpu
+from ...kernels.lang.jit import Kernel
 from ...kernels.ops import activations, embed, linear, tile_dot
 from ...kernels.plan import Cost, Plan
 from ..cache.store import KVCache
@@ -75,10 +76,17 @@ class Recorder:
 
     def norm(self, x: Rows, weight: F32Array, *, logits_rows: bool = False) -> Rows:
         """Return the RMSNorm of each row, or of the rows whose logits are wanted."""
+        return self._norm(activations.rms_norm, x, logits_rows, weight=weight)
+
+    def layer_norm(self, x: Rows, weight: F32Array, bias: F32Array | None = None, *, logits_rows: bool = False) -> Rows:
+        """Return the LayerNorm of each row, or of the rows whose logits are wanted; bias: None adds nothing."""
+        return self._norm(activations.layer_norm, x, logits_rows, weight=weight, bias=0 if bias is None else bias)
+
+    def _norm(self, kernel: Kernel, x: Rows, logits_rows: bool, **vectors: Any) -> Rows:
         to, count = self.buffers.input("norm", x.n), self.step.n_logits if logits_rows else self.step.rows
         self.plan.add(
             "norm",
-            activations.rms_norm,
+            kernel,
             items=1,
             times=count,
             grain=self.rows_at_once,
@@ -86,32 +94,14 @@ class Recorder:
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
             output=(to.x, count),
             x=x.x,
-            weight=weight,
             rows=self.step.logits_rows if logits_rows else 0,
             y=to.x,
+            **vectors,
             **self.handed_over(to, logits_rows=logits_rows),
             n=x.n,
             x_stride=x.x.strides[0],
             eps=self.config.norm_eps,
         )
-        return to
-
-    def layer_norm(self, x: Rows, weight: F32Array, bias: F32Array | None = None, *, logits_rows: bool = False) -> Rows:
-        """Return the LayerNorm of each row, or of the rows whose logits are wanted; bias: None adds nothing."""
-        to, count = self.buffers.input("norm", x.n), self.step.n_logits if logits_rows else self.step.rows
-        self.plan.add(
-            "norm",
-            activations.layer_norm,
-            items=1,
-            times=count,
-            grain=self.rows_at_once,
-            solo=not self.prefill,
-            cost=lambda rows, context: Cost(activations=rows * x.n * 9),
-            output=(to.x, count),
-            x=x.x, weight=weight, bias=0 if bias is None else bias, y=to.x,
-            rows=self.step.logits_rows if logits_rows else 0,
-            **self.handed_over(to, logits_rows=logits_rows), n=x.n, x_stride=x.x.strides[0], eps=self.config.norm_eps,
-        )  # fmt: skip
         return to
 
     def add_norm(self, to: Rows, x: Rows, weight: F32Array) -> None:
