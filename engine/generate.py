@@ -36,10 +36,10 @@ def generate(
     times = Timings() if timings is None else timings
     decoder = StreamDecoder(tokenizer)
     begin = perf_counter()
-    kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last is taken in again, for its logits
-    session.rewind(kept)
-    logits = session.prefill(prompt[kept:], lambda done, total: progress("reading the prompt", done, total))
-    for token in prompt[kept:]:
+    known = common_prefix(session.tokens, prompt[:-1])  # the last is taken in again, for its logits
+    kept = session.rewind(known)
+    logits = session.prefill(prompt[kept:], lambda done, _: progress("reading the prompt", kept + done, len(prompt)))
+    for token in prompt:
         sampler.accept(token)
     times.prompt_n, times.reused_n, times.prompt = len(prompt) - kept, kept, perf_counter() - begin
 

@@ -28,7 +28,6 @@ from ..models.file.header import DOWNLOAD
 from ..models.forward.loaded import Loaded
 from ..models.forward.model import Model
 from ..models.forward.probe import Attended, cached, softmax_weights
-from ..models.forward.step import PlanKind
 from ..models.progress import Progress, silent
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
@@ -303,7 +302,7 @@ class LLM:
 
     def read_at(self, depth: int) -> Cost:
         """Return what a decode step reads and multiplies when the cache holds `depth` tokens."""
-        return self.model.plans[PlanKind.DECODE].cost(1, depth)
+        return self.model.cost(1, depth)
 
     @property
     def kv_bytes(self) -> int:

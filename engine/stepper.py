@@ -31,9 +31,11 @@ class Stepper:
         """
         self.model, self._after_step, self._before_step = model, after_step, before_step
 
-    def _take(self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int]) -> F32Array:
+    def _take(
+        self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int], *, prompt: bool = True
+    ) -> F32Array:
         self._before_step()
-        logits = self.model.step([sequence.span(tokens)], logits_rows)
+        logits = self.model.step([sequence.span(tokens, prompt=prompt)], logits_rows)
         self._after_step()
         sequence.extend(tokens)
         return logits
@@ -64,7 +66,7 @@ class Stepper:
     def decode(self, sequence: Sequence, token: int) -> F32Array:
         """Take in one token and return the logits after it: (n_vocab,)."""
         self._check(sequence, 1)
-        logits: F32Array = self._take(sequence, [token], [0])[0]
+        logits: F32Array = self._take(sequence, [token], [0], prompt=False)[0]
         return logits
 
     def score(self, sequence: Sequence, tokens: Tokens[int]) -> Iterator[tuple[int, F32Array]]:
@@ -87,14 +89,6 @@ class Stepper:
         for i in range(full, whole.count):
             self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
         sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
-
-    def rewind(self, sequence: Sequence, n: int) -> None:
-        """Go back to the first n tokens; take them in again if a window gave back pages that the next token sees."""
-        kept = sequence.tokens[:n]
-        again = not sequence.can_truncate(len(kept))
-        sequence.truncate(0 if again else len(kept))
-        if again and kept:
-            self.prefill(sequence, kept)
 
 
 class Session:
@@ -131,10 +125,10 @@ class Session:
         """Fill the cache to n tokens with copies; see Stepper.repeat."""
         self._stepper.repeat(self.sequence, n)
 
-    def rewind(self, n: int) -> None:
-        """Go back to the first n tokens; see Stepper.rewind."""
-        self._stepper.rewind(self.sequence, n)
+    def rewind(self, n: int) -> int:
+        """Go back to the first n tokens, or to none; see Sequence.rewind."""
+        return self.sequence.rewind(n)
 
     def close(self) -> None:
         """Give the pages back."""
-        self.sequence.truncate(0)
+        self.sequence.rewind(0)

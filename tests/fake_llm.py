@@ -69,9 +69,11 @@ class FakeSession:
         self._llm.on_decode(self)
         return self._logits()
 
-    def rewind(self, n: int) -> None:
+    def rewind(self, n: int) -> int:
         assert 0 <= n <= self.n_past
+        n = n if n >= self._llm.forgets_before else 0
         del self.tokens[n:]
+        return n
 
     def _take(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
@@ -88,6 +90,7 @@ class FakeLLM:
 
     reply = REPLY
     seconds_per_token = 0.0
+    forgets_before = 0  # as layers with a window do: going back to fewer tokens keeps none
     loaded: dict[str, Any]  # the arguments it was made with
 
     def __init__(
