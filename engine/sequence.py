@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 from ..models.cache.store import KVCache
-from ..models.forward.step import Span
+from ..models.forward.span import Span
 from .page_table import PagePool, PageTable
 
 

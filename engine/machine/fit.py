@@ -94,7 +94,8 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequence
         cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
     raise FitError(
         f"{gguf.path}: needs {size(need.total)} of memory (weights {size(need.weights)}, "
-        f"KV cache {size(need.kv)} for -c {n_ctx} at {cache.pair}, buffers {size(need.positions + need.sums + need.buffers)}), "
+        f"KV cache {size(need.kv)} for -c {n_ctx} at {cache.pair}, "
+        f"buffers {size(need.positions + need.sums + need.buffers)}), "
         f"but {limit} leaves {size(max(free, 0))}; {cure}"
     )
 

@@ -12,9 +12,9 @@ from ..ops.tile_dot import tile_dot
 from ..shapes import PAGE, PART
 from .softmax import (
     ATTEND,
-    JOB_BEGIN,
     JOB_BYTES,
-    JOB_END,
+    JOB_PART,
+    JOB_PARTS,
     JOB_SPAN,
     SCORE_ROW,
     SPAN_BYTES,
@@ -54,8 +54,9 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
             vector = (head * a.max_rows + row) * group
             q, meta = a.q + vector * a.q_bytes, a.meta + vector * a.meta_bytes
             k_pool, v_pool = a.k_pool + head * a.k_head, a.v_pool + head * a.v_head
-            page = max(first // PAGE, peek_i64(job + JOB_BEGIN) * PART)
-            last = min(peek_i64(job + JOB_END) * PART, (length + PAGE - 1) // PAGE)
+            part, parts = peek_i64(job + JOB_PART), peek_i64(job + JOB_PARTS)
+            page = max(first // PAGE, part * PART)
+            last = min((part + parts) * PART, (length + PAGE - 1) // PAGE)
             sums = sums_of(a, row, head) + (page // PART - first // PAGE // PART) * a.kv_heads * group * stride
             for p in range(page, last):
                 if p % PART == 0 and p > page:

@@ -1,4 +1,7 @@
-"""Attention of many query rows, in prefill: a block of them goes through the pages together; knows no splits."""
+"""Attention of many query rows: a block of them goes through the pages together, and each page is decoded once.
+
+In prefill the rows follow each other in one sequence. In decode they are of sequences that share a prefix.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,36 @@ from ..lang.memory import peek_i64, store_rows
 from ..ops.tile_dot import MANY, many, tile_dot
 from ..pages import TILES
 from ..shapes import PAGE, PART
-from .softmax import ATTEND, EACH, SCORE_ROW, SUMS, TAIL, WEIGHTS, leave, row_block, start, weigh
+from .softmax import (
+    ATTEND,
+    EACH,
+    JOB_PART,
+    JOB_PARTS,
+    SCORE_ROW,
+    SUMS,
+    TAIL,
+    WEIGHTS,
+    leave,
+    row_block,
+    start,
+    weigh,
+)
 from .values import add_page, load_page
 
 
 @cache
 def attend_many(k_type: str, v_type: str) -> Kernel:
-    """Return the kernel for spans of many rows, a few query vectors at a time; a job is a block of rows."""
+    """Return the kernel for blocks of rows, a few query vectors at a time; a job is a block."""
     n = many(k_type)
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
         for item in range(begin, end):
-            head, row, rows, position, table = row_block(a, item)
-            vectors = rows * a.group
+            job, head, row, rows, position, table = row_block(a, item)
+            vectors, part, parts = rows * a.group, peek_i64(job + JOB_PART), peek_i64(job + JOB_PARTS)
+            if parts > 0:  # a shared prefix, which lies before all rows
+                position = PAGE * PART * (part + parts)
             q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
             meta = a.meta + (head * a.max_rows + row) * a.group * a.meta_bytes
             scores = a.scratch + thread * a.scratch_bytes
@@ -31,8 +49,10 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
             values = room + EACH * SCORE_ROW
             state = values + PAGE * a.v_columns * 4
             first = max(0, position + 1 - a.window)  # token that a row sees
-            for p in range(first // PAGE, (position + rows + PAGE - 1) // PAGE):
-                if p % PART == 0 or p == first // PAGE:
+            begin_page = max(first // PAGE, part * PART)
+            last = (part + parts) * PART - 1 if parts > 0 else (position + rows - 1) // PAGE
+            for p in range(begin_page, last + 1):
+                if p % PART == 0 or p == begin_page:
                     for i in range(vectors + EACH - 1):  # the sums are taken in groups of EACH
                         start(state + i * size, a.v_columns)
                 page = peek_i64(table + 8 * p)
@@ -51,7 +71,10 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                     for i in range(0, vectors, EACH):
                         weights, sums = scores + i * SCORE_ROW, state + i * size
                         add_page(v_type, EACH, True, a, v, values, hidden, tokens, weights, room, sums, size, 0, 0)
-                if (p + 1) % PART == 0 or p == (position + rows - 1) // PAGE:
-                    leave(a, head, row, vectors, state, p // PART > first // PAGE // PART)
+                if (p + 1) % PART == 0 or p == last:
+                    if parts > 0:
+                        leave(a, head, row, vectors, state, p // PART, False)
+                    else:
+                        leave(a, head, row, vectors, state, 0, p // PART > begin_page // PART)
 
     return attend_many

@@ -91,7 +91,7 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
         qx = values + PAGE * a.v_columns * 4
         kx, px, vx = qx + 2 * q_rest, qx + 2 * (q_rest + k_rest), qx + 2 * (q_rest + k_rest + p_rest)
         for item in range(begin, end):
-            head, row, rows, position, table = row_block(a, item)
+            _, head, row, rows, position, table = row_block(a, item)
             vectors = rows * a.group
             for i in range(vectors):
                 q = a.q + ((head * a.max_rows + row) * a.group + i) * a.q_bytes
@@ -128,6 +128,6 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
                             x, w = px + i // 16 * p_size, vx + c // 16 * p_size
                             _add_products(v_parts, x, p_size, p_rest, w, p_size, v_rest, p_size)
                             amx.store_sums(sums, size)
-            leave(a, head, row, vectors, state, False)
+            leave(a, head, row, vectors, state, 0, False)
 
     return attend_wide

@@ -43,10 +43,11 @@ SPAN_ROW, SPAN_ROWS, SPAN_POSITION, SPAN_TABLES = offsets(SPAN)
 SPAN_BYTES = SPAN.itemsize
 
 
-JOB = np.dtype([("span", "<i8"), ("begin", "<i8"), ("end", "<i8")])
-"""What a thread does at once for one KV head of a span: in decode the parts `begin` to `end` - 1 of the tokens (see
-PART), in prefill these rows of the span."""
-JOB_SPAN, JOB_BEGIN, JOB_END = offsets(JOB)
+JOB = np.dtype([("span", "<i8"), ("row", "<i8"), ("rows", "<i8"), ("part", "<i8"), ("parts", "<i8")])
+"""What a thread does at once for one KV head: of a span the rows from `row` on, over some parts of the tokens (see
+PART). Where these parts are a prefix that several decode rows share, the rows are those of the spans from `span` on.
+parts 0: in prefill, all parts that the rows see."""
+JOB_SPAN, JOB_ROW, JOB_ROWS, JOB_PART, JOB_PARTS = offsets(JOB)
 JOB_BYTES = JOB.itemsize
 
 
@@ -168,21 +169,24 @@ def sums_of(a, row, head):
 
 @inline
 def row_block(a, item):
-    """Return an item of prefill: KV head, first row, number of rows, position, page table."""
+    """Return an item over a block of rows: its job, KV head, first row, number of rows, position and page table."""
     head, at = divmod(item, peek_i64(a.n_jobs))
     job = a.jobs + JOB_BYTES * at
-    span, begin = a.spans + SPAN_BYTES * peek_i64(job + JOB_SPAN), peek_i64(job + JOB_BEGIN)
+    span, begin = a.spans + SPAN_BYTES * peek_i64(job + JOB_SPAN), peek_i64(job + JOB_ROW)
     row, position = peek_i64(span + SPAN_ROW) + begin, peek_i64(span + SPAN_POSITION) + begin
-    return head, row, peek_i64(job + JOB_END) - begin, position, peek_i64(span + a.table)
+    return job, head, row, peek_i64(job + JOB_ROWS), position, peek_i64(span + a.table)
 
 
 @inline
-def leave(a, head, row, vectors, state, later):
-    """Copy the sums of a block's query vectors to a.sums, or add those of a later part to what is there."""
+def leave(a, head, row, vectors, state, place, later):
+    """Copy the sums of a block's query vectors to a.sums, or add those of a later part to what is there.
+
+    place: counted from the first of each row.
+    """
     size = (a.v_columns + TAIL) * 4
     for i in range(vectors):
         in_block, g = divmod(i, a.group)
-        out = sums_of(a, row + in_block, head) + g * size
+        out = sums_of(a, row + in_block, head) + (place * a.kv_heads * a.group + g) * size
         if later:
             merge(out, state + i * size, a.v_columns)
         else:

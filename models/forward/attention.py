@@ -102,12 +102,13 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         attend(
             kernel=attend_one(k_type, v_type, group),
             times=step.n_jobs[kv.kind], jobs=step.jobs[kv.kind], n_jobs=step.n_jobs[kv.kind], q=source,
-            barrier=not r.prefill, cost=free if r.prefill else costs, output=None if r.prefill else sums,
+            barrier=r.alone, cost=free if r.prefill else costs, output=sums if r.alone else None,
         )  # fmt: skip
-    if r.prefill:
+    if not r.alone:
         attend(
             kernel=(attend_wide if wide else attend_many)(k_type, v_type),
-            times=step.n_blocks, jobs=step.blocks, n_jobs=step.n_blocks, q=source, cost=costs, output=sums,
+            times=step.n_blocks[kv.kind], jobs=step.blocks[kv.kind], n_jobs=step.n_blocks[kv.kind], q=source,
+            cost=costs if r.prefill else free, output=sums,
         )  # fmt: skip
 
     to = b.input("attended", c.n_head * c.head_dim_v)

@@ -18,7 +18,8 @@ from .positions import Positions
 from .probe import Attended, attended
 from .recorder import Recorder
 from .rows import Buffers
-from .step import PlanKind, Span, Step
+from .span import Span
+from .step import PlanKind, Step
 
 
 class Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
 
@@ -15,28 +14,9 @@ from ...kernels.lang import cpu
 from ...kernels.ops import linear
 from ...kernels.shapes import PAGE
 from . import jobs
+from .span import Span
 
 I64Array = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens of one sequence that a step takes in, the first at `position`; they attend to all before.
-
-    tables: the sequence's pages in the layers of each kind (see models/cache/kinds.py), int64, each long enough for
-    position + len(tokens) and kept alive by the caller; pages that left a window are not read. prompt: the tokens are
-    part of a prompt: on the matrix unit they take other sums than a token that was generated, even one alone.
-    """
-
-    tokens: Sequence[int]
-    position: int
-    tables: Sequence[I64Array]
-    prompt: bool = False
-
-    @property
-    def decode(self) -> bool:
-        """Return whether threads share the tokens before this one; otherwise they share blocks of rows."""
-        return len(self.tokens) == 1 and not (self.prompt and cpu.AMX)
 
 
 class PlanKind(Enum):
@@ -89,11 +69,11 @@ class Step:
         self.pairs = self._numbers[6:7]  # pairs of a token and an expert that it goes to
         self.expert_spans = self._numbers[7:8]  # upper bound of the experts that are chosen
         self.places = self._numbers[8:9]  # places for sums of attention that are used
-        self.n_blocks = self._numbers[9:10]
         kinds = len(windows)
         self.n_jobs = np.zeros((kinds, 1), np.int64)
         self.jobs = np.zeros((kinds, self.max_places), softmax.JOB)  # of decode rows, by kind of layer
-        self.blocks = np.zeros(max_rows, softmax.JOB)  # of the other rows
+        self.n_blocks = np.zeros((kinds, 1), np.int64)
+        self.blocks = np.zeros((kinds, self.max_places + max_rows), softmax.JOB)  # of prompts and of shared prefixes
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
         self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + index in the page
@@ -136,27 +116,35 @@ class Step:
     def _share(self, spans: Sequence[Span], rows: int, group: int) -> None:
         """Set what attention does: the jobs, and the places where the sums of each row go."""
         wide = cpu.AMX and PlanKind.of(spans) is PlanKind.PREFILL  # then all rows go through the matrix unit
-        apart = [(i, span) for i, span in enumerate(spans) if span.decode and not wide]
-        others = [(i, len(span.tokens)) for i, span in enumerate(spans) if not span.decode or wide]
-        seen = [[(i, jobs.seen(span.position, window)) for i, span in apart] for window in self._windows]
+        decode = [i for i, span in enumerate(spans) if span.decode and not wide]
+        seen = [[jobs.seen(i, spans[i].position, window) for i in decode] for window in self._windows]
+        self._set_places(seen, rows)
+        prompts = list(jobs.by_rows([(i, len(s.tokens)) for i, s in enumerate(spans) if not s.decode or wide], group))
+        prefixes = list(jobs.shared_of(spans, decode)) if len(decode) >= jobs.SHARERS else []
+        for kind, window in enumerate(self._windows):
+            groups = [] if window else prefixes  # a window moves: rows of different lengths see different tokens
+            own = jobs.without(seen[kind], groups)
+            self.n_jobs[kind] = _fill(self.jobs[kind], jobs.by_tokens(own, self.threads, self._kv_heads))
+            blocks = [*prompts, *jobs.by_prefix(groups, group, self.threads, self._kv_heads)]
+            self.n_blocks[kind] = _fill(self.blocks[kind], blocks)
+
+    def _set_places(self, seen: Sequence[Sequence[jobs.Seen]], rows: int) -> None:
+        """Give each row a place for its sums, and decode rows one for each part that they see, by kind of layer."""
         places = [1] * rows
         self.parts[:, :rows] = 1
         for kind, found in enumerate(seen):
-            for i, row in found:
-                at = int(self._span_records[i, 0])
+            for row in found:
+                at = int(self._span_records[row.span, 0])
                 self.parts[kind, at] = row.parts
                 places[at] = max(places[at], row.parts)
         self.places[0] = sum(places)
         assert self.places[0] <= self.max_places, "attention leaves more sums than there is room for"
         self.sums_at[:rows] = [0, *accumulate(places[:-1])]
-        for kind, found in enumerate(seen):
-            self.n_jobs[kind] = _fill(self.jobs[kind], jobs.by_tokens(found, self.threads, self._kv_heads))
-        self.n_blocks[0] = _fill(self.blocks, jobs.by_rows(others, group))
 
 
 def _fill(records: npt.NDArray[np.void], found: Iterable[jobs.Job]) -> int:
     """Write jobs to records and return their number."""
     made = list(found)
     if made:
-        records.view(np.int64).reshape(-1, 3)[: len(made)] = made
+        records.view(np.int64).reshape(len(records), -1)[: len(made)] = made
     return len(made)

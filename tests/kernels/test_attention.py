@@ -129,10 +129,10 @@ def _work(spans: Sequence[tuple[int, int]], window: int, group: int, size: int) 
     if size <= 0:
         made = list(jobs.by_rows([(i, rows) for i, (rows, _) in enumerate(spans)], group))
         return np.array(made, softmax.JOB), np.ones(sum(rows for rows, _ in spans), np.int64)
-    seen = [jobs.seen(length - 1, window) for _, length in spans]
+    seen = [jobs.seen(i, length - 1, window) for i, (_, length) in enumerate(spans)]
     made = [
-        (i, at, min(at + size, row.first + row.parts))
-        for i, row in enumerate(seen)
+        (row.span, 0, 1, at, min(size, row.first + row.parts - at))
+        for row in seen
         for at in range(row.first, row.first + row.parts, size)
     ]
     return np.array(made, softmax.JOB), np.array([row.parts for row in seen])

@@ -21,7 +21,8 @@ from pyllm.models.forward.loaded import Loaded
 from pyllm.models.forward.positions import Positions
 from pyllm.models.forward.recorder import Recorder
 from pyllm.models.forward.rows import Buffers
-from pyllm.models.forward.step import PlanKind, Span, Step
+from pyllm.models.forward.span import Span
+from pyllm.models.forward.step import PlanKind, Step
 
 THREADS = 3
 

@@ -17,7 +17,7 @@ from pyllm.engine.stepper import Session
 from pyllm.kernels.formats.table import CACHE_TYPES
 from pyllm.kernels.lang import cpu
 from pyllm.models.cache.spec import CacheSpec
-from pyllm.models.forward.step import Span
+from pyllm.models.forward.span import Span
 
 pytestmark = pytest.mark.skipif(cpu.AMX, reason="prompts take other sums on the matrix unit: PYLLM_AMX=0 tests this")
 
@@ -119,3 +119,24 @@ def test_neighbours_change_no_bit(tmp_path_factory: pytest.TempPathFactory, path
             alone.append(llm.model.step([span], [len(span.tokens) - 1])[0].copy())
         rows = np.cumsum([len(span.tokens) for span in spans]) - 1
         np.testing.assert_array_equal(llm.model.step(spans, rows.tolist()), np.stack(alone))
+
+
+def test_a_shared_prefix_changes_no_bit(path: Path) -> None:
+    """Rows that share the pages of a prefix attend to them together, and get what each gets alone."""
+    with LLM(path, n_ctx=2048, sequences=4, cache=CacheSpec("q8_0", "q4_1"), n_threads=2, max_logits=8) as llm:
+        tables = [PageTable(PagePool(t.pool), 1024, t.kept) for t in llm.model.kv.tables]
+        for table in tables:
+            table.reserve(512)
+        llm.model.step([Span(TOKENS[:512], 0, [table.pages for table in tables], prompt=True)], [])
+        spans, alone = [], []
+        for i in range(4):
+            own = [table.fork(512) for table in tables]
+            for table in own:
+                table.reserve(520)
+            pages = [table.pages for table in own]
+            llm.model.step([Span(TOKENS[i : i + 5], 512, pages, prompt=True)], [])
+            spans.append(Span([TOKENS[50 + i]], 517, pages))
+            alone.append(llm.model.step(spans[-1:], [0])[0].copy())
+        together = llm.model.step(spans, range(4))
+        assert llm.model._step.n_blocks[0, 0] > 0, "they were read together"
+        np.testing.assert_array_equal(together, np.stack(alone))
