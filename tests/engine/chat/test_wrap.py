@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +54,7 @@ def test_nothing_is_lost_and_nothing_is_too_wide(text: str, width: int, cuts: tu
 def test_words_stay_whole_and_lines_are_full(words: list[str], width: int) -> None:
     lines = wrapped(" ".join(words), width).split("\n")
     assert [word for line in lines for word in line.split(" ")] == words
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in pairwise(lines):
         assert len(line) + 1 + len(after.split(" ")[0]) > width
 
 
