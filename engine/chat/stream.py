@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TextIO
 
+from ..machine import window
 from ..machine.bars import Bars
 from ..results import Piece, Stop
 
@@ -18,9 +20,9 @@ def stream(pieces: Iterator[Piece], out: TextIO | None, progress: Bars) -> tuple
     stop = None
     wrap = None
     if out is not None and out.isatty():
-        from .wrap import Wrap, window_width
+        from .wrap import Wrap
 
-        wrap = Wrap(window_width(out))
+        wrap = Wrap(partial(window.width, out))
     try:
         for piece in pieces:
             progress.close()  # text goes below the prompt's bar

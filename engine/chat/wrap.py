@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable
-from typing import TextIO
 
 from rich.cells import cell_len
 
@@ -120,15 +117,3 @@ def _blank(spaces: str, column: int) -> int:
     for c in spaces:
         column += 8 - column % 8 if c == "\t" else 1
     return column - begin
-
-
-def window_width(out: TextIO) -> Callable[[], int]:
-    """Return a function that says how many columns the terminal behind a stream has now."""
-
-    def width() -> int:
-        try:
-            return os.get_terminal_size(out.fileno()).columns or shutil.get_terminal_size().columns
-        except (OSError, ValueError):
-            return shutil.get_terminal_size().columns
-
-    return width

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from datetime import datetime, timezone
 
+from ..machine.tables import Table, show
 from ..machine.units import size
 from ..store.catalogue import CATALOGUE
 from ..store.library import Kept, kept, unfinished
@@ -56,8 +57,5 @@ def _as_json(model: Kept) -> dict[str, object]:
 
 
 def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table with columns as wide as their widest cell and sizes to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        cells = (c.rjust(w) if name == "SIZE" else c.ljust(w) for c, w, name in zip(row, widths, head, strict=True))
-        print("  ".join(cells).rstrip())
+    """Print a table with sizes to the right."""
+    show(Table("", head, rows, left=[i for i, name in enumerate(head) if name != "SIZE"], rule=False), sys.stdout)
