@@ -12,7 +12,7 @@ from typing import Any
 from ...engine.advice.choose import Advice, Choice, advise
 from ...engine.advice.study_file import StudyFile, default_path, results_of
 from ...engine.chat.interrupt import impatient
-from ...engine.machine import tables
+from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.fit import free_memory, needs
 from ...engine.machine.host import usable_cores
@@ -108,10 +108,14 @@ def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | 
     print()
     allowed = f"{advice.allowed:g} nats above the noise, which {task} may cost"
     if not advice.enough:
-        print(f"No studied cache that fits stays within {allowed}: this one loses least.")
-        print("A shorter context leaves more bits for each token.")
+        tell(f"No studied cache that fits stays within {allowed}: this one loses least.")
+        tell("A shorter context leaves more bits for each token.")
         return
-    print(f"This is the smallest studied cache that stays within {allowed}.")
+    tell(f"This is the smallest studied cache that stays within {allowed}.")
     if smaller := [c for c in advice.others if c.nbytes < best.nbytes]:
         nearest = max(smaller, key=lambda c: (c.nbytes, -c.loss))
-        print(f"The next smaller one, {nearest}, loses {nearest.loss:.4f} ({nearest.worst}).")
+        tell(f"The next smaller one, {nearest}, loses {nearest.loss:.4f} ({nearest.worst}).")
+
+
+def tell(text: str) -> None:
+    print(window.filled(text, sys.stdout))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ... import __version__
-from ...engine.machine import tables
+from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.host import last_level_cache, usable_cores
 from ...engine.machine.tables import show
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
                 show(output.as_table(records), sys.stdout)
             else:
                 sys.stdout.write(output.FORMATS[args.output](records))
-            for_people = args.output in tables.FORMATS
-            print("", *notes(suite, records), sep="\n", file=sys.stdout if for_people else sys.stderr)
+            where = sys.stdout if args.output in tables.FORMATS else sys.stderr
+            print("", *(window.filled(note, where) for note in notes(suite, records)), sep="\n", file=where)
     return 0
 
 

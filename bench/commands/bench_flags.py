@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, value, whole
-from .output_flags import add_output
+from ...engine.commands.flags import MODEL, add_layers, add_offline, add_output, value, whole
 
 BENCH = """\
 Measures how fast a model processes prompts and generates tokens, with llama-bench's flags and columns.

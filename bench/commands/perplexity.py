@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.chat.interrupt import impatient
-from ...engine.machine import host, tables
+from ...engine.machine import host, tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.tables import Table
 from ...engine.store import sources
@@ -154,4 +154,5 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     tables.show(table, sys.stdout, args.output)
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
-    print(f"\n{config.name}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}")
+    said = f"{config.name}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    print(f"\n{window.filled(said, sys.stdout)}")

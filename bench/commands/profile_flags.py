@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, add_rotate, amount, whole
-from .output_flags import add_json, add_output
+from ...engine.commands.flags import MODEL, add_json, add_layers, add_offline, add_output, add_rotate, amount, whole
 
 PROFILE = """\
 Shows where the time of a step goes: time, bytes and multiply-adds of each operation, and how close they come to the

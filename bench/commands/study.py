@@ -31,7 +31,6 @@ from ..study.findings import Findings
 from ..study.measure import Bench
 from ..study.texts import collect
 
-
 FORMATS = (*tables.FORMATS, "json")  # what -o may say besides a file
 
 

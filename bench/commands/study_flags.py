@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, add_rotate, amount, whole
-from .output_flags import add_json, add_output
+from ...engine.commands.flags import MODEL, add_json, add_layers, add_offline, add_output, add_rotate, amount, whole
 
 PERPLEXITY = """\
 Measures how well a model predicts a text, and how the KV cache's formats change that, with llama-perplexity's method.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +63,10 @@ class Report:
 
     def show(self, file: TextIO, how: str = "table") -> None:
         """Write the report for people, with bars for plots, as wide as the window, or as Markdown (how: "md")."""
-        md, width = how == "md", window.width(file) if file.isatty() else WIDTH
+        md = how == "md"
 
         def write(text: str, mark: str = "") -> None:
-            file.write((f"{mark}{text}" if md else "\n".join(textwrap.wrap(text, width))) + "\n" * (1 + md))
+            file.write((f"{mark}{text}\n" if md else window.filled(text, file, WIDTH)) + "\n")
 
         write(self.title, "# ")
         write(self.about)

@@ -19,19 +19,24 @@ WIDTH = 120  # columns, if the output is not a terminal
 
 def present(facts: dict[str, Any], args: Namespace) -> int:
     """Print a description, with the file's origin if `facts` has one."""
-    if args.json:
+    if args.output == "json":
         print(json.dumps(facts, indent=2))
         return 0
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(_summary(facts))
+    if args.output == "md":
+        show(
+            Table("", ["", ""], [[name, _plain(value)] for name, value in _rows(facts)], left=(0, 1)), sys.stdout, "md"
+        )
+    else:
+        console.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
     tables += _caches(facts["cache"]) if facts["cache"] else []
     tables += [_tensors(facts)] if args.tensors else []
     for table in tables:
         sys.stdout.write("\n")
-        show(table, sys.stdout)
+        show(table, sys.stdout, args.output)
     if facts["problem"]:
         console.print(f"\npyllm does not run this model: {_plain(facts['problem'])}", markup=False, soft_wrap=True)
     return 0

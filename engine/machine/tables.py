@@ -85,9 +85,9 @@ def show(table: Table, file: TextIO, how: str = "table") -> None:
     if how == "md":
         file.write(f"{table.caption}\n\n" * bool(table.caption) + table.markdown())
         return
-    width = window.width(file) if file.isatty() else None
-    lines = [*textwrap.wrap(table.caption, width or 1000), *table.lines(width)]
-    file.write("".join(f"{line}\n" for line in lines))
+    caption = [window.filled(table.caption, file)] if table.caption else []
+    lines = table.lines(window.width(file) if file.isatty() else None)
+    file.write("".join(f"{line}\n" for line in [*caption, *lines]))
 
 
 def _total(widths: Sequence[int]) -> int:
