@@ -31,18 +31,18 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown that is readable unrendered too, without its caption."""
-        widths = [max(2, w) for w in self._widths()]
+        titles, *rows = ([text.replace("|", r"\|") for text in row] for row in (self.columns, *self.rows))
+        widths = [max(2, w) for w in _widths([titles, *rows])]
         rule = ["-" * w if i in self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        rows = [_line(self.columns, widths, self.left, " | "), " | ".join(rule)]
-        rows += [_line(row, widths, self.left, " | ") for row in self.rows]
-        return "".join(f"| {row} |\n" for row in rows)
+        lines = [titles, rule, *rows]
+        return "".join(f"| {_line(line, widths, self.left, ' | ')} |\n" for line in lines)
 
     def lines(self, width: int | None = None) -> list[str]:
         """Return the table for people, in lines of at most `width` cells; None: as wide as it is.
 
         Without titles it has no heading. A cell that is wider than a line is broken between words.
         """
-        widths, every = self._widths(), list(range(len(self.columns)))
+        widths, every = _widths([self.columns, *self.rows]), list(range(len(self.columns)))
         if width is None or _total(widths) <= width:
             return self._band(every, widths)
         text = max(self.left, key=lambda i: widths[i], default=0)
@@ -62,11 +62,6 @@ class Table:
                 bands.append([i])
         found = [self._band(sorted([*keys, *band]), widths) for band in bands or [[]]]
         return [line for n, band in enumerate(found) for line in ([""] * (n > 0) + band)]
-
-    def _widths(self) -> list[int]:
-        from rich.cells import cell_len
-
-        return [max(map(cell_len, column)) for column in zip(self.columns, *self.rows, strict=True)]
 
     def _band(self, chosen: Sequence[int], widths: Sequence[int]) -> list[str]:
         """Return the lines of these columns, each as wide as said."""
@@ -88,6 +83,13 @@ def show(table: Table, file: TextIO, how: str = "table") -> None:
     caption = [window.filled(table.caption, file)] if table.caption else []
     lines = table.lines(window.width(file) if file.isatty() else None)
     file.write("".join(f"{line}\n" for line in [*caption, *lines]))
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the cells that each column needs."""
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -26,6 +26,10 @@ def test_markdown() -> None:
     assert out.getvalue() == "A caption\n\n| type |     n |\n| ---- | ----: |\n| f16  |     1 |\n| q8_0 | 1,000 |\n"
 
 
+def test_markdown_of_a_bar() -> None:
+    assert Table("", ["", ""], [["eos", "<|im_end|>"]]).markdown().splitlines()[2] == r"| eos | <\|im_end\|> |"
+
+
 def test_a_wide_table_goes_on_below() -> None:
     table = Table(
         "", ["K \\ V", *(f"column{i}" for i in range(6))], [[f"row{r}", *(f"{r}{i}" for i in range(6))] for r in (1, 2)]
