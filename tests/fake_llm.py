@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -145,3 +146,23 @@ def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
     llm.LLM = type("LLM", (FakeLLM,), {})
     patch.setitem(sys.modules, "pyllm.engine.llm", llm)
     return llm.LLM  # type: ignore[no-any-return]
+
+
+class Keyboard:
+    """Return the lines one by one; an exception among them is raised, as the terminal would."""
+
+    def __init__(self, *lines: str | BaseException) -> None:
+        self.lines, self.prompts = list(lines), list[str]()
+
+    def __call__(self, prompt: str = "> ") -> str:
+        self.prompts.append(prompt)
+        line = self.lines.pop(0) if self.lines else EOFError()
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+def said(chat: Any) -> str:
+    """Return what a chat wrote as answers."""
+    assert isinstance(chat._out, io.StringIO)
+    return chat._out.getvalue()

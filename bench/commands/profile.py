@@ -37,7 +37,6 @@ from ..speed.engines import Models
 from .shared import StatusLine, models
 
 THREADS = 1024  # most that -t takes
-WIDTH = 132  # characters per line where stdout is not a terminal
 NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say whether the bus was full."
 
 
@@ -215,14 +214,11 @@ def as_json(profiles: Sequence[Profile], here: Roofs, warnings: Sequence[str], c
 
 def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -> None:
     """Print the report, and write the files that the flags ask for."""
-    if args.json:
+    if args.output == "json":
         print(json.dumps(figures, indent=2))
     else:
-        from rich.console import Console
-
-        width = None if sys.stdout.isatty() else WIDTH
-        report.show(Console(highlight=False, markup=False, width=width))
-    say = sys.stderr if args.json else sys.stdout
+        report.show(sys.stdout, args.output)
+    say = sys.stdout if args.output == "table" else sys.stderr
     if args.plots:
         for path in report.save_plots(Path(args.plots), args.plot_format):
             print(f"plot: {path}", file=say)

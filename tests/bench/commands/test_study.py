@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tiny
 
 from pyllm.__main__ import main
+from pyllm.bench.commands import study, study_flags
 from pyllm.bench.study import cells, filling, measure
 from pyllm.engine.advice.study_file import BEGINS, StudyFile
 from pyllm.models.errors import UsageError
@@ -135,3 +137,21 @@ def test_a_study_of_something_else_is_not_mixed_in(
     code, _, err = call(capsys, *flags, "-o", str(path))
     assert code == UsageError.exit_code and "a study of another file, " in err
     assert "cell" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "how", "file"),
+    [
+        ("", "table", None),
+        ("-o s.json", "table", "s.json"),
+        ("-o md", "md", None),
+        ("-o s.json -o md", "md", "s.json"),
+        ("-o ./md", "table", "md"),
+        ("-o s.json --json", "json", "s.json"),
+    ],
+)
+def test_what_is_printed_and_where_it_is_kept(flags: str, how: str, file: str | None) -> None:
+    parser = argparse.ArgumentParser()
+    study_flags.add_study(parser)
+    args = parser.parse_args(["kv", *flags.split()])
+    assert study.formats(args)[-1] == how and study.file_of(args) == (Path(file) if file else None)
