@@ -6,7 +6,7 @@ from collections.abc import Sequence as Tokens
 
 from ..models.cache.store import KVCache
 from ..models.forward.span import Span
-from .page_table import PagePool, PageTable
+from .page_table import PagePool, PageTable, PoolFull
 
 
 def pools(kv: KVCache) -> list[PagePool]:
@@ -45,6 +45,14 @@ class Sequence:
         """Take pages until n tokens have room; raises PyllmError if a pool has none left."""
         for table in self.tables:
             table.reserve(n)
+
+    def try_reserve(self, n: int) -> bool:
+        """Take pages until n tokens have room; return False if a pool has none left."""
+        try:
+            self.reserve(n)
+        except PoolFull:
+            return False
+        return True
 
     def rewind(self, n: int) -> int:
         """Forget all but the first n tokens, or all if a window gave back pages that token n sees; return what is left.

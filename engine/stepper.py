@@ -1,9 +1,10 @@
-"""Steps one sequence at a time through a model: tokens in, logits out. Keeps no state of a sequence."""
+"""Steps sequences through a model, one or several at a time: tokens in, logits out. Keeps no state of a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,14 @@ from ..models.forward.model import Model
 from .sequence import Sequence
 
 F32Array = npt.NDArray[np.float32]
+
+
+class Take(NamedTuple):
+    """Tokens that a sequence takes in with a step; prompt: they were not generated."""
+
+    sequence: Sequence
+    tokens: Tokens[int]
+    prompt: bool
 
 
 class Stepper:
@@ -31,14 +40,22 @@ class Stepper:
         """
         self.model, self._after_step, self._before_step = model, after_step, before_step
 
+    def take(self, takes: Tokens[Take], logits_rows: Tokens[int]) -> F32Array:
+        """Take in tokens of several sequences in one step, and return the logits of `logits_rows`, (n, n_vocab).
+
+        Rows are numbered through the takes in order.
+        """
+        self._before_step()
+        logits = self.model.step([t.sequence.span(t.tokens, prompt=t.prompt) for t in takes], logits_rows)
+        self._after_step()
+        for t in takes:
+            t.sequence.extend(t.tokens)
+        return logits
+
     def _take(
         self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int], *, prompt: bool = True
     ) -> F32Array:
-        self._before_step()
-        logits = self.model.step([sequence.span(tokens, prompt=prompt)], logits_rows)
-        self._after_step()
-        sequence.extend(tokens)
-        return logits
+        return self.take([Take(sequence, tokens, prompt)], logits_rows)
 
     def _check(self, sequence: Sequence, n: int) -> None:
         if n == 0:
