@@ -103,6 +103,6 @@ def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, thre
     row = 7.5 * inputs + 4 * outputs + c.expert_used_count * pair
     vectors = max(96, c.n_head // c.n_head_kv) + 32  # of queries, which a thread takes through the pages together
     thread = vectors * (4 * (k + v) + 640) + 256 * k + 512 * v + 64 * (c.n_embd + values + n_ff) + 1024
-    return (
-        rows * sums_bytes(c) + int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
-    )
+    padded = max(rows + 8, -(-rows // 32) * 32)
+    each = int(padded * row) + rows * sums_bytes(c)
+    return each + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
