@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..models.progress import Progress, silent
 from .results import Piece, Stop, Timings
 
@@ -22,6 +24,7 @@ def generate(
     tokenizer: Tokenizer,
     *,
     n_predict: int = -1,
+    ignore_eos: bool = False,
     timings: Timings | None = None,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
@@ -30,11 +33,12 @@ def generate(
 
     The beginning that the session's tokens and the prompt have in common is not computed again. Between any two tokens
     the session is consistent, so the caller may stop iterating there, or stop the answer through `interrupted`.
+    ignore_eos: end tokens are never chosen.
     """
     from ..models.text.tokenizer import StreamDecoder
 
     times = Timings() if timings is None else timings
-    decoder = StreamDecoder(tokenizer)
+    decoder, ends = StreamDecoder(tokenizer), sorted(tokenizer.eog)
     begin = perf_counter()
     kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last is taken in again, for its logits
     session.rewind(kept)
@@ -46,6 +50,9 @@ def generate(
     stop: Stop | None = "limit" if n_predict == 0 else None
     while stop is None:
         started = perf_counter()
+        if ignore_eos:
+            logits = logits.copy()
+            logits[ends] = -np.inf
         token = sampler(logits)
         sampler.accept(token)
         if not times.generated_n:

@@ -207,6 +207,7 @@ class LLM:
             sampler,
             self.tokenizer,
             n_predict=(params or SamplingParams()).max_tokens,
+            ignore_eos=(params or SamplingParams()).ignore_eos,
             timings=timings,
             interrupted=lambda: mine != self._answer,
         )

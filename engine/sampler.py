@@ -31,6 +31,7 @@ class SamplingParams:
     temperature: float = 0.8  # divides the logits; 0 or less: always the likeliest token
     seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
+    ignore_eos: bool = False  # never choose an end token
 
     def __post_init__(self) -> None:
         for name, low, high, wanted in (

@@ -24,7 +24,7 @@ from ..chat.prompt import check_length
 from ..chat.stream import stream
 from ..generate import generate
 from ..machine.bars import Bars
-from ..results import Timings
+from ..results import Piece, Stop, Timings
 from ..store import sources
 from . import screen
 from .asked import check_chat, check_template, read_prompt, tokens_of
@@ -78,7 +78,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
         check_length(tokens, n_ctx, config)
     if n_ctx > config.n_ctx_train:
         warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
-        print(f"pyllm: {warning}: beyond them, answers get worse", file=sys.stderr)
+        screen.warn(f"{warning}: beyond them, answers get worse")
 
     from ..llm import LLM
 
@@ -108,7 +108,7 @@ def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
         raise UsageError("--cache-type auto and other cache types: give the one or the others")
     found = advise(results_of(gguf), config, "chat")
     if found is None:
-        print("pyllm: no study of this model: K and V in q8_0 (pyllm study kv measures more)", file=sys.stderr)
+        screen.warn("no study of this model: K and V in q8_0 (pyllm study kv measures more)")
         return replace(SAFE, rotate=args.cache_rotate)
     return found.chosen.cache
 
@@ -148,6 +148,8 @@ def sampling(args: argparse.Namespace) -> SamplingParams:
         top_p=args.top_p,
         min_p=args.min_p,
         repeat_penalty=args.repeat_penalty,
+        repeat_last_n=args.repeat_last_n,
+        ignore_eos=args.ignore_eos,
         seed=args.seed,
         max_tokens=args.predict,
     )
@@ -163,22 +165,40 @@ def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:
 
 
 def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
-    """Print one answer to one prompt, then the statistics."""
+    """Print one answer to one prompt, then the statistics; after Ctrl-C or SIGTERM, of what there is until then."""
     sampler, timings = llm.sampler(sampling(args)), Timings(load=load_seconds)
-    with Bars() as progress, impatient():
-        pieces = generate(
-            llm.session(), tokens, sampler, llm.tokenizer,
-            n_predict=args.predict, timings=timings, progress=progress,
-        )  # fmt: skip
-        text, stop = stream(pieces, None if args.json else sys.stdout, progress)
-    if args.json:
-        facts = statistics.as_json(llm, timings)
-        print(json.dumps({"text": text, "stop": stop, **facts, "settings": settings(llm, args, sampler)}))
-        return 0
-    if stop == "context":
-        print(f"pyllm: the context of {llm.n_ctx} tokens is full; a larger -c holds more", file=sys.stderr)
-    screen.table(statistics.rows(llm, timings))
-    return 0
+    written: list[str] = []
+    stop: Stop | None = "interrupt"  # until the answer says why it ended
+    code = 0
+
+    def heard(pieces: Iterator[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            written.append(piece.text)
+            yield piece
+
+    def finish() -> None:
+        if args.json:
+            facts = statistics.as_json(llm, timings)
+            said = {"text": "".join(written), "stop": stop, **facts, "settings": settings(llm, args, sampler)}
+            print(json.dumps(said), flush=True)
+            return
+        if stop == "context":
+            screen.warn(f"the context of {llm.n_ctx} tokens is full; a larger -c holds more")
+        screen.table(statistics.rows(llm, timings))
+
+    try:
+        with Bars() as progress, impatient(last=finish):
+            pieces = generate(
+                llm.session(), tokens, sampler, llm.tokenizer, n_predict=args.predict, ignore_eos=args.ignore_eos,
+                timings=timings, progress=progress,
+            )  # fmt: skip
+            _, stop = stream(heard(pieces), None if args.json else sys.stdout, progress)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except SystemExit as ended:  # SIGTERM
+        code = int(ended.code or 0)
+    finish()
+    return code
 
 
 def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, object]:
@@ -199,4 +219,6 @@ def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, 
         "top_p": args.top_p,
         "min_p": args.min_p,
         "repeat_penalty": args.repeat_penalty,
+        **({"repeat_last_n": args.repeat_last_n} if args.repeat_last_n != 64 else {}),
+        **({"ignore_eos": True} if args.ignore_eos else {}),
     }
