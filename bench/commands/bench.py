@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ... import __version__
 from ...engine.machine.bars import Bars
 from ...engine.machine.host import last_level_cache, usable_cores
+from ...engine.machine.plain import plain
 from ...engine.machine.units import size
 from ...models.cache.rotation import MODES
 from ...models.progress import Progress
@@ -36,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
         line.clear()
         if records := suite.records():
             sys.stdout.write(output.FORMATS[args.output](records))
-            print("", *notes(suite, records), sep="\n", file=sys.stdout if args.output == "md" else sys.stderr)
+            print(
+                "", *map(plain, notes(suite, records)), sep="\n", file=sys.stdout if args.output == "md" else sys.stderr
+            )
     return 0
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ...engine.chat.interrupt import impatient
 from ...engine.machine import host
 from ...engine.machine.bars import Bars
+from ...engine.machine.plain import plain
 from ...engine.store import sources
 from ...models.arch.registry import read_config
 from ...models.cache import sizes
@@ -153,4 +154,4 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     sys.stdout.write(markdown(titles, lines, left=2))
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
-    print(f"\n{config.name}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}")
+    print(f"\n{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ...engine.advice.study_file import StudyFile, default_path
 from ...engine.chat.interrupt import impatient
+from ...engine.commands import screen
 from ...engine.machine.bars import Bars
+from ...engine.machine.plain import plain
 from ...engine.store import sources
 from ...kernels.formats.table import CACHE_TYPES
 from ...models.arch.registry import read_config
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         heading = headed(gguf, config, asked, args.seed)
         study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
         if study.set_aside:
-            print(f"pyllm: {study.path} was damaged; it is kept as {study.set_aside}", file=sys.stderr)
+            screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
         try:
             with impatient():
@@ -76,10 +78,10 @@ def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Op
         return
     findings = Findings(study.heading, results, config, options)
     for table in findings.tables():
-        sys.stdout.write(f"{table.caption}\n\n{markdown(table.columns, table.rows)}\n")
-    print(f"study: {study.path} ({len(results)} cells)", file=sys.stderr)
+        sys.stdout.write(f"{plain(table.caption)}\n\n{markdown(table.columns, table.rows)}\n")
+    screen.say(f"study: {study.path} ({len(results)} cells)", sys.stderr)
     if args.report:
         folder = Path(args.report)
         study_page.write(findings, folder)
         more = "" if plot.available() else " (plots need matplotlib: pip install 'pyllm[plot]')"
-        print(f"report: {folder / study_page.PAGE}{more}", file=sys.stderr)
+        screen.say(f"report: {folder / study_page.PAGE}{more}", sys.stderr)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...engine.machine.plain import plain
 from ...models.errors import PyllmError
 from . import plot
 from .page import Page
@@ -70,27 +71,27 @@ class Report:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        console.print(Text(self.title, style="bold"), Text(self.about), sep="\n")
+        console.print(Text(plain(self.title), style="bold"), Text(plain(self.about)), sep="\n")
         for section in self.sections:
             if not section.text and all(table.only == "page" for table in section.tables):
                 continue
-            console.print(Text(f"\n{section.title}", style="bold"))
+            console.print(Text(f"\n{plain(section.title)}", style="bold"))
             for paragraph in section.text:
-                console.print(Text(paragraph))
+                console.print(Text(plain(paragraph)))
             for line in section.chart:
-                console.print(Text(line, no_wrap=True))
+                console.print(Text(plain(line), no_wrap=True))
             for table in section.tables:
                 if table.only == "page":
                     continue
                 grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-                grid.title, grid.title_justify = table.caption and Text(f"\n{table.caption}"), "left"
+                grid.title, grid.title_justify = table.caption and Text(f"\n{plain(table.caption)}"), "left"
                 for i, name in enumerate(table.columns):
-                    grid.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+                    grid.add_column(Text(plain(name)), justify="right" if i else "left", no_wrap=True)
                 for row in table.rows:
-                    grid.add_row(*(Text(cell) for cell in row))
+                    grid.add_row(*(Text(plain(cell)) for cell in row))
                 console.print(grid)
         for warning in self.warnings:
-            console.print(Text(f"\nnote: {warning}"))
+            console.print(Text(f"\nnote: {plain(warning)}"))
 
     def save_plots(self, folder: Path, suffix: str) -> list[Path]:
         """Write all plots, light and dark, as files and return their paths. Raises PyllmError."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...engine.machine.plain import plain
+
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return the table; the first `left` columns are aligned left, the others right."""
-    cells = [list(titles), *map(list, rows)]
+    cells = [list(map(plain, row)) for row in (titles, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:

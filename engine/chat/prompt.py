@@ -76,7 +76,9 @@ def unescaped(flag: str, text: str) -> str:
     try:
         return _ESCAPE.sub(byte, text.encode()).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{flag}: \\x gives no UTF-8 at byte {error.start}: --no-escape leaves escapes alone") from None
+        raise UsageError(
+            f"{flag}: \\x gives no UTF-8 at byte {error.start}: --no-escape leaves escapes alone"
+        ) from None
 
 
 ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}

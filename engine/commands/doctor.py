@@ -20,6 +20,7 @@ from ...kernels.lang import cpu, kept
 from ...models.errors import PyllmError
 from ..machine import host
 from ..machine.fit import free_memory
+from ..machine.plain import plain
 from ..machine.units import size
 
 LIBRARIES = ("numba", "llvmlite", "numpy", "gguf", "tokenizers", "sentencepiece", "matplotlib")
@@ -43,8 +44,10 @@ def run(args: Namespace) -> int:
         print(f"deleted {size(cleared)} of compiled kernels\n")
     width = max(len(name) for name, _ in rows(facts))
     for name, value in rows(facts):
-        print(f"{name:<{width}}  {value}")
-    print("", *(f"- {line}" for line in facts["advice"] or ["nothing that would make pyllm faster here"]), sep="\n")
+        print(f"{name:<{width}}  {plain(value)}")
+    print(
+        "", *(f"- {plain(line)}" for line in facts["advice"] or ["nothing that would make pyllm faster here"]), sep="\n"
+    )
     return 0
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..machine.plain import plain
 from ..machine.units import size
+from .screen import console
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-WIDTH = 120  # columns, if the output is not a terminal
 
 
 def present(facts: dict[str, Any], args: Namespace) -> int:
@@ -21,18 +20,16 @@ def present(facts: dict[str, Any], args: Namespace) -> int:
     if args.json:
         print(json.dumps(facts, indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    console.print(_summary(facts))
+    out = console()
+    out.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
     tables += _caches(facts["cache"]) if facts["cache"] else []
     tables += [_tensors(facts)] if args.tensors else []
     for table in tables:
-        console.print()
-        console.print(table)
+        out.print()
+        out.print(table)
     if facts["problem"]:
-        console.print(f"\npyllm does not run this model: {_plain(facts['problem'])}", markup=False, soft_wrap=True)
+        out.print(f"\npyllm does not run this model: {plain(facts['problem'])}", soft_wrap=True)
     return 0
 
 
@@ -42,7 +39,7 @@ def _summary(facts: dict[str, Any]) -> Table:
 
     grid = Table.grid(padding=(0, 2))
     for name, value in _rows(facts):
-        grid.add_row(Text(name, style="bold"), Text(_plain(value), overflow="fold"))
+        grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
     return grid
 
 
@@ -140,7 +137,7 @@ def _tensors(facts: dict[str, Any]) -> Table:
     table = _table("tensors", "name", "shape", "type", "bytes")
     for row in facts["tensors"]:
         shape = " x ".join(map(str, row["shape"]))
-        table.add_row(Text(_plain(row["name"]), overflow="fold"), shape, row["type"], f"{row['bytes']:,}")
+        table.add_row(Text(plain(row["name"]), overflow="fold"), shape, row["type"], f"{row['bytes']:,}")
     return table
 
 
@@ -155,8 +152,3 @@ def _table(title: str, first: str, *others: str) -> Table:
     for name in others:
         table.add_column(Text(name), justify="right")
     return table
-
-
-def _plain(text: str) -> str:
-    """Replace what is not printable in a file's text, so that it cannot move the terminal's cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from datetime import datetime, timezone
 
+from ..machine.plain import plain
 from ..machine.units import size
 from ..store.catalogue import CATALOGUE
 from ..store.library import Kept, kept, unfinished
+from .screen import warn
 
 
 def run(args: Namespace) -> int:
@@ -24,12 +25,12 @@ def run(args: Namespace) -> int:
         print(json.dumps([*map(_as_json, models), *known], indent=2))
         return 0
     if not models and not args.all:
-        print("pyllm: no model is here yet; pyllm list --all names some, pyllm pull fetches them", file=sys.stderr)
+        warn("no model is here yet; pyllm list --all names some, pyllm pull fetches them")
     if rows := [_row(model) for model in models]:
         _print(("MODEL", "SIZE", "TYPE", "FETCHED", "IN"), rows)
     if parts := unfinished():
         amount = size(sum(part.stat().st_size for part in parts))
-        print(f"pyllm: {amount} of unfinished downloads are here too; pyllm pull goes on with them", file=sys.stderr)
+        warn(f"{amount} of unfinished downloads are here too; pyllm pull goes on with them")
     if others:
         print("\nnot here; pyllm pull fetches them" if rows else "pyllm pull fetches them:")
         _print(("MODEL", "SIZE", "LICENCE", "FROM"), [(e.name, size(e.size), e.licence, e.source) for e in others])
@@ -57,6 +58,7 @@ def _as_json(model: Kept) -> dict[str, object]:
 
 def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print a table with columns as wide as their widest cell and sizes to the right."""
+    rows = [tuple(map(plain, row)) for row in rows]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         cells = (c.rjust(w) if name == "SIZE" else c.ljust(w) for c, w, name in zip(row, widths, head, strict=True))
