@@ -108,7 +108,8 @@ class Chat:
 
                 pieces = generate(
                     self._session, tokens, self._sampler, self._llm.tokenizer,
-                    n_predict=self._params.max_tokens, ignore_eos=self._params.ignore_eos, timings=timings, progress=prefilling, interrupted=pressed,
+                    n_predict=self._params.max_tokens, ignore_eos=self._params.ignore_eos,
+                    timings=timings, progress=prefilling, interrupted=pressed,
                 )  # fmt: skip
                 answer, stop = stream(pieces, self._out, progress)
         except PyllmError as error:

@@ -92,7 +92,7 @@ LACKING: tuple[tuple[str, str, str | None, str], ...] = (
     ("--prompt-cache-all --prompt-cache-ro", "", None, "leave it out"),
     ("-md --model-draft -hfd -hfrd --hf-repo-draft --draft --draft-n --draft-max --draft-min", "N", None, DRAFT),
     ("--draft-n-min --draft-p-min -ngld --gpu-layers-draft --n-gpu-layers-draft -devd --spec-type", "N", None, DRAFT),
-    ("-ctkd --cache-type-k-draft -ctvd --cache-type-v-draft -td --threads-draft -cd --ctx-size-draft", "N", None, DRAFT),
+    ("-ctkd --cache-type-k-draft -ctvd --cache-type-v-draft -td --threads-draft", "N", None, DRAFT),
     ("-hff --hf-file -dr --docker-repo", "N", None, FILE),
     ("-hft --hf-token", "N", None, "set HF_TOKEN"),
     ("--server-base --host --port --api-key", "N", None, "pyllm run answers at the terminal"),

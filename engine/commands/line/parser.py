@@ -1,4 +1,4 @@
-"""The parser of a command's flags: one line for each mistake, with the likeliest name; knows llama.cpp's other flags."""
+"""The parser of a command's flags: one line for each mistake, with the likeliest name; and llama.cpp's other flags."""
 
 from __future__ import annotations
 

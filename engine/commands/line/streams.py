@@ -15,14 +15,20 @@ def fill() -> None:
     Also for a process whose streams are all there but for Python: `sys.stdout` may be None.
     """
     for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
+        if not _is_open(number):
             with suppress(OSError):
                 os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def encode() -> None:
@@ -41,8 +47,8 @@ def spare_stderr() -> None:
     """Let nothing fail because stderr is closed, full or a pipe without a reader: the answer matters more."""
     stream: Any = sys.stderr
     if isinstance(stream, io.TextIOWrapper):
-        settings = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": True}
-        sys.stderr = _Spared(stream.detach(), **settings)
+        encoding, errors = stream.encoding, stream.errors
+        sys.stderr = _Spared(stream.detach(), encoding, errors, line_buffering=True)
 
 
 class _Spared(io.TextIOWrapper):
