@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
 
 PATIENCE = 1.0  # seconds from a Ctrl-C to the end of the process
 SHOW_CURSOR = "\x1b[?25h"  # which progress bars hide
@@ -35,6 +37,29 @@ def impatient(presses: int = 1, last: Callable[[], None] = lambda: None) -> Iter
         done.set()
         signal.set_wakeup_fd(before)
         os.close(writer)  # ends the watcher
+
+
+@contextmanager
+def at_once(before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """End the process at once on Ctrl-C and SIGTERM, after calling `before`.
+
+    For imports and compilation: there an exception would get lost, become another, or crash in LLVM's callbacks.
+    """
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        before()
+        os._exit(128 + number)
+
+    try:
+        handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, and only that gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _watch(reader: int, presses: int, done: threading.Event, last: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from ... import __version__
 from ...models.errors import FitError, PyllmError, UsageError
+from ..chat.interrupt import at_once
 from ..machine.plain import plain
 from .line.parser import Parser
 from .line.streams import encode, fill, spare_stderr
@@ -89,6 +90,18 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
 
 def script(commands: Mapping[str, Command]) -> NoReturn:
     """Run a command and end the process, as the program `pyllm`."""
+    try:
+        _prepare()
+        code = main(commands)
+        sys.stderr.flush()
+    except KeyboardInterrupt:  # before `main`, or once more, while the first was handled
+        code = INTERRUPTED
+    # All output is written and the threads are daemons. Tearing down Numba and LLVM would take another 0.4 s.
+    os._exit(code)
+
+
+def _prepare() -> None:
+    """Make the process ready: warnings, logging, memory, streams."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what users should know is logged, in pyllm's own format
     gc.set_threshold(100_000)  # imports make half a million lasting objects; collecting them takes a tenth of the start
@@ -96,13 +109,6 @@ def script(commands: Mapping[str, Command]) -> NoReturn:
         logging.lastResort.setFormatter(_Formatter("pyllm: %(message)s"))
     fill()
     spare_stderr()
-    try:
-        code = main(commands)
-        sys.stderr.flush()
-    except KeyboardInterrupt:  # one more Ctrl-C, while the first was handled
-        code = INTERRUPTED
-    # All output is written and the threads are daemons. Tearing down Numba and LLVM would take another 0.4 s.
-    os._exit(code)
 
 
 def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
@@ -126,7 +132,9 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
 
         with Bars() as progress:
             args.model = str(resolve(args.model, offline=args.offline, progress=progress))
-    return int(importlib.import_module(command.module).run(args) or 0)
+    with at_once():
+        module = importlib.import_module(command.module)
+    return int(module.run(args) or 0)
 
 
 def _top(commands: Mapping[str, Command]) -> argparse.ArgumentParser:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ...models.arch.registry import read_config
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from ..chat import statistics
-from ..chat.interrupt import impatient
+from ..chat.interrupt import at_once, impatient
 from ..chat.prompt import check_length
 from ..chat.stream import stream
 from ..generate import generate
@@ -82,7 +79,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
 
     from ..llm import LLM
 
-    with _endable(progress), impatient():
+    with at_once(progress.close), impatient():
         llm = LLM(
             gguf, n_ctx=n_ctx, cache=cache, n_threads=args.threads, tokenizer=tokenizer, check=args.check,
             progress=progress,
@@ -111,26 +108,6 @@ def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
         screen.warn("no study of this model: K and V in q8_0 (pyllm study kv measures more)")
         return replace(SAFE, rotate=args.cache_rotate)
     return found.chosen.cache
-
-
-@contextmanager
-def _endable(progress: Bars) -> Iterator[None]:
-    """End the process at once on Ctrl-C and SIGTERM: in LLVM's callbacks an exception would get lost, or crash."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        progress.close()
-        os._exit(128 + number)
-
-    try:
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, and only that gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def context_size(asked: int | None, config: Config) -> int:
