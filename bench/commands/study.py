@@ -27,11 +27,11 @@ from ..report import plot
 from ..report.tables import markdown
 from ..speed import cases
 from ..study import study_page
-from ..study.cells import Options, Results
+from ..study.cells import Options, Results, usual
 from ..study.filling import all_types, fill, headed, in_order
 from ..study.findings import Findings
 from ..study.measure import Bench
-from ..study.texts import collect
+from ..study.texts import check_length, collect
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         options = chosen(args, config)
         asked = collect(args.file, args.data)
+        check_length(asked, tokenizer, max(options.contexts[0], usual(config)))
         heading = headed(gguf, config, asked, args.seed)
         study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
         if study.set_aside:

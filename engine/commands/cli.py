@@ -78,7 +78,8 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
     except SystemExit as ended:  # SIGTERM
         return ended.code if isinstance(ended.code, int) else PyllmError.exit_code
     except ImportError as error:
-        return _complain(f"{error}; pip install pyllm installs what is missing", PyllmError.exit_code)
+        missing = "; pip install pyllm installs what is missing" if isinstance(error, ModuleNotFoundError) else ""
+        return _complain(f"{error}{missing}", PyllmError.exit_code)
     except BrokenPipeError:
         # Python flushes stdout once more at exit, and would complain.
         with suppress(OSError, ValueError):
@@ -120,7 +121,8 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
             parser.print_help(sys.stderr)
             return UsageError.exit_code
         parser = Parser(f"pyllm {argv[0]}")
-        command.add_flags(parser)
+        with at_once():
+            command.add_flags(parser)
         args, ignored = parser.read(argv[1:])
         if ignored and "--log-disable" not in ignored:
             warn(f"{', '.join(ignored)}: llama.cpp's, without a meaning here")
