@@ -21,6 +21,7 @@ from ..chat.prompt import check_length
 from ..chat.stream import stream
 from ..generate import generate
 from ..machine.bars import Bars
+from ..machine.plain import plain
 from ..results import Piece, Stop, Timings
 from ..store import sources
 from . import screen
@@ -137,7 +138,7 @@ def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:
     from ..chat.chat import GREETING, Chat
     from ..chat.terminal import line_reader
 
-    screen.note(f"{llm.config.name}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
+    screen.note(f"{plain(llm.config.name)}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
     return Chat(llm, sampling(args), screen, system_prompt=args.system_prompt, load=load_seconds).loop(line_reader())
 
 

@@ -157,11 +157,76 @@ def test_stdin_is_the_prompt(
     assert given == "<|im_start|>user\nGrüße<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_stdin_is_left_alone_where_a_prompt_is_given(
-    llm: type[FakeLLM], model: str, pipe: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("piped", "given"),
+    [
+        (b"the world", "the world hello"),
+        (b"the\nworld\n", "the\nworld\n hello"),
+        (b"\xef\xbb\xbfthe\r\nworld", "the\nworld hello"),
+        (b"", "hello"),
+        (b"\n", "hello"),
+    ],
+)
+@pytest.mark.parametrize("flags", [["hello"], ["-p", "hello"], ["-f", "{}"]])
+def test_stdin_and_a_prompt_are_joined(
+    piped: bytes, given: str, flags: list[str], llm: type[FakeLLM], model: str, pipe: Callable[[bytes], None],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pipe(piped)
+    (tmp_path / "prompt").write_text("hello\n")
+    argv = ["run", model, *(flag.format(tmp_path / "prompt") for flag in flags)]
+    assert f"user\n{given}<" in prompt_of(llm, monkeypatch, argv)
+
+
+@pytest.mark.parametrize("stdin", [None, io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "r"))])
+def test_a_stdin_that_cannot_be_read_gives_nothing(
+    stdin: io.TextIOWrapper | None, llm: type[FakeLLM], model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe(b"\xff")
+    """As under cron, and under nohup, which gives a write-only one."""
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert "user\nhello<" in prompt_of(llm, monkeypatch, ["run", model, "-p", "hello"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (r"a\nb", "a\nb"), (r"a\tb\r", "a\tb\r"), (r"\'\"\\n", "'\"\\n"), (r"\x41\xc3\xa9", "Aé"),
+        (r"\q \x4 \d", r"\q \x4 \d"), ("C:\\", "C:\\"),
+    ],
+)  # fmt: skip
+def test_escapes(
+    typed: str, text: str, llm: type[FakeLLM], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are replaced in what the shell gives, as in llama.cpp, and not in files."""
+    (tmp_path / "prompt").write_text(typed)
+    for flags, expected in (
+        (["-p", typed], text), ([typed], text), (["-e", "-p", typed], text), (["--no-escape", "-p", typed], typed),
+        (["-f", str(tmp_path / "prompt")], typed), (["-sys", typed, "-p", "x"], text),
+        (["-sysf", str(tmp_path / "prompt"), "-p", "x"], typed),
+    ):  # fmt: skip
+        assert f"\n{expected}<|im_end|>" in prompt_of(llm, monkeypatch, ["run", model, *flags])
+
+
+def test_an_escape_that_is_not_utf8(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = failure(["run", model, "-p", r"a\xff"], capsys)
+    assert code == 2 and "--no-escape" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"), [("<|endoftext|>hello", True), ("hello", False), ("hello<|endoftext|>", False)]
+)
+def test_a_second_bos(
+    text: str, warned: bool, llm: type[FakeLLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny.write(tmp_path / "bos.gguf", overrides={"tokenizer.ggml.add_bos_token": True})
+    assert main(["run", str(path), "--raw", "-p", text]) == 0
+    assert ("begins with BOS" in capsys.readouterr().err) is warned
+
+
+def test_ignore_eos(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", model, "hello", "--ignore-eos", "-n", "40", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["stop"] == "limit" and result["tokens"]["generated"] == 40 and result["text"].startswith(REPLY)
 
 
 def test_a_file_is_the_prompt(llm: type[FakeLLM], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +380,10 @@ def test_ctrl_c_ends_the_line(llm: type[FakeLLM], model: str, capsys: pytest.Cap
     assert main(["run", model, "hello"]) == 130
     out, err = capsys.readouterr()
     assert out.endswith("\n") and REPLY.startswith(out[:-1]) and "Traceback" not in err
+    assert "answer:" in err and "KV cache:" in err, "what there is is kept"
+    assert main(["run", model, "hello", "--json"]) == 130
+    result = json.loads(capsys.readouterr().out)
+    assert result["stop"] == "interrupt" and result["text"] and REPLY.startswith(result["text"])
 
 
 # What signals and pipes do shows only from outside.
@@ -355,7 +424,7 @@ def test_signals(number: int, code: int, model: str) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert out.endswith(b"\n") and err == b""
+    assert out.endswith(b"\n") and b"peak memory:" in err and b"Traceback" not in err
 
 
 def test_a_full_disk(model: str) -> None:
