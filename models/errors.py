@@ -44,5 +44,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     by_folded = {name.casefold(): name for name in known}
-    found = get_close_matches(word[:200].casefold(), by_folded, 1, 0.7)
+    found = get_close_matches(word[:200].casefold(), by_folded, 1, 0.6)
     return f"; did you mean {by_folded[found[0]]}?" if found else ""

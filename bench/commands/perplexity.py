@@ -44,12 +44,16 @@ def run(args: argparse.Namespace) -> int:
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
         caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
         results = [Result(pair) for pair in pairs]
-        try:
-            with impatient():
-                score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
-        finally:
+
+        def so_far() -> None:
             progress.close()
             show(args, config, [result for result in results if result.windows])
+
+        try:
+            with impatient(last=so_far):
+                score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
+        finally:
+            so_far()
     return 0
 
 

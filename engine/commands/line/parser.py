@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class Parser(argparse.ArgumentParser):
         if found.raw:
             args.raw = True
         return args, found.ignored
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse keeps silent about a closed pipe
 
     def _get_option_tuples(self, option_string: str) -> Any:
         # argparse takes -ngl for -n gl, and -fa for -f a.
