@@ -18,11 +18,11 @@ IGNORED: tuple[tuple[str, str], ...] = (
     ("-C --cpu-mask -Cr --cpu-range -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch", "N"),
     ("-tb --threads-batch", "N"),
     ("-b --batch-size -ub --ubatch-size", "N"),
-    ("-sm --split-mode -mg --main-gpu -ts --tensor-split -dev --device -ot --override-tensor --rpc", "N"),
+    ("-sm --split-mode -mg --main-gpu -ts --tensor-split -dev --device -ot --override-tensor --rpc -rpc", "N"),
     ("-fit --fit", SWITCH),
     ("-fitt --fit-target -fitc --fit-ctx -ncmoe --n-cpu-moe -dt --defrag-thold", "N"),
     ("-kvo --kv-offload -nkvo --no-kv-offload", "[0|1]"),
-    ("-cmoe --cpu-moe --repack -nr --no-repack --op-offload --no-op-offload --swa-full", ""),
+    ("-cmoe --cpu-moe --repack -nr --no-repack --op-offload --no-op-offload -nopo --swa-full", "[0|1]"),
     ("-kvu --kv-unified --no-kv-unified --no-context-shift -bs --backend-sampling", ""),
     ("-ctxcp --ctx-checkpoints --swa-checkpoints -cram --cache-ram", "N"),
     ("--warmup --no-warmup --perf --no-perf --verbose-prompt --display-prompt --no-display-prompt", ""),
@@ -41,6 +41,9 @@ MODEL: tuple[tuple[str, str], ...] = (
     ("-hf -hfr --hf-repo", "hf:{}"),
 )
 """Other ways to say MODEL, and how pyllm writes the value."""
+
+SWITCHES = ("--cpu-strict",)
+"""Flags that pyllm has, after which llama.cpp writes 0 or 1."""
 
 RAW = ("-no-cnv", "--no-conversation")
 """The same as --raw."""

@@ -82,6 +82,9 @@ def take(argv: Sequence[str], own: Mapping[str, argparse.Action]) -> Taken:
         if word == "--":
             found.rest += [word, *words]
             break
+        if word in own and word in llama_flags.SWITCHES and words and words[0] in ("0", "1"):
+            found.rest += [word] * int(words.popleft())
+            continue
         if name in own or name not in VALUES:
             found.rest.append(word)
             takes_value = word in own and isinstance(own[word], (argparse._StoreAction, argparse._AppendAction))

@@ -12,6 +12,7 @@ from fake_llm import FakeLLM, install
 from pyllm.__main__ import COMMANDS, main
 from pyllm.engine.commands.line import llama_flags
 from pyllm.engine.commands.line.parser import LACKING, MODELS, VALUES, Parser
+from pyllm.models.errors import UsageError
 
 IGNORED = [name for name in VALUES if name not in LACKING and name not in MODELS and name not in llama_flags.RAW]
 SAMPLE = {"N": ["7"], "N N": ["7", "8"], "": []}
@@ -27,12 +28,6 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
     return install(monkeypatch)
 
 
-def own_flags(command: str) -> set[str]:
-    parser = Parser(command)
-    COMMANDS[command].add_flags(parser)
-    return set(parser._option_string_actions)
-
-
 def values(name: str) -> list[list[str]]:
     """Return the values that a flag may have, each as words."""
     form = VALUES[name]
@@ -43,7 +38,7 @@ def test_the_table_has_each_flag_once() -> None:
     rows = [row[0] for row in (*llama_flags.IGNORED, *llama_flags.MODEL, *llama_flags.LACKING)]
     names = [name for row in rows for name in row.split()] + list(llama_flags.RAW)
     assert len(names) == len(set(names))
-    assert not own_flags("run") & set(names), "what pyllm has is not in it"
+    assert not set(parser_of("run")._option_string_actions) & set(names), "what pyllm has is not in it"
     assert all(re.fullmatch(r"--?[a-z][a-z0-9-]*", name, re.IGNORECASE) for name in names)
 
 
@@ -101,6 +96,40 @@ def test_no_flag_is_taken_for_another(
     code = main(["run", model, "hello", flag, "1"])
     err = capsys.readouterr().err
     assert (code, "no such flag" in err) == ((0, False) if flag == "-ngl" else (2, True)), err
+
+
+@pytest.mark.parametrize(("words", "strict"), [([], False), (["--cpu-strict"], True), (["--cpu-strict", "1"], True),
+                                               (["--cpu-strict", "0"], False)])  # fmt: skip
+def test_switches_that_llama_cpp_gives_a_value(words: list[str], strict: bool) -> None:
+    args, ignored = parser_of("run").read([*words, "model", "prompt"])
+    assert (args.cpu_strict, args.model, args.text, ignored) == (strict, "model", "prompt", [])
+
+
+def parser_of(command: str) -> Parser:
+    parser = Parser(command)
+    COMMANDS[command].add_flags(parser)
+    return parser
+
+
+COUNTS = [
+    (command, action.option_strings[-1])
+    for command in COMMANDS
+    for action in parser_of(command)._actions
+    if action.metavar in ("N", "SIZE", "TIME", "X") and action.option_strings
+]
+
+
+@pytest.mark.parametrize(("command", "flag"), COUNTS)
+def test_counts(command: str, flag: str) -> None:
+    """Whatever stands for a number is one, or an error of the flag: never another error, never another meaning."""
+    for given in ("0", "-1", "-2", "", "x", "nan", "1e9", "9" * 30, "0x1", "١"):
+        needed = {"perplexity": ["-f", "x"], "study": ["kv"], "quantize": ["a", "b", "Q8_0"]}.get(command, [])
+        try:
+            parser_of(command).read([*needed, *([f"{flag}={given}"] if flag[1] == "-" else [flag, given])])
+        except UsageError as error:
+            assert flag in str(error)
+        else:
+            assert (command, flag, given) != ("perplexity", "--chunks", "0")
 
 
 def test_numbers_may_be_glued(llm: type[FakeLLM], model: str, capsys: pytest.CaptureFixture[str]) -> None:
