@@ -116,6 +116,8 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
     command = commands.get(argv[0]) if argv else None
     try:
         if command is None:
+            if argv and (argv[0].endswith(".gguf") or argv[0].startswith(("hf:", "pypi:", "https:"))):
+                raise UsageError(f"{argv[0][:80]}: is no command; did you mean pyllm run {argv[0][:80]}?")
             parser = _top(commands)
             parser.parse_args(argv)
             parser.print_help(sys.stderr)

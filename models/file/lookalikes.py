@@ -45,7 +45,6 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x7fELF|MZ.{62}|\xcf\xfa\xed\xfe", "a program", GET),
     (rb"\0{32}", "zeros, as an unfinished download is", AGAIN),
 )  # fmt: skip
-_PATTERNS = [(re.compile(pattern, re.DOTALL | re.IGNORECASE), what, cure) for pattern, what, cure in _KINDS]
 
 PROJECTOR = ("a projector for images or sound", "give the model; pyllm reads text only")
 
@@ -64,7 +63,10 @@ _JOINED = re.compile(rb"GGUF[\x01-\x03]\0\0\0")
 
 def of_bytes(head: bytes) -> tuple[str, str]:
     """Return (what, cure) of a file with these first bytes; ("", "") if they tell nothing."""
-    return next(((what, cure) for pattern, what, cure in _PATTERNS if pattern.match(head)), ("", ""))
+    for pattern, what, cure in _KINDS:
+        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
+            return what, cure
+    return "", ""
 
 
 def check_model(g: GGUF) -> None:

@@ -61,6 +61,12 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out
 
 
+@pytest.mark.parametrize("model", ["model.gguf", "hf:user/repo", "https://host/x"])
+def test_a_model_in_the_place_of_a_command(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = failure([model, "-p", "x"], capsys)
+    assert code == 2 and f"did you mean pyllm run {model}?" in message
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"pyllm {__version__}\n"
