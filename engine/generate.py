@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..models.progress import Progress, silent
 from .results import Piece, Stop, Timings
 
@@ -24,7 +22,6 @@ def generate(
     tokenizer: Tokenizer,
     *,
     n_predict: int = -1,
-    ignore_eos: bool = False,
     timings: Timings | None = None,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
@@ -33,26 +30,22 @@ def generate(
 
     The beginning that the session's tokens and the prompt have in common is not computed again. Between any two tokens
     the session is consistent, so the caller may stop iterating there, or stop the answer through `interrupted`.
-    ignore_eos: end tokens are never chosen.
     """
     from ..models.text.tokenizer import StreamDecoder
 
     times = Timings() if timings is None else timings
-    decoder, ends = StreamDecoder(tokenizer), sorted(tokenizer.eog)
+    decoder = StreamDecoder(tokenizer)
     begin = perf_counter()
-    kept = min(common_prefix(session.tokens, prompt), len(prompt) - 1)  # the last is taken in again, for its logits
-    session.rewind(kept)
-    logits = session.prefill(prompt[kept:], lambda done, total: progress("reading the prompt", done, total))
-    for token in prompt[kept:]:
+    known = common_prefix(session.tokens, prompt[:-1])  # the last is taken in again, for its logits
+    kept = session.rewind(known)
+    logits = session.prefill(prompt[kept:], lambda done, _: progress("reading the prompt", kept + done, len(prompt)))
+    for token in prompt:
         sampler.accept(token)
     times.prompt_n, times.reused_n, times.prompt = len(prompt) - kept, kept, perf_counter() - begin
 
     stop: Stop | None = "limit" if n_predict == 0 else None
     while stop is None:
         started = perf_counter()
-        if ignore_eos:
-            logits = logits.copy()
-            logits[ends] = -np.inf
         token = sampler(logits)
         sampler.accept(token)
         if not times.generated_n:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,16 @@ from ..models.file.header import DOWNLOAD
 from ..models.forward.loaded import Loaded
 from ..models.forward.model import Model
 from ..models.forward.probe import Attended, cached, softmax_weights
-from ..models.forward.step import PlanKind
 from ..models.progress import Progress, silent
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
 from .generate import generate
 from .machine import host
 from .machine.fit import check_fit
+from .many import complete_all
 from .results import Bytes, Completion, Piece, Timings, peak_memory
 from .sampler import Sampler, SamplingParams
+from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
 from .sequence import pools
 from .stepper import Session, Stepper
@@ -87,6 +88,7 @@ class LLM:
         n_batch: int = PREFILL_ROWS,
         max_logits: int = 8,
         sequences: int = 1,
+        sequence_ctx: int | None = None,
         tokenizer: Tokenizer | None = None,
         check: bool = False,
         offline: bool = False,
@@ -98,8 +100,9 @@ class LLM:
         all sequences together. cache_type_k, cache_type_v: a type, or a map of types by layer such as
         "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache: all three as one value, instead of them.
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
-        through the layers together. max_logits: rows of logits that a step gives at most. sequences: sessions that can
-        exist at once, each with its own sliding windows. check: look for NaN and infinity after each step.
+        through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
+        exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
+        look for NaN and infinity after each step.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -116,13 +119,14 @@ class LLM:
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
+        self.n_sequences, self.sequence_ctx = sequences, min(sequence_ctx or n_ctx, n_ctx)
         self.model = Model(
             model.loaded,
             spec,
             n_ctx=n_ctx,
             threads=self.n_threads,
             n_batch=n_batch,
-            max_logits=max_logits,
+            max_logits=max(max_logits, sequences),
             sequences=sequences,
             progress=progress,
         )
@@ -159,10 +163,13 @@ class LLM:
     def generate(
         self, prompts: str | list[str] | tuple[str, ...], params: SamplingParams | None = None
     ) -> Completion | list[Completion]:
-        """Continue a text, or each of several, without a chat template; control tokens written in it count as such."""
+        """Continue a text, or each of several, without a chat template; control tokens written in it count as such.
+
+        Several are taken in at once, as many as `sequences` allows; each answer is the one that it has alone.
+        """
         if isinstance(prompts, str):
             return self._complete(self.tokenize(prompts, special=True, bos=True), params)
-        return [self.generate(prompt, params) for prompt in prompts]
+        return complete_all(self, [self.tokenize(prompt, special=True, bos=True) for prompt in prompts], params)
 
     def chat(self, messages: Messages, params: SamplingParams | None = None) -> Completion:
         """Answer a conversation, in the model's chat template; raises UsageError if it has none."""
@@ -207,14 +214,13 @@ class LLM:
             sampler,
             self.tokenizer,
             n_predict=(params or SamplingParams()).max_tokens,
-            ignore_eos=(params or SamplingParams()).ignore_eos,
             timings=timings,
             interrupted=lambda: mine != self._answer,
         )
 
     def sampler(self, params: SamplingParams | None = None) -> Sampler:
         """Return a new sampler for this model's vocabulary."""
-        return Sampler(params or SamplingParams(), self.config.n_vocab, self.path)
+        return Sampler(params or SamplingParams(), self.config.n_vocab, self.path, ends=self.tokenizer.eog)
 
     # What the model computes -----------------------------------------------------------------------------------------
 
@@ -278,7 +284,14 @@ class LLM:
         """Return a new, empty sequence, for `stepper`."""
         if self._closed:
             raise UsageError(f"{self.path}: this LLM is closed; make a new one")
-        return TokenSequence(self.pools, self.model.kv, self.n_ctx)
+        return TokenSequence(self.pools, self.model.kv, self.sequence_ctx)
+
+    def scheduler(self, **options: Any) -> Scheduler:
+        """Return a scheduler that runs many requests at once; options: see Scheduler. It takes over the whole cache."""
+        self._answer += 1
+        if self._own is not None:
+            self._own.close()
+        return Scheduler(self, **options)
 
     def session(self) -> Session:
         """Return a new, empty sequence with the stepper that runs it."""
@@ -304,7 +317,7 @@ class LLM:
 
     def read_at(self, depth: int) -> Cost:
         """Return what a decode step reads and multiplies when the cache holds `depth` tokens."""
-        return self.model.plans[PlanKind.DECODE].cost(1, depth)
+        return self.model.cost(1, depth)
 
     @property
     def kv_bytes(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from ..kernels.shapes import PAGE
 from ..models.errors import PyllmError
+
+
+class PoolFull(PyllmError):
+    """No page is left for a sequence's next token."""
 
 
 class PagePool:
@@ -14,15 +20,26 @@ class PagePool:
     def __init__(self, n_pages: int) -> None:
         self._free = list(range(n_pages - 1, -1, -1))
         self._owners = [0] * n_pages
+        self.make_room: Callable[[], bool] = lambda: False  # called when it is full; True: a page was given back
+
+    @property
+    def size(self) -> int:
+        """Return the number of pages."""
+        return len(self._owners)
 
     @property
     def free(self) -> int:
         return len(self._free)
 
+    def owners(self, page: int) -> int:
+        """Return how many share a page."""
+        return self._owners[page]
+
     def take(self) -> int:
-        """Return a free page, which the caller then owns alone; raises PyllmError if there is none."""
-        if not self._free:
-            raise PyllmError("the KV cache is full: every page is taken; use a larger -c or fewer sequences")
+        """Return a free page, which the caller then owns alone; raises PoolFull if there is none."""
+        while not self._free:
+            if not self.make_room():
+                raise PoolFull("the KV cache is full: every page is taken; use a larger -c or fewer sequences")
         page = self._free.pop()
         self._owners[page] = 1
         return page
@@ -67,6 +84,14 @@ class PageTable:
             self._pool.give_back(int(self.pages[self.count]))
         if n_tokens == 0:
             self.first = self.count = 0
+
+    def adopt(self, first: int, pages: Sequence[int]) -> None:
+        """Begin an empty table with pages that others hold too: those from index `first` on; those before are gone."""
+        assert self.count == 0
+        self.first, self.count = first, first + len(pages)
+        self.pages[first : self.count] = pages
+        for page in pages:
+            self._pool.share(page)
 
     def fork(self, n_tokens: int) -> PageTable:
         """Return a table that shares the full pages of the first n tokens with this one, and takes its own after them.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 from ..models.cache.store import KVCache
-from ..models.forward.step import Span
-from .page_table import PagePool, PageTable
+from ..models.forward.span import Span
+from .page_table import PagePool, PageTable, PoolFull
 
 
 def pools(kv: KVCache) -> list[PagePool]:
@@ -29,10 +29,13 @@ class Sequence:
         """Return the number of tokens in the cache."""
         return len(self.tokens)
 
-    def span(self, tokens: Tokens[int]) -> Span:
-        """Take pages for these tokens and return the span for a step; call `extend` once the step is done."""
+    def span(self, tokens: Tokens[int], *, prompt: bool) -> Span:
+        """Take pages for these tokens and return the span for a step; call `extend` once the step is done.
+
+        prompt: they are part of a prompt, not generated.
+        """
         self.reserve(self.n_past + len(tokens))
-        return Span(tokens, self.n_past, [table.pages for table in self.tables])
+        return Span(tokens, self.n_past, [table.pages for table in self.tables], prompt)
 
     def extend(self, tokens: Tokens[int]) -> None:
         """Add tokens that a step has taken in."""
@@ -43,13 +46,24 @@ class Sequence:
         for table in self.tables:
             table.reserve(n)
 
-    def can_truncate(self, n: int) -> bool:
-        """Return whether all tokens that token n sees are kept, in layers of every kind."""
-        each = zip(self.tables, self._windows, strict=True)
-        return all(not window or table.holds(max(0, n + 1 - window)) for table, window in each)
+    def try_reserve(self, n: int) -> bool:
+        """Take pages until n tokens have room; return False if a pool has none left."""
+        try:
+            self.reserve(n)
+        except PoolFull:
+            return False
+        return True
 
-    def truncate(self, n: int) -> None:
-        """Forget all but the first n tokens; n must be 0 or allowed by `can_truncate`."""
+    def rewind(self, n: int) -> int:
+        """Forget all but the first n tokens, or all if a window gave back pages that token n sees; return what is left.
+
+        The caller takes in again what it still needs.
+        """
+        n = min(n, self.n_past)
+        each = zip(self.tables, self._windows, strict=True)
+        if not all(not window or table.holds(max(0, n + 1 - window)) for table, window in each):
+            n = 0
         del self.tokens[n:]
         for table in self.tables:
             table.truncate(n)
+        return n

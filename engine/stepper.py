@@ -1,9 +1,10 @@
-"""Steps one sequence at a time through a model: tokens in, logits out. Keeps no state of a sequence."""
+"""Steps sequences through a model, one or several at a time: tokens in, logits out. Keeps no state of a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,14 @@ from ..models.forward.model import Model
 from .sequence import Sequence
 
 F32Array = npt.NDArray[np.float32]
+
+
+class Take(NamedTuple):
+    """Tokens that a sequence takes in with a step; prompt: they were not generated."""
+
+    sequence: Sequence
+    tokens: Tokens[int]
+    prompt: bool
 
 
 class Stepper:
@@ -31,12 +40,22 @@ class Stepper:
         """
         self.model, self._after_step, self._before_step = model, after_step, before_step
 
-    def _take(self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int]) -> F32Array:
+    def take(self, takes: Tokens[Take], logits_rows: Tokens[int]) -> F32Array:
+        """Take in tokens of several sequences in one step, and return the logits of `logits_rows`, (n, n_vocab).
+
+        Rows are numbered through the takes in order.
+        """
         self._before_step()
-        logits = self.model.step([sequence.span(tokens)], logits_rows)
+        logits = self.model.step([t.sequence.span(t.tokens, prompt=t.prompt) for t in takes], logits_rows)
         self._after_step()
-        sequence.extend(tokens)
+        for t in takes:
+            t.sequence.extend(t.tokens)
         return logits
+
+    def _take(
+        self, sequence: Sequence, tokens: Tokens[int], logits_rows: Tokens[int], *, prompt: bool = True
+    ) -> F32Array:
+        return self.take([Take(sequence, tokens, prompt)], logits_rows)
 
     def _check(self, sequence: Sequence, n: int) -> None:
         if n == 0:
@@ -64,7 +83,7 @@ class Stepper:
     def decode(self, sequence: Sequence, token: int) -> F32Array:
         """Take in one token and return the logits after it: (n_vocab,)."""
         self._check(sequence, 1)
-        logits: F32Array = self._take(sequence, [token], [0])[0]
+        logits: F32Array = self._take(sequence, [token], [0], prompt=False)[0]
         return logits
 
     def score(self, sequence: Sequence, tokens: Tokens[int]) -> Iterator[tuple[int, F32Array]]:
@@ -87,14 +106,6 @@ class Stepper:
         for i in range(full, whole.count):
             self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
         sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
-
-    def rewind(self, sequence: Sequence, n: int) -> None:
-        """Go back to the first n tokens; take them in again if a window gave back pages that the next token sees."""
-        kept = sequence.tokens[:n]
-        again = not sequence.can_truncate(len(kept))
-        sequence.truncate(0 if again else len(kept))
-        if again and kept:
-            self.prefill(sequence, kept)
 
 
 class Session:
@@ -131,10 +142,10 @@ class Session:
         """Fill the cache to n tokens with copies; see Stepper.repeat."""
         self._stepper.repeat(self.sequence, n)
 
-    def rewind(self, n: int) -> None:
-        """Go back to the first n tokens; see Stepper.rewind."""
-        self._stepper.rewind(self.sequence, n)
+    def rewind(self, n: int) -> int:
+        """Go back to the first n tokens, or to none; see Sequence.rewind."""
+        return self.sequence.rewind(n)
 
     def close(self) -> None:
         """Give the pages back."""
-        self.sequence.truncate(0)
+        self.sequence.rewind(0)

@@ -102,6 +102,7 @@ class Plan:
         self.ops: list[Op] = []
         self.part = ""  # of the operations that are added next
         self._table: Array | None = None
+        self.address = 0  # of the table, once it was asked for
 
     def add(
         self,
@@ -148,7 +149,7 @@ class Plan:
                 row["items"], row["times"] = op.items, op.times.ctypes.data
                 row["grain"], row["kind"] = op.grain, op.kind
             table[-1]["kind"] = max(table[-1]["kind"], _BARRIER)
-            self._table = table
+            self._table, self.address = table, table.ctypes.data
         return self._table
 
     def cost(self, rows: int, context: int) -> Cost:
@@ -337,14 +338,13 @@ class Team:
         """
         if self._mail[_STOP // 8]:
             raise RuntimeError("the model was closed: its threads have ended")
-        table = plan.table
+        table, address = plan.table, plan.address
         self._start()
         # A worker may still be in the run before, with nothing left to do: its memory and counters must not change.
         _all_left(self._address, self._runs * len(self._workers))
         self._plan, self._stamps = plan, stamps
-        _prepare(table.ctypes.data, len(table))
-        for slot, value in ((_TABLE, table.ctypes.data), (_OPS, len(table))):
-            self._mail[slot // 8] = value
+        _prepare(address, len(table))
+        self._mail[_TABLE // 8], self._mail[_OPS // 8] = address, len(table)
         self._mail[_STAMPS // 8] = 0 if stamps is None else stamps.ctypes.data
         self._runs += 1
         if stamps is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -69,9 +70,11 @@ class FakeSession:
         self._llm.on_decode(self)
         return self._logits()
 
-    def rewind(self, n: int) -> None:
+    def rewind(self, n: int) -> int:
         assert 0 <= n <= self.n_past
+        n = n if n >= self._llm.forgets_before else 0
         del self.tokens[n:]
+        return n
 
     def _take(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
@@ -88,6 +91,7 @@ class FakeLLM:
 
     reply = REPLY
     seconds_per_token = 0.0
+    forgets_before = 0  # as layers with a window do: going back to fewer tokens keeps none
     loaded: dict[str, Any]  # the arguments it was made with
 
     def __init__(
@@ -112,7 +116,7 @@ class FakeLLM:
         self.sessions: list[FakeSession] = []
 
     def sampler(self, params: Any) -> FakeSampler:
-        return FakeSampler(params, self.config.n_vocab)
+        return FakeSampler(params, self.config.n_vocab, ends=self.tokenizer.eog)
 
     def bytes(self, timings: Timings) -> Bytes:
         return moved(self.read_at(round(timings.depth)), self.kv_bytes, timings)
@@ -125,11 +129,13 @@ class FakeLLM:
 class FakeSampler:
     """Return the likeliest token."""
 
-    def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "") -> None:
+    def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "", ends: Collection[int] = ()) -> None:
         seed = params.seed if params else -1
         self.params, self.seed, self.accepted = params, 7 if seed < 0 else seed, list[int]()
+        self.banned = sorted(ends) if params and params.ignore_eos else []
 
     def __call__(self, logits: np.ndarray) -> int:
+        logits[self.banned] = -np.inf
         return int(logits.argmax())
 
     def accept(self, token: int) -> None:
@@ -142,3 +148,23 @@ def install(patch: pytest.MonkeyPatch) -> type[FakeLLM]:
     llm.LLM = type("LLM", (FakeLLM,), {})
     patch.setitem(sys.modules, "pyllm.engine.llm", llm)
     return llm.LLM  # type: ignore[no-any-return]
+
+
+class Keyboard:
+    """Return the lines one by one; an exception among them is raised, as the terminal would."""
+
+    def __init__(self, *lines: str | BaseException) -> None:
+        self.lines, self.prompts = list(lines), list[str]()
+
+    def __call__(self, prompt: str = "> ") -> str:
+        self.prompts.append(prompt)
+        line = self.lines.pop(0) if self.lines else EOFError()
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+def said(chat: Any) -> str:
+    """Return what a chat wrote as answers."""
+    assert isinstance(chat._out, io.StringIO)
+    return chat._out.getvalue()

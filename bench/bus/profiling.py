@@ -20,6 +20,7 @@ from ...engine.sampler import SamplingParams
 from ...engine.stepper import Session
 from ...kernels.attention.softmax import SCORES, SUMS, WEIGHTS
 from ...kernels.plan import now
+from ...models.forward.step import PlanKind
 from ...models.progress import silent
 from ..machine.counters import Counters
 from ..machine.roofs import Roofs
@@ -127,7 +128,7 @@ class Workbench:
         self.rows = case.n_prompt or 1
         self.context = case.n_depth + self.rows
         self._model = engine.llm.model
-        self._plan = self._model.plan(self.rows)
+        self._plan = self._model.plan(PlanKind.alone(self.rows))
         self._tokens = random_tokens(self._model.config.n_vocab, self.rows)
         self._stamps = np.zeros((1 + self._model.team.threads, 1 + len(self._plan.ops)), np.int64)
         self._since = clocks()

@@ -66,7 +66,7 @@ def operations(profile: Profile, roofs: Roofs, *, full: bool = False) -> Table:
     rows.append(["Python around them", "", _ms(profile.python), f"{profile.python / profile.whole:.1%}", "", *blank])
     if profile.sampling:
         rows.append(["sampling, after it", "", _ms(profile.sampling), "", "", *blank])
-    return Table(name(profile), columns, rows, "page" if full else "terminal")
+    return Table(name(profile), columns, rows, only="page" if full else "terminal")
 
 
 def _merged(profile: Profile) -> Operation:
@@ -81,7 +81,7 @@ def saturation(curves: Sequence[Curve]) -> Table:
          f"{p.gbps * 1e9 / p.ceiling:.0%}", "here" if p.threads == curve.knee else ""]
         for curve in curves for p in curve.points
     ]  # fmt: skip
-    return Table("", ["decode", "threads", "tokens/s", "GB/s", "read ceiling", "of it", "knee"], rows)
+    return Table("", ["decode", "threads", "tokens/s", "GB/s", "read ceiling", "of it", "knee"], rows, keys=(0, 1))
 
 
 def versus(profiles: Sequence[Profile], base: Pair) -> Table:
@@ -96,7 +96,7 @@ def versus(profiles: Sequence[Profile], base: Pair) -> Table:
             *(_ms(part.seconds) for part in (q, soft, v)), _bytes(q.cost.k), _bytes(v.cost.v),
             _millions(q.macs + v.macs), f"{p.tokens_per_second:.2f}", _gain(p, against(profiles, p, base)),
         ])  # fmt: skip
-    return Table("", columns, rows)
+    return Table("", columns, rows, keys=(0, 1, 2))
 
 
 def against(profiles: Sequence[Profile], profile: Profile, pair: Pair) -> Profile | None:

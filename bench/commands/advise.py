@@ -13,9 +13,11 @@ from ...engine.advice.choose import Advice, Choice, advise
 from ...engine.advice.study_file import StudyFile, default_path, results_of
 from ...engine.chat.interrupt import impatient
 from ...engine.commands import screen
+from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.fit import free_memory, needs
 from ...engine.machine.host import usable_cores
+from ...engine.machine.tables import Table
 from ...engine.machine.units import size
 from ...engine.store import sources
 from ...models.arch.registry import read_config
@@ -27,7 +29,6 @@ from ...models.text.tokenizer import Tokenizer
 from ..machine import roofs
 from ..quality import text_windows
 from ..quality.caches import Caches
-from ..report.tables import markdown
 from ..study.cells import Options
 from ..study.filling import all_types, fill, headed
 from ..study.measure import Bench
@@ -58,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         raise FitError(f"{gguf.path}: no studied cache fits {limit} with {args.sessions} x {n_ctx} tokens; {cure}")
     weights = sum(tensor.data.nbytes for tensor in gguf.tensors.values())
     speed = tokens_per_second(weights, found.chosen.nbytes * n_ctx // 2, args.threads or usable_cores())
-    if args.json:
+    if args.output == "json":
         print(json.dumps({**plain(found), "n_ctx": n_ctx, "sessions": args.sessions, "studied_before": known,
                           "memory": taken(found.chosen.cache), "tokens_per_second": speed}))  # fmt: skip
         return 0
-    show(found, n_ctx, args.sessions, taken(found.chosen.cache), speed, args.task)
+    show(found, n_ctx, args.sessions, taken(found.chosen.cache), speed, args.task, args.output)
     return 0
 
 
@@ -95,7 +96,7 @@ def tokens_per_second(weights: int, cache: int, threads: int) -> float | None:
     return here.bandwidth(threads, weights + cache) / (weights + cache) if here else None
 
 
-def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | None, task: str) -> None:
+def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | None, task: str, how: str) -> None:
     best = advice.chosen
     print(f"{best.cache} -c {n_ctx}\n")
     fast = f"{speed:.0f} at most, with half the context used" if speed else "unknown: run pyllm profile once"
@@ -104,13 +105,18 @@ def show(advice: Advice, n_ctx: int, sessions: int, memory: int, speed: float | 
         ["KLD from f32", f"{best.loss:.4f} ({best.worst}); f16, the noise: {advice.noise:.4f}"],
         ["tokens/s", fast],
     ]
-    sys.stdout.write(markdown(["", ""], rows, left=2) + "\n")
+    tables.show(Table("", ["", ""], rows, left=(0, 1)), sys.stdout, how)
+    print()
     allowed = f"{advice.allowed:g} nats above the noise, which {task} may cost"
     if not advice.enough:
-        print(f"No studied cache that fits stays within {allowed}: this one loses least.")
-        print("A shorter context leaves more bits for each token.")
+        tell(f"No studied cache that fits stays within {allowed}: this one loses least.")
+        tell("A shorter context leaves more bits for each token.")
         return
-    print(f"This is the smallest studied cache that stays within {allowed}.")
+    tell(f"This is the smallest studied cache that stays within {allowed}.")
     if smaller := [c for c in advice.others if c.nbytes < best.nbytes]:
         nearest = max(smaller, key=lambda c: (c.nbytes, -c.loss))
-        print(f"The next smaller one, {nearest}, loses {nearest.loss:.4f} ({nearest.worst}).")
+        tell(f"The next smaller one, {nearest}, loses {nearest.loss:.4f} ({nearest.worst}).")
+
+
+def tell(text: str) -> None:
+    print(window.filled(text, sys.stdout))

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ... import __version__
+from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.host import last_level_cache, usable_cores
 from ...engine.machine.plain import plain
+from ...engine.machine.tables import show
 from ...engine.machine.units import size
 from ...models.cache.rotation import MODES
 from ...models.progress import Progress
@@ -36,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
     finally:
         line.clear()
         if records := suite.records():
-            sys.stdout.write(output.FORMATS[args.output](records))
-            print(
-                "", *map(plain, notes(suite, records)), sep="\n", file=sys.stdout if args.output == "md" else sys.stderr
-            )
+            if args.output == "table":
+                show(output.as_table(records), sys.stdout)
+            else:
+                sys.stdout.write(output.FORMATS[args.output](records))
+            where = sys.stdout if args.output in tables.FORMATS else sys.stderr
+            print("", *(window.filled(plain(note), where) for note in notes(suite, records)), sep="\n", file=where)
     return 0
 
 

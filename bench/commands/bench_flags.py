@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, value, whole
+from ...engine.commands.flags import MODEL, add_layers, add_offline, add_output, value, whole
 
 BENCH = """\
 Measures how fast a model processes prompts and generates tokens, with llama-bench's flags and columns.
@@ -56,8 +56,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("other")
     value(other, "-r --repetitions", "N", whole(1, 10_000), 5, "how often to measure each case (default: 5)")
     other.add_argument("--no-warmup", dest="warmup", action="store_false", help="skip the first, uncounted repetition")
-    formats = ("md", "csv", "json", "jsonl", "sql")
-    other.add_argument("-o", "--output", choices=formats, default="md", help="format of the result (default: md)")
+    add_output(other, "csv", "json", "jsonl", "sql")
     add_offline(other)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...engine.chat.interrupt import impatient
-from ...engine.machine import host
+from ...engine.machine import host, tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.plain import plain
+from ...engine.machine.tables import Table
 from ...engine.store import sources
 from ...models.arch.registry import read_config
 from ...models.cache import sizes
@@ -29,7 +30,6 @@ from ..quality import divergence, text_windows
 from ..quality.caches import EXACT, Caches
 from ..quality.divergence import Divergence
 from ..quality.scoring import divergences, surprises
-from ..report.tables import markdown
 from ..speed import cases
 
 
@@ -125,7 +125,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     if not results:
         return
     found = [(result, result.statistics()) for result in results]
-    if args.json:
+    if args.output == "json":
         rows = [
             {"type_k": r.cache.k, "type_v": r.cache.v, "bytes_per_token": sizes.token_bytes(config, r.cache),
              "windows": r.windows, **statistics}
@@ -155,7 +155,9 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
                 f"{s['same_top']:.2%} ± {s['same_top_error']:.2%}",
             ]  # fmt: skip
         lines.append(line)
-    sys.stdout.write(markdown(titles, lines, left=2))
+    table = Table("", titles, lines, left=(0, 1), keys=(0, 1))
+    tables.show(table, sys.stdout, args.output)
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
-    print(f"\n{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}")
+    said = f"{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    print(f"\n{window.filled(said, sys.stdout)}")

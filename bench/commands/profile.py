@@ -38,7 +38,6 @@ from ..speed.engines import Models
 from .shared import StatusLine, models
 
 THREADS = 1024  # most that -t takes
-WIDTH = 132  # characters per line where stdout is not a terminal
 NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say whether the bus was full."
 
 
@@ -216,11 +215,11 @@ def as_json(profiles: Sequence[Profile], here: Roofs, warnings: Sequence[str], c
 
 def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -> None:
     """Print the report, and write the files that the flags ask for."""
-    if args.json:
+    if args.output == "json":
         print(json.dumps(figures, indent=2))
     else:
-        report.show(screen.console(width=WIDTH))
-    where = sys.stderr if args.json else sys.stdout
+        report.show(sys.stdout, args.output)
+    where = sys.stdout if args.output == "table" else sys.stderr
     if args.plots:
         for path in report.save_plots(Path(args.plots), args.plot_format):
             screen.say(f"plot: {path}", where)

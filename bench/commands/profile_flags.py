@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, add_rotate, amount, whole
+from ...engine.commands.flags import MODEL, add_json, add_layers, add_offline, add_output, add_rotate, amount, whole
 
 PROFILE = """\
 Shows where the time of a step goes: time, bytes and multiply-adds of each operation, and how close they come to the
@@ -46,7 +46,8 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     add("-r", "--repetitions", metavar="N", type=whole(1, 10_000), default=5, help=rounds)
 
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print one JSON object with all figures")
+    add_output(output, "json")
+    add_json(output, "the same as -o json: one JSON object with all figures")
     output.add_argument("--html", metavar="FILE", help="write a report with plots")
     output.add_argument("--open", action="store_true", help="open the report (without --html: pyllm-profile.html)")
     output.add_argument("--plots", metavar="FOLDER", help="write the plots as files, light and dark")

@@ -10,8 +10,8 @@ from pathlib import Path
 from ...engine.advice.study_file import StudyFile, default_path
 from ...engine.chat.interrupt import impatient
 from ...engine.commands import screen
+from ...engine.machine import tables
 from ...engine.machine.bars import Bars
-from ...engine.machine.plain import plain
 from ...engine.store import sources
 from ...kernels.formats.table import CACHE_TYPES
 from ...models.arch.registry import read_config
@@ -24,7 +24,6 @@ from ...models.text.tokenizer import Tokenizer
 from ..quality import text_windows
 from ..quality.caches import Caches
 from ..report import plot
-from ..report.tables import markdown
 from ..speed import cases
 from ..study import study_page
 from ..study.cells import Options, Results, usual
@@ -32,6 +31,8 @@ from ..study.filling import all_types, fill, headed, in_order
 from ..study.findings import Findings
 from ..study.measure import Bench
 from ..study.texts import check_length, collect
+
+FORMATS = (*tables.FORMATS, "json")  # what -o may say besides a file
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         asked = collect(args.file, args.data)
         check_length(asked, tokenizer, max(options.contexts[0], usual(config)))
         heading = headed(gguf, config, asked, args.seed)
-        study = StudyFile.open(Path(args.output or default_path(gguf)), heading)
+        study = StudyFile.open(file_of(args) or default_path(gguf), heading)
         if study.set_aside:
             screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
@@ -55,6 +56,17 @@ def run(args: argparse.Namespace) -> int:
             if study.results:
                 show(args, study, config, options)
     return 0
+
+
+def formats(args: argparse.Namespace) -> list[str]:
+    """Return how the flags say to print the tables; the last one counts."""
+    return ["table", *(name for name in args.output if name in FORMATS)]
+
+
+def file_of(args: argparse.Namespace) -> Path | None:
+    """Return the study's file that the flags name."""
+    files = [name for name in args.output if name not in FORMATS]
+    return Path(files[-1]) if files else None
 
 
 def chosen(args: argparse.Namespace, config: Config) -> Options:
@@ -74,12 +86,14 @@ def chosen(args: argparse.Namespace, config: Config) -> Options:
 
 def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Options) -> None:
     results: Results = study.results
-    if args.json:
+    how = formats(args)[-1]
+    if how == "json":
         print(json.dumps({"heading": study.heading, "results": results}, sort_keys=True))
         return
     findings = Findings(study.heading, results, config, options)
     for table in findings.tables():
-        sys.stdout.write(f"{plain(table.caption)}\n\n{markdown(table.columns, table.rows)}\n")
+        tables.show(table, sys.stdout, how)
+        print()
     screen.say(f"study: {study.path} ({len(results)} cells)", sys.stderr)
     if args.report:
         folder = Path(args.report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, add_rotate, amount, whole
+from ...engine.commands.flags import MODEL, add_json, add_layers, add_offline, add_output, add_rotate, amount, whole
 
 PERPLEXITY = """\
 Measures how well a model predicts a text, and how the KV cache's formats change that, with llama-perplexity's method.
@@ -28,7 +28,8 @@ def add_perplexity(parser: argparse.ArgumentParser) -> None:
     add("--decode", action="store_true", help="score token by token, as in generation, not in batches")
     add_cache(parser)
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
-    add("--json", action="store_true", help="print one JSON object")
+    add_output(parser, "json")
+    add_json(parser)
     add_offline(parser)
 
 
@@ -74,10 +75,12 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="FOLDER", help=data)
     add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="seed of the tasks (default: 0)")
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
-    output = "the study's file (default: in the cache folder, by the model's name)"
-    add("-o", "--output", metavar="FILE", help=output)
+    output = "the study's file (default: in the cache folder, by the model's name). Or how to print the tables: table "
+    output += "(aligned, for people; the default), md (Markdown), json; both may be given (a file named md: ./md)"
+    add("-o", "--output", metavar="FILE", action="append", default=[], help=output)
     add("--report", metavar="FOLDER", help="write report.html and its plots there, as SVG and PNG")
-    add("--json", action="store_true", help="print all results as one JSON object")
+    json = "the same as -o json: all results as one JSON object"
+    add("--json", action="append_const", const="json", dest="output", help=json)
     add_offline(parser)
 
 
@@ -120,5 +123,6 @@ def add_advise(parser: argparse.ArgumentParser) -> None:
     add("--study", metavar="FILE", help="the study's file (default: in the cache folder, by the model's name)")
     add("--budget", metavar="TIME", type=duration, default=90.0, help="time for a quick study (default: 90s)")
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
-    add("--json", action="store_true", help="print one JSON object")
+    add_output(parser, "json")
+    add_json(parser)
     add_offline(parser)

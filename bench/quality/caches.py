@@ -65,7 +65,7 @@ class Caches:
     def _taken(self, cache: CacheSpec, n_ctx: int | None = None) -> int:
         """Return the bytes of a cache, its tables and its buffers."""
         need = needs(self.gguf, self.config, n_ctx or self.n_ctx, cache)
-        return need.kv + need.positions + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
+        return need.kv + need.positions + need.sums + need.buffers - PROGRAM + 4 * ROWS * self.config.n_vocab
 
     def _complaint(self, beside: Sequence[CacheSpec], limit: str, free: int) -> str:
         def total(n_ctx: int) -> int:

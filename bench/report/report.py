@@ -6,25 +6,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TextIO
 
+from ...engine.machine import tables, window
 from ...engine.machine.plain import plain
 from ...models.errors import PyllmError
 from . import plot
 from .page import Page
 from .plot import LOOKS, Plot
 
-if TYPE_CHECKING:
-    from rich.console import Console
+WIDTH = 132  # characters per line where a report goes to no terminal
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of text; the first column is aligned left, the others right."""
+class Table(tables.Table):
+    """A table of a report."""
 
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
     only: str = ""  # "page" or "terminal", if it is not for both
 
 
@@ -65,33 +62,33 @@ class Report:
                     page.table(table.caption, table.columns, table.rows)
         return page
 
-    def show(self, console: Console) -> None:
-        """Print the report for a terminal: text, bars and tables, without plots."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table as RichTable
-        from rich.text import Text
+    def show(self, file: TextIO, how: str = "table") -> None:
+        """Write the report for people, with bars for plots, as wide as the window, or as Markdown (how: "md")."""
+        md = how == "md"
 
-        console.print(Text(plain(self.title), style="bold"), Text(plain(self.about)), sep="\n")
+        def write(text: str, mark: str = "") -> None:
+            text = plain(text)
+            file.write((f"{mark}{text}\n" if md else window.filled(text, file, WIDTH)) + "\n")
+
+        write(self.title, "# ")
+        write(self.about)
         for section in self.sections:
-            if not section.text and all(table.only == "page" for table in section.tables):
+            shown = [table for table in section.tables if table.only != "page"]
+            if not section.text and not shown:
                 continue
-            console.print(Text(f"\n{plain(section.title)}", style="bold"))
+            file.write("\n" * (not md))
+            write(section.title, "## ")
             for paragraph in section.text:
-                console.print(Text(plain(paragraph)))
-            for line in section.chart:
-                console.print(Text(plain(line), no_wrap=True))
-            for table in section.tables:
-                if table.only == "page":
-                    continue
-                grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-                grid.title, grid.title_justify = table.caption and Text(f"\n{plain(table.caption)}"), "left"
-                for i, name in enumerate(table.columns):
-                    grid.add_column(Text(plain(name)), justify="right" if i else "left", no_wrap=True)
-                for row in table.rows:
-                    grid.add_row(*(Text(plain(cell)) for cell in row))
-                console.print(grid)
+                write(paragraph)
+            if chart := list(map(plain, section.chart)):
+                file.write("\n".join(["```", *chart, "```", ""] if md else [*chart, ""]))
+            for table in shown:
+                file.write("\n" * (md or bool(table.caption)))
+                tables.show(table, file, how)
+            file.write("\n" * (md and bool(shown)))
         for warning in self.warnings:
-            console.print(Text(f"\nnote: {plain(warning)}"))
+            file.write("\n" * (not md))
+            write(f"note: {warning}")
 
     def save_plots(self, folder: Path, suffix: str) -> list[Path]:
         """Write all plots, light and dark, as files and return their paths. Raises PyllmError."""

@@ -1,4 +1,4 @@
-"""Records as text: a Markdown table for people; CSV, JSON, JSON lines and SQL in llama-bench's way."""
+"""Records as text: a table for people; Markdown, CSV, JSON, JSON lines and SQL in llama-bench's way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...engine.machine.tables import Table
 from ...engine.machine.units import size
 from .cases import label
 from .record import FIELDS, Record
@@ -57,34 +58,32 @@ def _literal(value: Any) -> str:
     return "'" + str(_plain(value)).replace("'", "''") + "'"
 
 
-def as_markdown(records: Sequence[Record]) -> str:
+def as_table(records: Sequence[Record]) -> Table:
     """Return llama-bench's table with a few more columns, without those of settings that all have their default."""
     columns = [column for column in COLUMNS if column.shown(records)]
-    cells = [[column.title for column in columns]]
-    cells += [[column.text(record) for column in columns] for record in records]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = [
-        "| " + " | ".join(c.aligned(text, w) for c, text, w in zip(columns, row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "| " + " | ".join("-" * w if c.left else "-" * (w - 1) + ":" for c, w in zip(columns, widths, strict=True))
-    return "\n".join([rows[0], rule + " |", *rows[1:]]) + "\n"
+    rows = [[column.text(record) for column in columns] for record in records]
+    differ = [i for i, c in enumerate(columns) if c.names and len({row[i] for row in rows}) > 1]
+    test = [i for i, c in enumerate(columns) if c.title == "test"]
+    left = [i for i, c in enumerate(columns) if c.left]
+    return Table("", [c.title for c in columns], rows, left, sorted({*differ, *test}))
+
+
+def as_markdown(records: Sequence[Record]) -> str:
+    return as_table(records).markdown()
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the Markdown table."""
+    """A column of the table."""
 
     title: str
     text: Callable[[Record], str]
     left: bool = False
+    names: bool = False  # it belongs to what a record is called, and is repeated where a table goes on below
     usual: tuple[str, object] | None = None  # a field and its default; the column is left out if all records have it
 
     def shown(self, records: Sequence[Record]) -> bool:
         return self.usual is None or any(record[self.usual[0]] != self.usual[1] for record in records)
-
-    def aligned(self, text: str, width: int) -> str:
-        return text.ljust(width) if self.left else text.rjust(width)
 
 
 def _spread(prefix: str) -> Callable[[Record], str]:
@@ -105,17 +104,17 @@ def _size(name: str) -> Callable[[Record], str]:
 
 _NO_PEER = ("peer", None)
 COLUMNS = (
-    Column("model", _number("model_type", "{}"), left=True),
+    Column("model", _number("model_type", "{}"), left=True, names=True),
     Column("size", _size("model_size")),
     Column("params", lambda record: f"{record['model_n_params'] / 1e6:.2f} M"),
-    Column("backend", _number("backends", "{}"), left=True),
-    Column("threads", _number("n_threads", "{}")),
-    Column("n_batch", _number("n_batch", "{}"), usual=("n_batch", 2048)),
-    Column("n_ubatch", _number("n_ubatch", "{}"), usual=("n_ubatch", 512)),
-    Column("type_k", _number("type_k", "{}"), usual=("type_k", "f16")),
-    Column("type_v", _number("type_v", "{}"), usual=("type_v", "f16")),
-    Column("rotate", _number("cache_rotate", "{}"), usual=("cache_rotate", "auto")),
-    Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"])),
+    Column("backend", _number("backends", "{}"), left=True, names=True),
+    Column("threads", _number("n_threads", "{}"), names=True),
+    Column("n_batch", _number("n_batch", "{}"), names=True, usual=("n_batch", 2048)),
+    Column("n_ubatch", _number("n_ubatch", "{}"), names=True, usual=("n_ubatch", 512)),
+    Column("type_k", _number("type_k", "{}"), names=True, usual=("type_k", "f16")),
+    Column("type_v", _number("type_v", "{}"), names=True, usual=("type_v", "f16")),
+    Column("rotate", _number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
+    Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"]), names=True),
     Column("t/s", _number("median_ts", "{:.2f}")),
     Column("min – max", _spread("")),
     Column("peer t/s", _number("peer_median_ts", "{:.2f}"), usual=_NO_PEER),

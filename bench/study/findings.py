@@ -79,7 +79,7 @@ class Findings:
                     said = "in the noise" if bits is None else f"{bits:+.1f}"
                     rows.append([t, rotate, *(f"{x:.5f}" for x in losses), f"{losses[0] / losses[1]:.1f}", said])
         columns = ["type", "rotation", "KLD of K", "KLD of V", "K / V", "bits that K needs more"]
-        return Table("K alone and V alone in a type, the other exact", columns, rows)
+        return Table("K alone and V alone in a type, the other exact", columns, rows, keys=(0, 1))
 
     def _tasks(self) -> Table:
         rows = []
@@ -92,7 +92,7 @@ class Findings:
                         kld = f"{r['kld_mean']:.4f} ± {r['kld_error']:.4f}"
                         rows.append([task, str(context), f"{k}/{v}", kld, loss, f"{r['same_top']:.1%}", hits])
         columns = ["task", "tokens", "K/V", "KLD", "loss of log p", "same top", "hits, of f32's"]
-        return Table("Tasks and lengths", columns, rows)
+        return Table("Tasks and lengths", columns, rows, keys=(0, 1, 2))
 
     def _attention(self) -> Iterator[Table]:
         rows = []
@@ -102,7 +102,7 @@ class Findings:
                     shown = ("logit_rms", "weights_kld", "far_lost", "top_overlap", "output_k", "output_v")
                     rows.append([t, rotate, *(f"{sum(r[name]) / len(r[name]):.4f}" for name in shown)])
         columns = ["type", "rotation", "logits, RMS", "weights, KLD", "far lost", "top 16 kept", "out by K", "by V"]
-        yield Table(f"Attention at {usual(self.config)} tokens, mean of layers", columns, rows)
+        yield Table(f"Attention at {usual(self.config)} tokens, mean of layers", columns, rows, keys=(0, 1))
         shapes = self.results.get(norms(self.options, self.config).key)
         losses = sensitivity(self.options, self.config, self.results)
         if shapes and losses:
@@ -134,7 +134,7 @@ class Findings:
                     )
                     rows.append([name, self._bytes(key, value), f"{r['kld_mean']:.5f} ± {r['kld_error']:.5f}", flags])
         columns = ["rule", "per token", "KLD", "flags"]
-        return Table("Bits by layer, of the same bytes as a uniform pair", columns, rows)
+        return Table("Bits by layer, of the same bytes as a uniform pair", columns, rows, left=(0, 3))
 
     def _generation(self) -> Table:
         rows = [

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..machine.plain import plain
+from ..machine.tables import Table, show
 from ..machine.units import size
 from .screen import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 
 def present(facts: dict[str, Any], args: Namespace) -> int:
     """Print a description, with the file's origin if `facts` has one."""
-    if args.json:
+    if args.output == "json":
         print(json.dumps(facts, indent=2))
         return 0
     out = console()
-    out.print(_summary(facts))
+    if args.output == "md":
+        show(Table("", ["", ""], _rows(facts), left=(0, 1)), sys.stdout, "md")
+    else:
+        out.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
     tables += _caches(facts["cache"]) if facts["cache"] else []
     tables += [_tensors(facts)] if args.tensors else []
     for table in tables:
-        out.print()
-        out.print(table)
+        sys.stdout.write("\n")
+        show(table, sys.stdout, args.output)
     if facts["problem"]:
         out.print(f"\npyllm does not run this model: {plain(facts['problem'])}", soft_wrap=True)
     return 0
 
 
-def _summary(facts: dict[str, Any]) -> Table:
-    from rich.table import Table
+def _summary(facts: dict[str, Any]) -> RichTable:
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
+    grid = RichTable.grid(padding=(0, 2))
     for name, value in _rows(facts):
         grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
     return grid
@@ -105,11 +110,12 @@ def _template(facts: dict[str, Any]) -> str:
 
 def _weights(facts: dict[str, Any]) -> Table:
     """Return a table of the weights' bytes by tensor type."""
-    table = _table("weights", "type", "tensors", "parameters", "size", "of all bytes")
-    for row in facts["quantization"]:
-        share = row["bytes"] / facts["weights_bytes"]
-        table.add_row(row["type"], f"{row['tensors']:,}", f"{row['parameters']:,}", size(row["bytes"]), f"{share:.1%}")
-    return table
+    rows = [
+        [row["type"], f"{row['tensors']:,}", f"{row['parameters']:,}", size(row["bytes"]),
+         f"{row['bytes'] / facts['weights_bytes']:.1%}"]
+        for row in facts["quantization"]
+    ]  # fmt: skip
+    return Table("weights", ["type", "tensors", "parameters", "size", "of all bytes"], rows)
 
 
 def _caches(cache: dict[str, Any]) -> list[Table]:
@@ -124,31 +130,13 @@ def _caches(cache: dict[str, Any]) -> list[Table]:
 
 def _cache(title: str, cache: dict[str, Any]) -> Table:
     """Return a table of a token's bytes for every pair of types, K down and V across."""
-    table = _table(title, "K \\ V", *cache["v"])
-    for k_type in cache["k"]:
-        pairs = [cache["pairs"][f"{k_type}/{v_type}"] for v_type in cache["v"]]
-        table.add_row(k_type, *("-" if n is None else f"{n:,}" for n in pairs))
-    return table
+    pairs = {k: [cache["pairs"][f"{k}/{v}"] for v in cache["v"]] for k in cache["k"]}
+    rows = [[k, *("-" if n is None else f"{n:,}" for n in found)] for k, found in pairs.items()]
+    return Table(title, ["K \\ V", *cache["v"]], rows)
 
 
 def _tensors(facts: dict[str, Any]) -> Table:
-    from rich.text import Text
-
-    table = _table("tensors", "name", "shape", "type", "bytes")
-    for row in facts["tensors"]:
-        shape = " x ".join(map(str, row["shape"]))
-        table.add_row(Text(plain(row["name"]), overflow="fold"), shape, row["type"], f"{row['bytes']:,}")
-    return table
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    """Return an empty table whose first column is text and whose others are numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(first))
-    for name in others:
-        table.add_column(Text(name), justify="right")
-    return table
+    rows = [
+        [row["name"], " x ".join(map(str, row["shape"])), row["type"], f"{row['bytes']:,}"] for row in facts["tensors"]
+    ]
+    return Table("tensors", ["name", "shape", "type", "bytes"], rows)

@@ -45,6 +45,16 @@ def add_offline(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--offline", action="store_true", help="never try the network")
 
 
+def add_output(group: argparse._ActionsContainer, *others: str) -> None:
+    """Add -o with "table", "md" and other formats; the default is the table, into a pipe too."""
+    text = f"how to print the result: table (aligned, for people; the default), md (Markdown), {', '.join(others)}"
+    group.add_argument("-o", "--output", choices=("table", "md", *others), default="table", help=text)
+
+
+def add_json(group: argparse._ActionsContainer, help: str = "the same as -o json: one JSON object") -> None:
+    group.add_argument("--json", action="store_const", const="json", dest="output", help=help)
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return the type of a flag that takes a whole number in these bounds."""
     wanted = (

@@ -10,5 +10,5 @@ from .facts import present
 
 
 def run(args: Namespace) -> int:
-    """Describe the file `args.model` on stdout; `args.json` and `args.tensors` say how. Raises ModelError."""
+    """Describe the file `args.model` on stdout; `args.output` and `args.tensors` say how. Raises ModelError."""
     return present(describe(GGUF.open(args.model)), args)

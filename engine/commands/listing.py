@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from datetime import datetime, timezone
 
-from ..machine.plain import plain
+from ..machine.tables import Table, show
 from ..machine.units import size
 from ..store.catalogue import CATALOGUE
 from ..store.library import Kept, kept, unfinished
@@ -17,7 +18,7 @@ def run(args: Namespace) -> int:
     models = kept()
     here = {model.name for model in models}
     others = [entry for entry in CATALOGUE.values() if entry.name not in here] if args.all else []
-    if args.json:
+    if args.output == "json":
         known = [
             {"name": entry.name, "source": entry.source, "bytes": entry.size, "licence": entry.licence, "paths": []}
             for entry in others
@@ -27,13 +28,17 @@ def run(args: Namespace) -> int:
     if not models and not args.all:
         warn("no model is here yet; pyllm list --all names some, pyllm pull fetches them")
     if rows := [_row(model) for model in models]:
-        _print(("MODEL", "SIZE", "TYPE", "FETCHED", "IN"), rows)
+        _print(("MODEL", "SIZE", "TYPE", "FETCHED", "IN"), rows, args.output)
     if parts := unfinished():
         amount = size(sum(part.stat().st_size for part in parts))
         warn(f"{amount} of unfinished downloads are here too; pyllm pull goes on with them")
     if others:
         print("\nnot here; pyllm pull fetches them" if rows else "pyllm pull fetches them:")
-        _print(("MODEL", "SIZE", "LICENCE", "FROM"), [(e.name, size(e.size), e.licence, e.source) for e in others])
+        _print(
+            ("MODEL", "SIZE", "LICENCE", "FROM"),
+            [(e.name, size(e.size), e.licence, e.source) for e in others],
+            args.output,
+        )
     return 0
 
 
@@ -56,10 +61,6 @@ def _as_json(model: Kept) -> dict[str, object]:
     }
 
 
-def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table with columns as wide as their widest cell and sizes to the right."""
-    rows = [tuple(map(plain, row)) for row in rows]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        cells = (c.rjust(w) if name == "SIZE" else c.ljust(w) for c, w, name in zip(row, widths, head, strict=True))
-        print("  ".join(cells).rstrip())
+def _print(head: tuple[str, ...], rows: list[tuple[str, ...]], how: str) -> None:
+    """Print a table with sizes to the right."""
+    show(Table("", head, rows, left=[i for i, name in enumerate(head) if name != "SIZE"], rule=False), sys.stdout, how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import MODEL, add_offline, value, whole
+from .flags import MODEL, add_json, add_offline, add_output, value, whole
 
 PULL = """\
 Fetches models, so that later commands need no network. What is here already is not fetched again; a name without a
@@ -43,7 +43,8 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_output(parser, "json")
+    add_json(parser)
     add_offline(parser)
 
 
@@ -55,14 +56,16 @@ def add_pull(parser: argparse.ArgumentParser) -> None:
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.description = LIST
     parser.add_argument("--all", action="store_true", help="also list the models with a short name that are not here")
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    add_output(parser, "json")
+    add_json(parser, "the same as -o json: one JSON array")
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
     parser.description = SHOW
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_output(parser, "json")
+    add_json(parser)
 
 
 def add_rm(parser: argparse.ArgumentParser) -> None:

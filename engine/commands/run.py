@@ -167,8 +167,8 @@ def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: 
     try:
         with Bars() as progress, impatient(last=finish):
             pieces = generate(
-                llm.session(), tokens, sampler, llm.tokenizer, n_predict=args.predict, ignore_eos=args.ignore_eos,
-                timings=timings, progress=progress,
+                llm.session(), tokens, sampler, llm.tokenizer, n_predict=args.predict, timings=timings,
+                progress=progress,
             )  # fmt: skip
             _, stop = stream(heard(pieces), None if args.json else sys.stdout, progress)
     except KeyboardInterrupt:

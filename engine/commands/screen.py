@@ -27,7 +27,7 @@ def warn(text: object) -> None:
 def note(text: str) -> None:
     """Print a note of pyllm's own to stderr, dim on a terminal."""
     if sys.stderr.isatty():
-        console(sys.stderr).print(plain_lines(text), style="dim", markup=False, soft_wrap=True)
+        console(sys.stderr).print(plain_lines(text), style="dim")
     else:
         say(text, sys.stderr)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from ...kernels.shapes import PAGE
+from ...kernels.shapes import PAGE, PART
 from ...models.cache.kinds import kinds, pages
-from ...models.cache.sizes import PREFILL_ROWS, buffer_bytes, check, position_bytes, token_bytes
+from ...models.cache.sizes import PREFILL_ROWS, buffer_bytes, check, position_bytes, sums_bytes, token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import FitError
@@ -34,6 +34,7 @@ class Needs:
     n_ctx: int
     window_per_token: int = 0  # in layers with a window
     kept: int = 0  # tokens that these layers keep, of all sequences
+    sums_per_token: int = 0  # where decode leaves its sums; sequences that share a prefix touch more
 
     @property
     def kv(self) -> int:
@@ -47,12 +48,18 @@ class Needs:
         return pages(self.n_ctx) * PAGE * self.positions_per_token
 
     @property
+    def sums(self) -> int:
+        """Return the bytes where decode leaves its sums of attention."""
+        return pages(self.n_ctx) * PAGE * self.sums_per_token
+
+    @property
     def total(self) -> int:
-        return self.weights + self.kv + self.positions + self.buffers
+        return self.weights + self.kv + self.positions + self.sums + self.buffers
 
     def largest_ctx(self, free: int) -> int:
         """Return the largest context that fits in `free` bytes, in whole pages; 0 if none does."""
-        left, each = max(0, free - self.weights - self.buffers), self.kv_per_token + self.positions_per_token
+        left = max(0, free - self.weights - self.buffers)
+        each = self.kv_per_token + self.positions_per_token + self.sums_per_token
         whole = left // (each + self.window_per_token)  # if windows still grow with the context
         if whole > self.kept:
             whole = (left - self.kept * self.window_per_token) // each
@@ -67,6 +74,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: i
         weights=held(gguf.tensors),
         kv_per_token=token_bytes(config, cache, whole.layers),
         positions_per_token=position_bytes(config),
+        sums_per_token=-(-sums_bytes(config) // (PART * PAGE)),
         buffers=buffer_bytes(config) + PROGRAM,
         n_ctx=n_ctx,
         window_per_token=token_bytes(config, cache, [i for kind in windows for i in kind.layers]),
@@ -86,7 +94,8 @@ def check_fit(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequence
         cure = "no context fits beside the weights: free memory or take a smaller model or quantization"
     raise FitError(
         f"{gguf.path}: needs {size(need.total)} of memory (weights {size(need.weights)}, "
-        f"KV cache {size(need.kv)} for -c {n_ctx} at {cache.pair}, buffers {size(need.positions + need.buffers)}), "
+        f"KV cache {size(need.kv)} for -c {n_ctx} at {cache.pair}, "
+        f"buffers {size(need.positions + need.sums + need.buffers)}), "
         f"but {limit} leaves {size(max(free, 0))}; {cure}"
     )
 

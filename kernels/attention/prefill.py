@@ -1,55 +1,60 @@
-"""Attention of many query rows, in prefill: a block of them goes through the pages together; knows no splits."""
+"""Attention of many query rows: a block of them goes through the pages together, and each page is decoded once.
+
+In prefill the rows follow each other in one sequence. In decode they are of sequences that share a prefix.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
-from ..lang.jit import Kernel, inline, kernel
-from ..lang.memory import load_f32, load_rows, peek_i64, splat_floats, store_rows
-from ..lang.simd import fma
+from ..lang.jit import Kernel, kernel
+from ..lang.memory import peek_i64, store_rows
 from ..ops.tile_dot import MANY, many, tile_dot
-from ..pages import TILES, unpack_v
-from ..shapes import PAGE
-from .softmax import ATTEND, SCORE_ROW, SUMS, TAIL, WEIGHTS, leave, row_block, rows_of_block, start, weigh
-
-
-@inline
-def _add_values(weights, values, first, tokens, columns, states, size):
-    """Add values, float32 [tokens][columns], times 8 rows of weights to 8 sums, `size` bytes apart."""
-    for b in range(0, 4 * columns, 128):
-        o, value = states + b, values + b + first * columns * 4
-        low, high = load_rows(o, size, 8), load_rows(o + 64, size, 8)
-        for t in range(first, tokens):  # sums += weight * 32 columns of the token
-            w = splat_floats(weights + 4 * t, SCORE_ROW, 8)
-            low, high = fma(w, load_f32(value), low), fma(w, load_f32(value + 64), high)
-            value += columns * 4
-        store_rows(o, size, low)
-        store_rows(o + 64, size, high)
+from ..pages import TILES
+from ..shapes import PAGE, PART
+from .softmax import (
+    ATTEND,
+    EACH,
+    JOB_PART,
+    JOB_PARTS,
+    SCORE_ROW,
+    SUMS,
+    TAIL,
+    WEIGHTS,
+    leave,
+    row_block,
+    start,
+    weigh,
+)
+from .values import add_page, load_page
 
 
 @cache
 def attend_many(k_type: str, v_type: str) -> Kernel:
-    """Return the kernel for spans of many rows, a few query vectors at a time. Items: spans x KV heads x row blocks.
-
-    A block past its span's rows is empty. There is one split.
-    """
+    """Return the kernel for blocks of rows, a few query vectors at a time; a job is a block."""
     n = many(k_type)
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):
         size = (a.v_columns + TAIL) * 4
-        scores = a.scratch + thread * a.scratch_bytes
-        values = scores + (rows_of_block(a) * a.group + MANY) * SCORE_ROW
-        state = values + PAGE * a.v_columns * 4
         for item in range(begin, end):
-            head, row, rows, position, table = row_block(a, item)
-            vectors = rows * a.group
+            job, head, row, rows, position, table = row_block(a, item)
+            vectors, part, parts = rows * a.group, peek_i64(job + JOB_PART), peek_i64(job + JOB_PARTS)
+            if parts > 0:  # a shared prefix, which lies before all rows
+                position = PAGE * PART * (part + parts)
             q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
             meta = a.meta + (head * a.max_rows + row) * a.group * a.meta_bytes
-            for i in range(vectors + 7):  # the sums are taken in groups of 8
-                start(state + i * size, a.v_columns)
+            scores = a.scratch + thread * a.scratch_bytes
+            room = scores + (vectors + MANY) * SCORE_ROW
+            values = room + EACH * SCORE_ROW
+            state = values + PAGE * a.v_columns * 4
             first = max(0, position + 1 - a.window)  # token that a row sees
-            for p in range(first // PAGE, (position + rows + PAGE - 1) // PAGE if rows > 0 else 0):
+            begin_page = max(first // PAGE, part * PART)
+            last = (part + parts) * PART - 1 if parts > 0 else (position + rows - 1) // PAGE
+            for p in range(begin_page, last + 1):
+                if p % PART == 0 or p == begin_page:
+                    for i in range(vectors + EACH - 1):  # the sums are taken in groups of EACH
+                        start(state + i * size, a.v_columns)
                 page = peek_i64(table + 8 * p)
                 k, v = a.k_pool + head * a.k_head + page * a.k_page, a.v_pool + head * a.v_head + page * a.v_page
                 for i in range(0, vectors, n):
@@ -62,10 +67,14 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                     weigh(a, scores + i * SCORE_ROW, seen, state + i * size)
                 hidden, tokens = max(0, first - PAGE * p), min(PAGE, position + rows - PAGE * p)
                 if a.upto >= SUMS:
-                    unpack_v(v_type, v, tokens, a.v_columns, values)
-                    for i in range(0, vectors, 8):
-                        w = scores + i * SCORE_ROW
-                        _add_values(w, values, hidden, tokens, a.v_columns, state + i * size, size)
-            leave(a, head, row, vectors, state)
+                    load_page(v_type, a, v, tokens, values)
+                    for i in range(0, vectors, EACH):
+                        weights, sums = scores + i * SCORE_ROW, state + i * size
+                        add_page(v_type, EACH, True, a, v, values, hidden, tokens, weights, room, sums, size, 0, 0)
+                if (p + 1) % PART == 0 or p == last:
+                    if parts > 0:
+                        leave(a, head, row, vectors, state, p // PART, False)
+                    else:
+                        leave(a, head, row, vectors, state, 0, p // PART > begin_page // PART)
 
     return attend_many

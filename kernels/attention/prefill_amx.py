@@ -15,7 +15,7 @@ from ..lang.memory import load_f32, peek_i64, store_f32
 from ..lang.simd import splat
 from ..pages import TILES, unpack_v
 from ..shapes import PAGE
-from .softmax import ATTEND, SCORE_ROW, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, rows_of_block, start, weigh
+from .softmax import ATTEND, BLOCK, SCORE_ROW, SUMS, TAIL, WEIGHTS, block_rows, leave, row_block, start, weigh
 
 HALVES = 2
 """The most bfloat16 numbers that a number becomes; buffers have room for them."""
@@ -74,13 +74,14 @@ def _add_products(parts, x, x_step, x_rest, w, w_step, w_rest, size):
 
 @cache
 def attend_wide(k_type: str, v_type: str) -> Kernel:
-    """Return the kernel for spans of many rows, with queries as float32. Items: spans x KV heads x row blocks."""
+    """Return the kernel for spans of many rows, with queries as float32; a job is a block of rows."""
     k_parts, v_parts = halves(k_type), halves(v_type)
 
     @kernel(ATTEND, f"attend_wide_{k_type}_{v_type}")
     def attend_wide(a, begin, end, thread):
         amx.configure()
-        size, room = (a.v_columns + TAIL) * 4, (rows_of_block(a) * a.group + amx.BLOCK - 1) // amx.BLOCK * amx.BLOCK
+        size, most = (a.v_columns + TAIL) * 4, max(1, BLOCK // a.group) * a.group  # vectors of a block
+        room = (most + amx.BLOCK - 1) // amx.BLOCK * amx.BLOCK
         q_size, p_size = a.k_columns // 32 * amx.TILE, 2 * amx.TILE  # bytes of a tile row
         q_rest, k_rest = room // 16 * q_size, TILES * q_size
         p_rest, v_rest = room // 16 * p_size, a.v_columns // 16 * p_size
@@ -90,14 +91,14 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
         qx = values + PAGE * a.v_columns * 4
         kx, px, vx = qx + 2 * q_rest, qx + 2 * (q_rest + k_rest), qx + 2 * (q_rest + k_rest + p_rest)
         for item in range(begin, end):
-            head, row, rows, position, table = row_block(a, item)
+            _, head, row, rows, position, table = row_block(a, item)
             vectors = rows * a.group
             for i in range(vectors):
                 q = a.q + ((head * a.max_rows + row) * a.group + i) * a.q_bytes
                 start(state + i * size, a.v_columns)
                 widen_row(q, a.k_columns, qx, qx + q_rest if k_parts == 2 else 0, i, a.k_columns)
             first = max(0, position + 1 - a.window)  # token that a row sees
-            for p in range(first // PAGE, (position + rows + PAGE - 1) // PAGE if rows > 0 else 0):
+            for p in range(first // PAGE, (position + rows + PAGE - 1) // PAGE):
                 page = peek_i64(table + 8 * p)
                 k, v = a.k_pool + head * a.k_head + page * a.k_page, a.v_pool + head * a.v_head + page * a.v_page
                 for t in range(TILES):  # K of 16 tokens as bfloat16
@@ -127,6 +128,6 @@ def attend_wide(k_type: str, v_type: str) -> Kernel:
                             x, w = px + i // 16 * p_size, vx + c // 16 * p_size
                             _add_products(v_parts, x, p_size, p_rest, w, p_size, v_rest, p_size)
                             amx.store_sums(sums, size)
-            leave(a, head, row, vectors, state)
+            leave(a, head, row, vectors, state, 0, False)
 
     return attend_wide

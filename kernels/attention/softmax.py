@@ -3,6 +3,9 @@
 Three kernels share the steps that are here. decode.py has the one for single query rows: the tokens are split between
 threads, and all query heads of a group share one read of K and V. prefill.py and prefill_amx.py have those for blocks
 of rows, which decode V once per block. All of them leave unnormalized sums with their maxima; combine.py finishes them.
+
+Decode and prefill take the same sums in the same order, to the bit: each part of the tokens (see PART) on its own, from
+its first token to its last, and then the parts one after the other (`merge`). On the matrix unit sums differ.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ import numpy as np
 from ..lang.buffers import offsets
 from ..lang.jit import inline, record
 from ..lang.memory import load_f32, peek_i64, store_f32
-from ..lang.simd import any_above, exp, first_lanes, max_lanes, maximum, splat
+from ..lang.simd import any_above, exp, first_lanes, fma, max_lanes, maximum, splat
 from ..ops.activations import soft_cap
 from ..ops.tile_dot import MANY
 from ..shapes import MAX_TABLES, PAGE
 
 BLOCK = 96
 """Query vectors (rows x heads of a group) that go through the pages together in prefill, at most; or one row."""
+
+EACH = 8
+"""Query vectors whose sums are taken at once in prefill."""
 
 SCORE_ROW = 4 * PAGE
 """Bytes of a query vector's scores of a page, and of the weights that they become."""
@@ -37,23 +43,31 @@ SPAN_ROW, SPAN_ROWS, SPAN_POSITION, SPAN_TABLES = offsets(SPAN)
 SPAN_BYTES = SPAN.itemsize
 
 
+JOB = np.dtype([("span", "<i8"), ("row", "<i8"), ("rows", "<i8"), ("part", "<i8"), ("parts", "<i8")])
+"""What a thread does at once for one KV head: of a span the rows from `row` on, over some parts of the tokens (see
+PART). Where these parts are a prefix that several decode rows share, the rows are those of the spans from `span` on.
+parts 0: in prefill, all parts that the rows see."""
+JOB_SPAN, JOB_ROW, JOB_ROWS, JOB_PART, JOB_PARTS = offsets(JOB)
+JOB_BYTES = JOB.itemsize
+
+
 def table_at(kind: int) -> int:
     """Return the bytes of a span before the address of its page table for a kind of layers."""
     return SPAN_TABLES + 8 * kind
 
 
 ATTEND = record(
-    spans="ptr", table="int", splits="ptr", split_pages="ptr", blocks="ptr", window="int", softcap="float",
+    spans="ptr", table="int", jobs="ptr", n_jobs="ptr", window="int", softcap="float",
     q="ptr", meta="ptr", q_bytes="int", meta_bytes="int", max_rows="int",
     k_pool="ptr", v_pool="ptr", k_head="int", v_head="int", k_page="int", v_page="int", k_tile="int", v_scales="int",
     v_row="int", k_step="int", v_step="int", kv_heads="int", group="int", k_columns="int", v_columns="int",
-    sums="ptr", scratch="ptr", scratch_bytes="int", upto="int",
+    sums="ptr", sums_at="ptr", scratch="ptr", scratch_bytes="int", upto="int",
 )  # fmt: skip
-"""spans: SPAN records. table: see `table_at`. splits, split_pages: addresses of the number of parts that the
-tokens are split into, and of the pages of a part, counted from the first page that is seen. blocks: address of the
-number of row blocks in prefill. window: the number of tokens that a row sees, itself the last, or ALL. softcap: of the
-scores, or 0. q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: see `fetch_steps`. sums:
-[row][head][split] of v_columns + TAIL float32: the weighted sum of V, then the tail. upto: SCORES, WEIGHTS or SUMS."""
+"""spans: SPAN records. table: see `table_at`. jobs: JOB records, n_jobs: address of their number; a kernel's items are
+KV heads x jobs. window: the number of tokens that a row sees, itself the last, or ALL. softcap: of the scores, or 0.
+q: vectors of q_bytes, [KV head][max_rows][group]. k_step, v_step: see `fetch_steps`. sums: [place][head] of v_columns +
+TAIL float32: the weighted sum of V, then the tail. sums_at: int64 for each row, the place of its first part; those of
+its other parts follow. In prefill a row has one place. upto: SCORES, WEIGHTS or SUMS."""
 
 SCORES, WEIGHTS, SUMS = 1, 2, 3
 """How far attention goes: Q K' only, its softmax too, or all of it. A profile measures the parts with it."""
@@ -84,6 +98,20 @@ def start(state, columns):
     tail = state + 4 * columns
     store_f32(tail + TAIL_TOP, splat(_LOWEST))
     store_f32(tail + TAIL_WEIGHT, splat(0.0))
+
+
+@inline
+def merge(state, part, columns):
+    """Add the sums of a later part to those of the parts before it, relative to the larger maximum."""
+    tail, other = state + 4 * columns, part + 4 * columns
+    top, new = load_f32(tail + TAIL_TOP), load_f32(other + TAIL_TOP)
+    highest = maximum(top, new)
+    mine, its = exp(top - highest), exp(new - highest)
+    for i in range(0, columns, 16):
+        store_f32(state + 4 * i, fma(load_f32(part + 4 * i), its, load_f32(state + 4 * i) * mine))
+    weight = fma(load_f32(other + TAIL_WEIGHT), its, load_f32(tail + TAIL_WEIGHT) * mine)
+    store_f32(tail + TAIL_TOP, highest)
+    store_f32(tail + TAIL_WEIGHT, weight)
 
 
 @inline
@@ -134,34 +162,39 @@ def weigh(a, scores, seen, state):
 
 
 @inline
-def rows_of_block(a):
-    """Return `block_rows`, in a kernel."""
-    return max(1, BLOCK // a.group)
+def sums_of(a, row, head):
+    """Return the address of a row's sums for the first query head of a KV head, in the row's first part."""
+    return a.sums + (peek_i64(a.sums_at + 8 * row) * a.kv_heads + head) * a.group * (a.v_columns + TAIL) * 4
 
 
 @inline
 def row_block(a, item):
-    """Return an item of prefill: KV head, first row, number of rows (0 past the span's), position, page table."""
-    rest, block = divmod(item, peek_i64(a.blocks))
-    at, head = divmod(rest, a.kv_heads)
-    span, before = a.spans + SPAN_BYTES * at, block * rows_of_block(a)
-    rows = max(0, min(rows_of_block(a), peek_i64(span + SPAN_ROWS) - before))
-    row, position = peek_i64(span + SPAN_ROW) + before, peek_i64(span + SPAN_POSITION) + before
-    return head, row, rows, position, peek_i64(span + a.table)
+    """Return an item over a block of rows: its job, KV head, first row, number of rows, position and page table."""
+    head, at = divmod(item, peek_i64(a.n_jobs))
+    job = a.jobs + JOB_BYTES * at
+    span, begin = a.spans + SPAN_BYTES * peek_i64(job + JOB_SPAN), peek_i64(job + JOB_ROW)
+    row, position = peek_i64(span + SPAN_ROW) + begin, peek_i64(span + SPAN_POSITION) + begin
+    return job, head, row, peek_i64(job + JOB_ROWS), position, peek_i64(span + a.table)
 
 
 @inline
-def leave(a, head, row, vectors, state):
-    """Copy the sums of a block's query vectors to a.sums; in prefill there is one split."""
+def leave(a, head, row, vectors, state, place, later):
+    """Copy the sums of a block's query vectors to a.sums, or add those of a later part to what is there.
+
+    place: counted from the first of each row.
+    """
     size = (a.v_columns + TAIL) * 4
     for i in range(vectors):
         in_block, g = divmod(i, a.group)
-        out = a.sums + (((row + in_block) * a.kv_heads + head) * a.group + g) * size
-        for j in range(0, size, 64):
-            store_f32(out + j, load_f32(state + i * size + j))
+        out = sums_of(a, row + in_block, head) + (place * a.kv_heads * a.group + g) * size
+        if later:
+            merge(out, state + i * size, a.v_columns)
+        else:
+            for j in range(0, size, 64):
+                store_f32(out + j, load_f32(state + i * size + j))
 
 
 def scratch_bytes(group: int, v_columns: int) -> int:
     """Return the bytes of scratch memory that a thread needs in decode.py and prefill.py."""
     vectors = max(BLOCK, group) + MANY
-    return (vectors + v_columns + 2 * group) * SCORE_ROW + vectors * (v_columns + TAIL) * 4
+    return (vectors + v_columns + max(group, EACH)) * SCORE_ROW + vectors * (v_columns + TAIL) * 4

@@ -32,6 +32,9 @@ def many(fmt: str) -> int:
 MANY = 16
 """The most that `many` returns; rows of activations are followed by room for that number of rows."""
 
+FEW = 4
+"""Rows to take at once where there are a few, one each of several sequences."""
+
 META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
 """A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""
 META_D, META_DSUM, META_FIRST, META_SECOND = offsets(META)

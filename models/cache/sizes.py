@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...kernels.formats.table import CACHE_TYPES, FORMATS, Format
-from ...kernels.shapes import PAGE, columns
+from ...kernels.shapes import PAGE, columns, parts
 from ..config import Config, Layer
 from ..errors import UsageError, did_you_mean
 from . import rotation
@@ -80,6 +80,16 @@ def position_bytes(config: Config) -> int:
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
+def sums_places(n_ctx: int, sequences: int = 1) -> int:
+    """Return the places that decode takes for its sums of attention: one for each part that a sequence's row sees."""
+    return sequences * parts(n_ctx)
+
+
+def sums_bytes(config: Config) -> int:
+    """Return the bytes of such a place."""
+    return 4 * config.n_head * (columns(config.head_dim_v) + 32)
+
+
 def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, threads: int = 8) -> int:
     """Return the bytes of a step's buffers, at most: `rows` tokens, `logits` rows of logits, scratch of the threads.
 
@@ -91,9 +101,10 @@ def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, thre
     queries, values, n_ff = c.n_head * k, c.n_head * v, 0 if c.expert_count else c.n_ff
     inputs = 2 * c.n_embd + queries + values + n_ff
     outputs = queries + c.n_head_kv * (k + v) + 2 * n_ff + 2 * c.n_embd + c.expert_count + 8 * 31
-    sums = c.n_head * (v + 32)
     pair = 7.5 * (c.n_embd + ff) + 4 * (c.n_embd + 2 * ff)  # of a row and one of its experts
-    row = 7.5 * inputs + 4 * (outputs + sums) + c.expert_used_count * pair
+    row = 7.5 * inputs + 4 * outputs + c.expert_used_count * pair
     vectors = max(96, c.n_head // c.n_head_kv) + 32  # of queries, which a thread takes through the pages together
     thread = vectors * (4 * (k + v) + 640) + 256 * k + 512 * v + 64 * (c.n_embd + values + n_ff) + 1024
-    return int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
+    return (
+        rows * sums_bytes(c) + int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
+    )

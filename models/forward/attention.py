@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ...kernels.attention.prefill_amx import attend_wide
 from ...kernels.formats import tiles
 from ...kernels.lang import cpu
 from ...kernels.ops import rope
-from ...kernels.plan import Cost
+from ...kernels.plan import Cost, free
 from ...kernels.shapes import columns
 from ..cache.sizes import layer_bytes
 from ..config import Layer
@@ -26,6 +27,7 @@ from . import probe
 if TYPE_CHECKING:
     from .recorder import Recorder
     from .rows import Rows
+    from .step import Step
 
 F32Array = npt.NDArray[np.float32]
 
@@ -64,7 +66,7 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         rope.rope_store(k_type, v_type, c.rope is not None and c.rope.neox),
         items=c.n_head_kv,
         times=step.rows,
-        grain=c.n_head_kv * r.rows_at_once if r.prefill else 1,
+        grain=1 if r.alone else c.n_head_kv * r.rows_at_once,
         cost=lambda rows, context: Cost(activations=rows * sum(token_bytes)),
         output=lambda: (
             probe.queries_of(b, c, int(step.rows[0])),
@@ -81,21 +83,33 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
     )  # fmt: skip
 
     kinds = ("macs_bf16", "macs_bf16") if wide else ("macs_i8" if ints else "macs_f32", "macs_f32")
-    r.plan.add(
+
+    def sums() -> tuple[F32Array]:
+        return (_sums(b.sums.ravel(), step, kv.kind, c.n_head * (v_columns + softmax.TAIL)),)
+
+    attend = partial(
+        r.plan.add,
         "attend",
-        attend_one(k_type, v_type, group) if not r.prefill else (attend_wide if wide else attend_many)(k_type, v_type),
         items=c.n_head_kv,
-        times=step.span_blocks if r.prefill else step.span_splits,
-        cost=lambda rows, context: _cost(c, rows, context, token_bytes, kinds, r.prefill),
-        output=lambda: (b.sums.ravel()[: step.rows[0] * step.splits[0] * c.n_head * (v_columns + softmax.TAIL)],),
-        spans=step.spans, table=softmax.table_at(kv.kind),
-        splits=step.splits, split_pages=step.split_pages, blocks=step.blocks,
-        window=c.window or softmax.ALL, softcap=c.softcap,
-        q=source, meta=queries.meta, q_bytes=source.strides[0], meta_bytes=k_columns // 2,
+        spans=step.spans, table=softmax.table_at(kv.kind), window=c.window or softmax.ALL, softcap=c.softcap,
+        q_bytes=source.strides[0], meta=queries.meta, meta_bytes=k_columns // 2,
         k_tile=tiles.tile_bytes(kv.k_format, k_columns), v_scales=pages.v_scale_bytes(kv.v_format, c.head_dim_v),
-        v_row=pages.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, upto=softmax.SUMS,
+        v_row=pages.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, sums_at=step.sums_at, upto=softmax.SUMS,
         **softmax.fetch_steps(kv.k_page, kv.v_page, v_columns), **shared,
     )  # fmt: skip
+    costs = partial(_cost, c, token_bytes, kinds, r.prefill)
+    if not wide:
+        attend(
+            kernel=attend_one(k_type, v_type, group),
+            times=step.n_jobs[kv.kind], jobs=step.jobs[kv.kind], n_jobs=step.n_jobs[kv.kind], q=source,
+            barrier=r.alone, cost=free if r.prefill else costs, output=sums if r.alone else None,
+        )  # fmt: skip
+    if not r.alone:
+        attend(
+            kernel=(attend_wide if wide else attend_many)(k_type, v_type),
+            times=step.n_blocks[kv.kind], jobs=step.blocks[kv.kind], n_jobs=step.n_blocks[kv.kind], q=source,
+            cost=costs if r.prefill else free, output=sums,
+        )  # fmt: skip
 
     to = b.input("attended", c.n_head * c.head_dim_v)
     r.plan.add(
@@ -104,11 +118,11 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         items=1,
         times=step.rows,
         grain=r.rows_at_once,
-        solo=not r.prefill,
+        solo=r.alone,
         cost=lambda rows, context: Cost(activations=rows * to.n * 9),
         output=(to.x, step.rows),
-        sums=b.sums, splits=step.splits, heads=c.n_head, v_dim=c.head_dim_v, v_columns=v_columns,
-        v_rotation=kv.v_rotation, sinks=_or_none(extras.sinks), y=to.x, **r.handed_over(to),
+        sums=b.sums, sums_at=step.sums_at, parts=step.parts[kv.kind], heads=c.n_head, v_dim=c.head_dim_v,
+        v_columns=v_columns, v_rotation=kv.v_rotation, sinks=_or_none(extras.sinks), y=to.x, **r.handed_over(to),
     )  # fmt: skip
     return to
 
@@ -117,11 +131,20 @@ def _or_none(vector: F32Array | None) -> F32Array | int:
     return 0 if vector is None else vector
 
 
-def _cost(
-    c: Layer, rows: int, context: int, token_bytes: tuple[int, int], kinds: tuple[str, str], prefill: bool
-) -> Cost:
-    """Return the cost of `attend`. A block of rows reads what it sees once; each row multiplies with its own tokens.
+def _sums(sums: F32Array, step: Step, kind: int, size: int) -> F32Array:
+    """Return the sums that attention left in its places, `size` numbers each."""
+    rows = int(step.rows[0])
+    at = np.repeat(step.sums_at[:rows], step.parts[kind, :rows])
+    at += np.concatenate([np.arange(n) for n in step.parts[kind, :rows]])
+    return sums[: int(step.places[0]) * size].reshape(-1, size)[at]
 
+
+def _cost(
+    c: Layer, token_bytes: tuple[int, int], kinds: tuple[str, str], prefill: bool, rows: int, context: int
+) -> Cost:
+    """Return the cost of `attend`, with `context` tokens in each sequence.
+
+    A block of rows reads what it sees once; each row multiplies with its own tokens.
     kinds: the fields of Cost for the multiply-adds of Q·Kᵀ and of A·V.
     """
     block = softmax.block_rows(c.n_head // c.n_head_kv) if prefill else 1
@@ -132,4 +155,6 @@ def _cost(
     macs = dict.fromkeys(kinds, 0)
     for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):
         macs[kind] += seen * c.n_head * head_dim
+    if not prefill:  # each row has a sequence of its own
+        seen = rows * min(context, window)
     return Cost(k=reads * token_bytes[0], v=reads * token_bytes[1], **macs)

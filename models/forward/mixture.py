@@ -1,7 +1,7 @@
 """Records a mixture of experts: routing, the products by expert, and their weighted sum. Knows no architecture.
 
-A row and one of its experts are a pair. In decode, the one row reads the matrices of its experts in place; in prefill,
-copies of the rows are gathered by expert.
+A row and one of its experts are a pair. A row alone reads the matrices of its experts in place; of
+several rows, copies are gathered by expert.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ...kernels.formats import tiles
 from ...kernels.lang.buffers import aligned
 from ...kernels.ops import experts, tile_dot
 from ...kernels.plan import Cost, CostOf
+from ..config import Config
 from .rows import Rows
 from .weights import Matrix, Stack
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 PREFILL_TILES = 8
-"""Tiles of an expert that a thread takes at once in prefill."""
+"""Tiles of an expert that a thread takes at once for more rows."""
 
 
 class Experts(Protocol):
@@ -35,37 +36,43 @@ class Experts(Protocol):
     ffn_down_exps: Stack
 
 
-class Mixture:
-    """The recorder of mixtures of experts for one plan; its layers take turns with the same buffers."""
+class Pairs:
+    """Buffers for the rows of a step and their experts, which the layers and the plans of several rows share."""
 
-    def __init__(self, r: Recorder) -> None:
-        c, self.r = r.config, r
-        self.used, self.count = c.expert_used_count, c.expert_count
-        rows = r.buffers.max_rows if r.prefill else 1
-        pairs = rows * self.used
-        self.chosen, self.places = np.zeros((rows, self.used), np.int64), np.zeros((rows, self.used), np.int64)
-        self.shares = np.zeros((rows, self.used), np.float32)
-        self.spans = np.zeros(self.count, experts.SPAN)
+    def __init__(self, c: Config, rows: int, threads: int) -> None:
+        used, pairs = c.expert_used_count, rows * c.expert_used_count
+        self.chosen, self.places = np.zeros((rows, used), np.int64), np.zeros((rows, used), np.int64)
+        self.shares = np.zeros((rows, used), np.float32)
+        self.spans = np.zeros(c.expert_count, experts.SPAN)
         self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # the system gives only the pages that are written
         self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
         self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)
         self.parts = Rows.plain(pairs, c.n_embd)
-        self.scratch = aligned(r.step.threads * experts.SCRATCH)
+        self.scratch = aligned(threads * experts.SCRATCH)
+
+
+class Mixture:
+    """The recorder of mixtures of experts for one plan."""
+
+    def __init__(self, r: Recorder) -> None:
+        self.r, self.used, self.count = r, r.config.expert_used_count, r.config.expert_count
+        rows = 1 if r.alone else r.buffers.max_rows
+        self.b = r.buffers.once(("pairs", rows), lambda: Pairs(r.config, rows, r.step.threads))
 
     def add(self, x: Rows, h: Rows, e: Experts, activation: str) -> None:
         """Record x += the weighted sum of the outputs of each row's experts for h."""
         self._route(h, e)
-        if self.r.prefill:
+        if not self.r.alone:
             h = self._gather(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
-        self._project(h, e.ffn_gate_exps, self.gate, barrier=False)
-        self._project(h, e.ffn_up_exps, self.up)
-        forms = {"q": self.gated.q, "meta": self.gated.meta, "half": 0}
-        self.r.gate(activation, self.gate, self.up, self.gated, self.r.step.pairs, self.used, **forms)
-        if self.r.prefill:
-            self._project(self.gated, e.ffn_down_exps, self.parts)
-            self._sum_many(x)
-        else:
+        self._project(h, e.ffn_gate_exps, self.b.gate, barrier=False)
+        self._project(h, e.ffn_up_exps, self.b.up)
+        forms = {"q": self.b.gated.q, "meta": self.b.gated.meta, "half": 0}
+        self.r.gate(activation, self.b.gate, self.b.up, self.b.gated, self.r.step.pairs, self.used, **forms)
+        if self.r.alone:
             self._project_and_sum(x, e.ffn_down_exps)
+        else:
+            self._project(self.b.gated, e.ffn_down_exps, self.b.parts)
+            self._sum_many(x)
 
     def _route(self, h: Rows, e: Experts) -> None:
         """Record the choice of each row's experts, by their logits."""
@@ -75,19 +82,19 @@ class Mixture:
             experts.route,
             items=1,
             times=self.r.step.rows,
-            solo=not self.r.prefill,
-            output=(self.shares, self.r.step.rows),
-            logits=logits.x, stride=logits.x.strides[0], experts=self.count, used=self.used, chosen=self.chosen,
-            shares=self.shares,
+            solo=self.r.alone,
+            output=(self.b.shares, self.r.step.rows),
+            logits=logits.x, stride=logits.x.strides[0], experts=self.count, used=self.used, chosen=self.b.chosen,
+            shares=self.b.shares,
         )  # fmt: skip
 
     def _gather(self, h: Rows, ints: set[bool]) -> Rows:
         """Record copies of h's rows by expert, and return them: as int8 blocks (True in ints), float32, or both."""
-        r, to = self.r, self.gathered
+        r, to = self.r, self.b.gathered
         r.plan.add(
             "group", experts.group, items=1, solo=True,
-            chosen=self.chosen, rows=r.step.rows, used=self.used, experts=self.count, spans=self.spans,
-            places=self.places,
+            chosen=self.b.chosen, rows=r.step.rows, used=self.used, experts=self.count, spans=self.b.spans,
+            places=self.b.places,
         )  # fmt: skip
         for whole in sorted(ints):
             source, target, meta_bytes = (h.q, to.q, h.n // 2) if whole else (h.x, to.x, 0)
@@ -100,7 +107,7 @@ class Mixture:
                 times=r.step.rows,
                 cost=partial(_moved, moved),
                 output=partial(_scales, to, r.step.pairs) if whole else (to.x, r.step.pairs),
-                places=self.places, used=self.used, x=source, meta=h.meta, x_bytes=row_bytes, meta_bytes=meta_bytes,
+                places=self.b.places, used=self.used, x=source, meta=h.meta, x_bytes=row_bytes, meta_bytes=meta_bytes,
                 to=target, to_meta=to.meta,
             )  # fmt: skip
         return to
@@ -108,20 +115,20 @@ class Mixture:
     def _project(self, x: Rows, s: Stack, y: Rows, *, barrier: bool = True) -> None:
         """Record each pair's product with its expert's matrix; x holds the pairs by expert; in decode, the one row."""
         r, common = self.r, self._operands(x, s) | {"y": y.x, "y_stride": y.x.strides[0]}
-        if r.prefill:
+        if not r.alone:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
             kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
             grain = min(items, PREFILL_TILES)
-            common |= {"spans": self.spans, "scratch": self.scratch, **strides}
+            common |= {"spans": self.b.spans, "scratch": self.b.scratch, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
             grain = r.grain(items, self.used * _tiles(s) * s.matrix.tile_bytes)
-            common |= {"chosen": self.chosen}
+            common |= {"chosen": self.b.chosen}
         r.plan.add(s.role, kernel, items=items, times=times, grain=grain, barrier=barrier,
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
 
     def _sum_many(self, x: Rows) -> None:
-        """Record x += the weighted sum of each row's products, in prefill."""
+        """Record x += the weighted sum of each row's products, for more rows."""
         self.r.plan.add(
             "sum",
             experts.sum_many,
@@ -129,13 +136,13 @@ class Mixture:
             times=self.r.step.rows,
             cost=lambda rows, context: Cost(activations=rows * (self.used + 2) * x.n * 4),
             output=(x.x, self.r.step.rows),
-            parts=self.parts.x, stride=self.parts.x.strides[0], places=self.places, shares=self.shares,
+            parts=self.b.parts.x, stride=self.b.parts.x.strides[0], places=self.b.places, shares=self.b.shares,
             used=self.used, y=x.x, n=x.n,
         )  # fmt: skip
 
     def _project_and_sum(self, x: Rows, s: Stack) -> None:
         """Record x += the weighted sum of the products with matrix s, in decode."""
-        common = self._operands(self.gated, s)
+        common = self._operands(self.b.gated, s)
         self.r.plan.add(
             s.role,
             experts.sum_one(s.matrix.format.name),
@@ -144,8 +151,8 @@ class Mixture:
             grain=self.r.grain(_tiles(s), self.used * _tiles(s) * s.matrix.tile_bytes),
             cost=self._cost(s),
             output=(x.x, self.r.step.rows),
-            y=x.x, chosen=self.chosen, shares=self.shares, used=self.used, x_stride=common["x"].strides[0],
-            meta_stride=self.gated.n // 2, **common,
+            y=x.x, chosen=self.b.chosen, shares=self.b.shares, used=self.used, x_stride=common["x"].strides[0],
+            meta_stride=self.b.gated.n // 2, **common,
         )  # fmt: skip
 
     def _operands(self, x: Rows, s: Stack) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.plan import Cost, Plan, Team
-from ..cache.sizes import PREFILL_ROWS
+from ..cache.sizes import PREFILL_ROWS, sums_places
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
 from ..progress import Progress, silent
@@ -18,7 +18,8 @@ from .positions import Positions
 from .probe import Attended, attended
 from .recorder import Recorder
 from .rows import Buffers
-from .step import PlanKind, Span, Step
+from .span import Span
+from .step import PlanKind, Step
 
 
 class Model:
@@ -46,25 +47,36 @@ class Model:
         self._net = loaded.net
         c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        kv_heads = min(layer.n_head_kv for layer in c.layers)
+        places = max(n_batch, sums_places(n_ctx, sequences))
         self._step = Step(
             n_batch,
             threads,
-            kv_heads,
-            kinds=len(self.kv.tables),
+            min(layer.n_head_kv for layer in c.layers),
+            windows=[pages.window for pages in self.kv.tables],
+            places=places,
             experts=c.expert_count,
             experts_used=c.expert_used_count,
         )
-        self._buffers = Buffers(self.config, n_batch, max_logits, threads)
-        positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
-        self.plans = {kind: self._record(positions, kind) for kind in PlanKind}
+        self._buffers = Buffers(self.config, n_batch, max_logits, threads, places)
+        self._positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
+        self._plans: dict[PlanKind, Plan] = {}
+        self._kind = PlanKind.DECODE  # of the last step
         self.stamps: npt.NDArray[np.int64] | None = None  # where runs leave their time stamps: see Team.run
-        loaded.prepare([kernel for plan in self.plans.values() for kernel in plan.kernels], self.team, progress)
+        first = [kind for kind in PlanKind if kind is not PlanKind.FEW or sequences > 1]
+        loaded.prepare([kernel for kind in first for kernel in self.plan(kind).kernels], self.team, progress)
 
-    def _record(self, positions: Positions, kind: PlanKind) -> Plan:
-        recorder = Recorder(self.config, self.kv, self._step, self._buffers, positions, kind)
-        self._net.forward(recorder)
-        return recorder.plan
+    def plan(self, kind: PlanKind) -> Plan:
+        """Return the plan for steps of a kind, which is recorded when it is first asked for."""
+        if kind not in self._plans:
+            recorder = Recorder(self.config, self.kv, self._step, self._buffers, self._positions, kind)
+            self._net.forward(recorder)
+            self._plans[kind] = recorder.plan
+        return self._plans[kind]
+
+    @property
+    def last(self) -> Plan:
+        """Return the plan of the last step."""
+        return self.plan(self._kind)
 
     def step(self, spans: Sequence[Span], logits_rows: Sequence[int]) -> npt.NDArray[np.float32]:
         """Take in the tokens of the spans, n_batch at most, and return the logits of `logits_rows`, (n, n_vocab).
@@ -76,7 +88,8 @@ class Model:
         self._step.fill(spans, logits_rows, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
-        self.team.run(self.plan(rows), self.stamps)
+        self._kind = PlanKind.of(spans)
+        self.team.run(self.last, self.stamps)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(logits_rows), : self.config.n_vocab]
         return logits
 
@@ -85,20 +98,19 @@ class Model:
 
         It repeats the step and looks at what each operation writes.
         """
-        op = first_broken(self.plan(int(self._step.rows[0])), self.team)
+        op = first_broken(self.last, self.team)
         return f"{op.part}.{op.name}".lstrip(".") if op else None
-
-    def plan(self, rows: int) -> Plan:
-        """Return the plan that a step of `rows` tokens replays."""
-        return self.plans[PlanKind.of(rows)]
 
     def attended(self) -> Iterator[Attended]:
         """Yield Q of each layer in the last step, and K and V of its tokens as the cache holds them."""
-        return attended(self.plan(int(self._step.rows[0])), self._buffers, self.kv, self.config, self._step)
+        return attended(self.last, self._buffers, self.kv, self.config, self._step)
 
-    def cost(self, rows: int, context: int) -> Cost:
-        """Return the cost of a step of `rows` tokens after which a sequence has `context` tokens."""
-        return self.plan(rows).cost(rows, context)
+    def cost(self, rows: int, context: int, kind: PlanKind | None = None) -> Cost:
+        """Return the cost of a step of `rows` tokens after which each of its sequences has `context` tokens.
+
+        kind: of a step of several sequences; None: the tokens are those of one.
+        """
+        return self.plan(kind or PlanKind.alone(rows)).cost(rows, context)
 
     def close(self) -> None:
         """End the threads."""

@@ -32,7 +32,7 @@ PIECE = 512 << 10
 """Bytes of weights that a thread takes at once at most: one that loses its core holds up the others by one piece."""
 ROWS = 16
 """Rows of activations that a thread takes at once at most."""
-FEW = 16
+FEW_LOGITS = 16
 """Rows of logits from which on it pays to widen the weights for the matrix unit."""
 
 
@@ -43,7 +43,7 @@ class Recorder:
         self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind
     ) -> None:
         self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
-        self.prefill = kind is PlanKind.PREFILL
+        self.alone, self.prefill = kind is PlanKind.DECODE, kind is PlanKind.PREFILL
         self.positions, self.plan = positions, Plan()
         self._mixture: Mixture | None = None
 
@@ -90,7 +90,7 @@ class Recorder:
             items=1,
             times=count,
             grain=self.rows_at_once,
-            solo=not self.prefill,
+            solo=self.alone,
             cost=lambda rows, context: Cost(activations=rows * x.n * 9),
             output=(to.x, count),
             x=x.x,
@@ -112,7 +112,7 @@ class Recorder:
             items=1,
             times=self.step.rows,
             grain=self.rows_at_once,
-            solo=not self.prefill,
+            solo=self.alone,
             cost=lambda rows, context: Cost(activations=rows * to.n * 12),
             output=(to.x, self.step.rows),
             x=x.x,
@@ -132,7 +132,7 @@ class Recorder:
             items=1,
             times=self.step.rows,
             grain=self.rows_at_once,
-            solo=not self.prefill,
+            solo=self.alone,
             cost=lambda rows, context: Cost(activations=rows * x.n * 5),
             output=(x.x, self.step.rows),
             x=x.x,
@@ -149,7 +149,7 @@ class Recorder:
 
     def _is_wide(self, logits_rows: bool) -> bool:
         """Return whether products use the matrix unit. A few rows of logits do not: widening weights takes longer."""
-        return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW)
+        return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW_LOGITS)
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Return the products of x with each of the matrices; threads do not wait for each other between them."""
@@ -214,7 +214,7 @@ class Recorder:
             times = step.wide_logits_chunks if logits_rows else step.wide_chunks
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
         else:
-            kernel, items = linear.linear(name, tile_dot.many(name) if self.prefill else 1), m.tiles
+            kernel, items = linear.linear(name, self._at_once(name)), m.tiles
             times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x
             operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
             operands |= {"meta_stride": m.columns // 2}
@@ -229,6 +229,10 @@ class Recorder:
             output=(y.x, rows),
             **operands,
         )
+
+    def _at_once(self, fmt: str) -> int:
+        """Return the rows that products with weights of a format take at once."""
+        return 1 if self.alone else tile_dot.many(fmt) if self.prefill else tile_dot.FEW
 
     def grain(self, items: int, nbytes: int) -> int:
         """Return the tiles that a thread takes at once. Decode waits for memory, so its pieces are as long as leave no

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,8 @@ from ...kernels.lang.buffers import aligned
 from ...kernels.ops import tile_dot
 from ...kernels.shapes import columns
 from ..config import Config
-from .step import max_parts
 
+T = TypeVar("T")
 F32Array = npt.NDArray[np.float32]
 U8Array = npt.NDArray[np.uint8]
 
@@ -62,7 +64,8 @@ class Rows:
 class Buffers:
     """The activations of a step, which all layers and all plans of a model share."""
 
-    def __init__(self, config: Config, max_rows: int, max_logits: int, threads: int) -> None:
+    def __init__(self, config: Config, max_rows: int, max_logits: int, threads: int, places: int = 0) -> None:
+        """places: for sums of attention, see Step; at least max_rows."""
         c = config
         self.max_rows, self.max_logits = max_rows, max_logits
         self.x = Rows.blocks(padded(max_rows), c.n_embd)
@@ -71,9 +74,10 @@ class Buffers:
         self._threads = threads
         self._wide: dict[int, U8Array] = {}
         self._queries: dict[tuple[int, int], Rows] = {}
+        self._others: dict[object, Any] = {}
         self.logits = Rows.plain(padded(max_logits), padded_columns(c.n_vocab))
         columns_v = columns(c.head_dim_v)
-        self.sums = floats(max_parts(max_rows) * c.n_head, columns_v + softmax.TAIL)
+        self.sums = floats(max(max_rows, places) * c.n_head, columns_v + softmax.TAIL)
         group, columns_k = c.n_head // c.n_head_kv, columns(c.head_dim_k)
         wide = prefill_amx.scratch_bytes(group, columns_k, columns_v) if cpu.AMX else 0
         self.scratch_bytes = max(softmax.scratch_bytes(group, columns_v), wide)
@@ -96,6 +100,13 @@ class Buffers:
         if columns not in self._wide:
             self._wide[columns] = aligned(self._threads * amx.BLOCK * columns * 2).reshape(self._threads, -1)
         return self._wide[columns]
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """Return the buffers named by `key`, made when they are first asked for."""
+        if key not in self._others:
+            self._others[key] = make()
+        found: T = self._others[key]
+        return found
 
     def queries(self, heads: int, columns: int) -> Rows:
         """Return the buffer for queries; each head of each row has a row of its own."""

@@ -2,74 +2,63 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
 from ...kernels.attention import softmax
+from ...kernels.lang import cpu
 from ...kernels.ops import linear
 from ...kernels.shapes import PAGE
+from . import jobs
+from .span import Span
 
 I64Array = npt.NDArray[np.int64]
-
-MAX_SPLITS = 64
-"""Parts that the cached tokens of a decode step are split into, at most."""
-
-
-def split(pages: int, threads: int, kv_heads: int) -> int:
-    """Return into how many parts to split the pages of a decode step. Each part waits for its first page, which nobody
-    fetched ahead; the last part leaves other threads idle for half a part. The sum is least at a square root."""
-    best = round(math.sqrt(pages * threads / (2 * kv_heads)))
-    return min(max(best, -(-threads // kv_heads)), pages, MAX_SPLITS) if threads > 1 else 1
 
 
 class PlanKind(Enum):
     """Kinds of steps, each with a plan of its own."""
 
-    DECODE = "decode"  # one row: threads share the tokens before it
-    PREFILL = "prefill"  # several rows, of a prompt or of several sequences: threads share blocks of rows
+    DECODE = "decode"  # one row
+    FEW = "few"  # one row each of several sequences
+    PREFILL = "prefill"  # rows of prompts, and one row each of other sequences
 
     @staticmethod
-    def of(rows: int) -> PlanKind:
-        """Return the kind of a step of `rows` tokens."""
+    def of(spans: Sequence[Span]) -> PlanKind:
+        """Return the kind of a step of these spans."""
+        if not all(span.decode for span in spans):
+            return PlanKind.PREFILL
+        return PlanKind.DECODE if len(spans) == 1 else PlanKind.FEW
+
+    @staticmethod
+    def alone(rows: int) -> PlanKind:
+        """Return the kind of a step of one sequence, of a token that was generated or of a prompt's `rows` tokens."""
         return PlanKind.DECODE if rows == 1 else PlanKind.PREFILL
-
-    def parts(self, n_batch: int) -> int:
-        """Return how many sums a head's attention leaves at most: one for each row and each split of its tokens."""
-        return MAX_SPLITS if self is PlanKind.DECODE else n_batch
-
-
-def max_parts(n_batch: int) -> int:
-    """Return how many sums a head's attention leaves at most, in a step of any kind."""
-    return max(kind.parts(n_batch) for kind in PlanKind)
-
-
-@dataclass(frozen=True)
-class Span:
-    """Tokens of one sequence that a step takes in, the first at `position`; they attend to all before.
-
-    tables: the sequence's pages in the layers of each kind (see models/cache/kinds.py), int64, each long enough for
-    position + len(tokens) and kept alive by the caller; pages that left a window are not read.
-    """
-
-    tokens: Sequence[int]
-    position: int
-    tables: Sequence[I64Array]
 
 
 class Step:
     """The numbers of a step: int64, in arrays whose addresses never change."""
 
     def __init__(
-        self, max_rows: int, threads: int, kv_heads: int, *, kinds: int = 1, experts: int = 0, experts_used: int = 0
+        self,
+        max_rows: int,
+        threads: int,
+        kv_heads: int,
+        *,
+        windows: Sequence[int] = (0,),
+        places: int = 0,
+        experts: int = 0,
+        experts_used: int = 0,
     ) -> None:
-        """kv_heads: those of the layer that has the fewest. kinds: kinds of layers, each with its own page tables."""
+        """kv_heads: those of the layer that has the fewest. windows: of each kind of layers, 0: all tokens.
+
+        places: for sums of attention, see `softmax.ATTEND`; at least max_rows.
+        """
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
-        self._kv_heads = kv_heads
+        self._kv_heads, self._windows, self.max_places = kv_heads, windows, max(max_rows, places)
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
         self.chunks = self._numbers[1:2]  # chunks of linear.CHUNK rows
@@ -77,49 +66,85 @@ class Step:
         self.n_logits = self._numbers[3:4]  # rows whose logits are wanted
         self.logits_chunks = self._numbers[4:5]
         self.wide_logits_chunks = self._numbers[5:6]
-        self.splits = self._numbers[6:7]  # parts of the tokens in decode
-        self.split_pages = self._numbers[7:8]
-        self.span_splits = self._numbers[8:9]  # spans x splits
-        self.blocks = self._numbers[9:10]  # row blocks of the longest span in prefill
-        self.span_blocks = self._numbers[10:11]  # spans x blocks
-        self.pairs = self._numbers[11:12]  # pairs of a token and an expert that it goes to
-        self.expert_spans = self._numbers[12:13]  # upper bound of the experts that are chosen
+        self.pairs = self._numbers[6:7]  # pairs of a token and an expert that it goes to
+        self.expert_spans = self._numbers[7:8]  # upper bound of the experts that are chosen
+        self.places = self._numbers[8:9]  # places for sums of attention that are used
+        kinds = len(windows)
+        self.n_jobs = np.zeros((kinds, 1), np.int64)
+        self.jobs = np.zeros((kinds, self.max_places), softmax.JOB)  # of decode rows, by kind of layer
+        self.n_blocks = np.zeros((kinds, 1), np.int64)
+        self.blocks = np.zeros((kinds, self.max_places + max_rows), softmax.JOB)  # of prompts and of shared prefixes
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
         self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + index in the page
+        self.sums_at = np.zeros(max_rows, np.int64)  # of each row's sums, the first place
+        self.parts = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: places that a row's sums take
         self.logits_rows = np.zeros(max_rows, np.int64)
         self.spans = np.zeros(max_rows, softmax.SPAN)
+        self._span_records = self.spans.view(np.int64).reshape(max_rows, -1)
 
     def fill(self, spans: Sequence[Span], logits_rows: Sequence[int], group: int) -> None:
         """Set the numbers for a step of these spans, with logits of `logits_rows`; group: query heads per KV head."""
         self._spans_now = tuple(spans)  # kernels read their tables by address, also in a repeated step
-        row = longest = 0
-        pages = 1
+        rows = 0
         for i, span in enumerate(spans):
-            n = len(span.tokens)
-            positions = np.arange(span.position, span.position + n)
-            self.tokens[row : row + n] = span.tokens
-            self.positions[row : row + n] = positions
-            record = self.spans[i]
-            record["row"], record["rows"], record["position"] = row, n, span.position
-            for kind, table in enumerate(span.tables):
-                self.slots[kind, row : row + n] = table[positions // PAGE] * PAGE + positions % PAGE
-                record["tables"][kind] = table.ctypes.data
-            longest = max(longest, n)
-            pages = max(pages, (span.position + n + PAGE - 1) // PAGE)
-            row += n
-        self.rows[0], self.chunks[0] = row, -(-row // linear.CHUNK)
-        self.pairs[0] = row * self._experts_used
-        self.expert_spans[0] = min(self.pairs[0], self._experts)
+            self._place(i, span, rows)
+            rows += len(span.tokens)
+        self.rows[0], self.chunks[0] = rows, -(-rows // linear.CHUNK)
+        self.pairs[0] = rows * self._experts_used
+        self.expert_spans[0] = min(rows * self._experts_used, self._experts)
         n_logits = len(logits_rows)
         self.n_logits[0], self.logits_chunks[0] = n_logits, -(-n_logits // linear.CHUNK)
-        self.wide_chunks[0], self.wide_logits_chunks[0] = (-(-n // linear.WIDE_CHUNK) for n in (row, n_logits))
+        self.wide_chunks[0], self.wide_logits_chunks[0] = (-(-n // linear.WIDE_CHUNK) for n in (rows, n_logits))
         self.logits_rows[:n_logits] = logits_rows
-        splits = split(pages, self.threads, self._kv_heads) if PlanKind.of(row) is PlanKind.DECODE else 1
-        per_split = -(-pages // splits)
-        self.splits[0] = -(-pages // per_split)
-        self.split_pages[0] = per_split
-        self.span_splits[0] = len(spans) * self.splits[0]
-        assert row * self.splits[0] <= max_parts(self.max_rows), "attention leaves more sums than there is room for"
-        self.blocks[0] = -(-longest // softmax.block_rows(group))
-        self.span_blocks[0] = len(spans) * self.blocks[0]
+        self._share(spans, rows, group)
+
+    def _place(self, i: int, span: Span, row: int) -> None:
+        """Set the numbers of span i, whose first row is `row`."""
+        n, position = len(span.tokens), span.position
+        self._span_records[i, :3] = row, n, position
+        if n == 1:  # the usual case in decode, where Python's own numbers are faster than arrays of one
+            self.tokens[row], self.positions[row] = span.tokens[0], position
+        else:
+            self.tokens[row : row + n] = span.tokens
+            self.positions[row : row + n] = np.arange(position, position + n)
+        at = position if n == 1 else self.positions[row : row + n]
+        for kind, table in enumerate(span.tables):
+            self.slots[kind, row : row + n] = table[at // PAGE] * PAGE + at % PAGE
+            self._span_records[i, 3 + kind] = table.__array_interface__["data"][0]
+
+    def _share(self, spans: Sequence[Span], rows: int, group: int) -> None:
+        """Set what attention does: the jobs, and the places where the sums of each row go."""
+        wide = cpu.AMX and PlanKind.of(spans) is PlanKind.PREFILL  # then all rows go through the matrix unit
+        decode = [i for i, span in enumerate(spans) if span.decode and not wide]
+        seen = [[jobs.seen(i, spans[i].position, window) for i in decode] for window in self._windows]
+        self._set_places(seen, rows)
+        prompts = list(jobs.by_rows([(i, len(s.tokens)) for i, s in enumerate(spans) if not s.decode or wide], group))
+        prefixes = list(jobs.shared_of(spans, decode)) if len(decode) >= jobs.SHARERS else []
+        for kind, window in enumerate(self._windows):
+            groups = [] if window else prefixes  # a window moves: rows of different lengths see different tokens
+            own = jobs.without(seen[kind], groups)
+            self.n_jobs[kind] = _fill(self.jobs[kind], jobs.by_tokens(own, self.threads, self._kv_heads))
+            blocks = [*prompts, *jobs.by_prefix(groups, group, self.threads, self._kv_heads)]
+            self.n_blocks[kind] = _fill(self.blocks[kind], blocks)
+
+    def _set_places(self, seen: Sequence[Sequence[jobs.Seen]], rows: int) -> None:
+        """Give each row a place for its sums, and decode rows one for each part that they see, by kind of layer."""
+        places = [1] * rows
+        self.parts[:, :rows] = 1
+        for kind, found in enumerate(seen):
+            for row in found:
+                at = int(self._span_records[row.span, 0])
+                self.parts[kind, at] = row.parts
+                places[at] = max(places[at], row.parts)
+        self.places[0] = sum(places)
+        assert self.places[0] <= self.max_places, "attention leaves more sums than there is room for"
+        self.sums_at[:rows] = [0, *accumulate(places[:-1])]
+
+
+def _fill(records: npt.NDArray[np.void], found: Iterable[jobs.Job]) -> int:
+    """Write jobs to records and return their number."""
+    made = list(found)
+    if made:
+        records.view(np.int64).reshape(len(records), -1)[: len(made)] = made
+    return len(made)

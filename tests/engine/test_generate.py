@@ -19,6 +19,16 @@ def llm(tmp_path: Path) -> FakeLLM:
     return FakeLLM(GGUF.open(tiny.write(tmp_path / "tiny.gguf")))
 
 
+class Recorded:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+
+    def __call__(self, stage: str, done: int, total: int, next: str = "") -> None:
+        self.calls.append((stage, done, total))
+
+
 def run(
     llm: FakeLLM, prompt: list[int], session: FakeSession | None = None, **options: Any
 ) -> tuple[str, Any, Timings]:
@@ -93,6 +103,26 @@ def test_the_sampler_sees_prompt_and_answer(llm: FakeLLM) -> None:
     sampler = FakeSampler()
     list(generate(llm.session(), [5, 6], sampler, llm.tokenizer, n_predict=2))
     assert sampler.accepted == [5, 6, *llm.tokenizer.encode(REPLY)[:2]]
+
+
+def test_a_cached_prefix_changes_only_the_counters(llm: FakeLLM) -> None:
+    """The sampler sees the same tokens, and the progress ends at the same number."""
+    seen = []
+    for known in ([], [5, 6]):
+        session, sampler, progress, timings = llm.session(), FakeSampler(), Recorded(), Timings()
+        session.tokens[:] = known
+        list(generate(session, [5, 6, 7], sampler, llm.tokenizer, timings=timings, progress=progress))
+        assert (timings.prompt_n, timings.reused_n) == (3 - len(known), len(known))
+        seen.append((sampler.accepted, progress.calls[-1]))
+    assert seen[0] == seen[1]
+
+
+def test_what_a_window_forgot_counts_as_computed(llm: FakeLLM) -> None:
+    llm.forgets_before = 10
+    session = llm.session()
+    run(llm, [*range(5, 20)], session)
+    _, _, timings = run(llm, [5, 6, 7, 8], session)
+    assert (timings.prompt_n, timings.reused_n) == (4, 0) and session.prefilled[-1] == [5, 6, 7, 8]
 
 
 def test_common_prefix() -> None:

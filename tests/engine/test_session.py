@@ -76,7 +76,7 @@ def test_another_cache_beside_it_has_the_same_weights(llm: LLM) -> None:
     def weights(one: LLM) -> list[int]:
         return [
             int(op.args["weights"][0])
-            for op in one.model.plans[PlanKind.DECODE].ops
+            for op in one.model.plan(PlanKind.DECODE).ops
             if "weights" in (op.args.dtype.names or ())
         ]
 

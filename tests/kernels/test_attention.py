@@ -21,6 +21,7 @@ from pyllm.kernels.attention.prefill_amx import scratch_bytes as wide_scratch_by
 from pyllm.kernels.formats import tiles
 from pyllm.kernels.formats.table import CACHE_TYPES, FORMATS
 from pyllm.kernels.lang import cpu
+from pyllm.models.forward import jobs
 
 # Each is a kernel to compile. K and V do not know of each other's type: each type stands once beside itself (for one
 # row) and once beside the next.
@@ -40,7 +41,7 @@ def attend(
     group: int,
     head_dim: int,
     spans: Sequence[tuple[int, int]],
-    splits: int = 0,
+    size: int = 0,
     kv_heads: int = 2,
     v_dim: int | None = None,
     v_rotation: int = 0,
@@ -52,8 +53,8 @@ def attend(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
-    splits: of the tokens, for spans of one row; 0: the kernel for many rows; WIDE: that for the matrix unit. Tokens
-    before all windows are not there.
+    size: parts of the tokens in a job, for spans of one row; 0: the kernel for many rows; WIDE: that for the matrix
+    unit. Tokens before all windows are not there.
     """
     rng = np.random.default_rng(seed)
     kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
@@ -83,13 +84,13 @@ def attend(
             v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, slots[gone:], n_pages)[1][used]
         own = q[row : row + count]
         out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
-        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and splits != WIDE else own
+        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and size != WIDE else own
         stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
         expected.append(naive.attention(seen, *stored, window, softcap, sinks))
         records[i] = row, count, length - count, (0, table.ctypes.data, 0, 0)  # the second kind's table
         row += count
 
-    wide, many, splits = splits == WIDE, splits <= 0, max(splits, 1)
+    wide, many = size == WIDE, size <= 0
     ints = kf.bits > 0 and not wide
     numbers, meta = out, rig.zeros(kv_heads, max_rows, group, n // 32, 4, dtype=np.int32)
     room = rig.zeros(out.size // n + 8, n, dtype=np.int8 if ints else np.float32)  # kernels read groups of 8
@@ -98,30 +99,43 @@ def attend(
         numbers, meta = rig.activations(out)
     room[: out.size // n], metas[: out.size // n] = numbers.reshape(-1, n), meta.reshape(-1, n // 32, 4)
 
-    most = max(-(-length // 64) for _, length in spans)
-    blocks = -(-max(r for r, _ in spans) // softmax.block_rows(group))
+    work, parts = _work(spans, window, group, size)
+    ends = np.cumsum(parts)
     scratch = max(softmax.scratch_bytes(group, m), wide_scratch_bytes(group, n, m))
-    step = np.array([splits, -(-most // splits), blocks])
-    sums = rig.zeros(rows, heads, splits, m + softmax.TAIL)
+    sums, sums_at = rig.zeros(ends[-1], heads, m + softmax.TAIL), ends - parts
     rig.run(
         attend_one(k_type, v_type, group) if not many else (attend_wide if wide else attend_many)(k_type, v_type),
-        len(spans) * kv_heads * (blocks if many else splits),
+        kv_heads * len(work),
         spans=records, table=softmax.table_at(1), window=window or softmax.ALL, softcap=softcap,
-        splits=step[0:1], split_pages=step[1:2], blocks=step[2:3], q=room, meta=metas,
+        jobs=work, n_jobs=np.array([len(work)]), q=room, meta=metas,
         q_bytes=room.strides[0], meta_bytes=n // 2, max_rows=max_rows, k_pool=k_pool, v_pool=v_pool,
         k_head=k_pool.strides[0], v_head=v_pool.strides[0], k_page=k_pool.strides[1], v_page=v_pool.strides[1],
         k_tile=tiles.tile_bytes(kf, n), v_scales=pages.v_scale_bytes(vf, v_dim), v_row=pages.v_row_bytes(vf, v_dim),
         **softmax.fetch_steps(k_pool.strides[1], v_pool.strides[1], m),
-        kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums,
+        kv_heads=kv_heads, group=group, k_columns=n, v_columns=m, sums=sums, sums_at=sums_at,
         scratch=rig.zeros(scratch, dtype=np.uint8), scratch_bytes=scratch, upto=upto,
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
-    rig.run(combine, rows, sums=sums, splits=step[0:1], heads=heads, v_dim=v_dim, v_columns=m,
+    rig.run(combine, rows, sums=sums, sums_at=sums_at, parts=parts, heads=heads, v_dim=v_dim, v_columns=m,
             v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8, half=0)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= softmax.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)
     return y.reshape(rows, heads, v_dim), naive.hadamard(np.concatenate(expected), v_rotation)
+
+
+def _work(spans: Sequence[tuple[int, int]], window: int, group: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The jobs of a step as the kernels take them, and the parts that each row leaves."""
+    if size <= 0:
+        made = list(jobs.by_rows([(i, rows) for i, (rows, _) in enumerate(spans)], group))
+        return np.array(made, softmax.JOB), np.ones(sum(rows for rows, _ in spans), np.int64)
+    seen = [jobs.seen(i, length - 1, window) for i, (_, length) in enumerate(spans)]
+    made = [
+        (row.span, 0, 1, at, min(size, row.first + row.parts - at))
+        for row in seen
+        for at in range(row.first, row.first + row.parts, size)
+    ]
+    return np.array(made, softmax.JOB), np.array([row.parts for row in seen])
 
 
 def _padded(x: np.ndarray, columns: int) -> np.ndarray:
@@ -135,9 +149,9 @@ def close(got: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize(("k_type", "v_type", "group"), KERNELS)
 def test_one_row(k_type: str, v_type: str, group: int) -> None:
     for length in LENGTHS:
-        close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(1, length)], splits=1))
-    for splits in (2, 3, 7):
-        close(*attend(k_type, v_type, group=group, head_dim=32, spans=[(1, 300), (1, 1), (1, 65)], splits=splits))
+        close(*attend(k_type, v_type, group=group, head_dim=64, spans=[(1, length)], size=1))
+    for size in (1, 2, 7):
+        close(*attend(k_type, v_type, group=group, head_dim=32, spans=[(1, 600), (1, 1), (1, 265)], size=size))
 
 
 MATRIX_UNIT = pytest.mark.skipif(not cpu.AMX, reason="this CPU has no matrix unit")
@@ -159,10 +173,10 @@ def test_many_rows_on_the_matrix_unit(k_type: str, v_type: str, near: float) -> 
     for group, head_dim, v_dim in ((1, 64, 64), (2, 32, 96), (3, 64, 64), (8, 64, 32)):
         for spans in ([(1, 1)], [(5, 70), (2, 2), (100, 163)], [(40, 200)]):
             shape = {"group": group, "head_dim": head_dim, "v_dim": v_dim, "spans": spans}
-            np.testing.assert_allclose(*attend(k_type, v_type, splits=WIDE, **shape), rtol=0, atol=near)
+            np.testing.assert_allclose(*attend(k_type, v_type, size=WIDE, **shape), rtol=0, atol=near)
     for extra in ({"window": 30}, {"softcap": 5.0}, {"window": 100, "softcap": 20.0}):
         shape = {"group": 3, "head_dim": 64, "spans": [(70, 200), (3, 64)], **extra}
-        np.testing.assert_allclose(*attend(k_type, v_type, splits=WIDE, **shape), rtol=0, atol=near)
+        np.testing.assert_allclose(*attend(k_type, v_type, size=WIDE, **shape), rtol=0, atol=near)
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), NEXT)
@@ -176,19 +190,19 @@ def test_many_rows(k_type: str, v_type: str) -> None:
 @given(
     pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0")]),
     group=st.sampled_from([1, 3]),
-    spans=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 200)), min_size=1, max_size=3),
-    window=st.integers(1, 200),
+    spans=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 600)), min_size=1, max_size=3),
+    window=st.integers(1, 600),
     softcap=st.sampled_from([0.0, 2.0]),
     sinks=st.booleans(),
-    splits=st.integers(0, 5),
+    size=st.integers(0, 3),
 )
 def test_windows_soft_caps_and_sinks(
     pair: tuple[str, str], group: int, spans: list[tuple[int, int]], window: int, softcap: float, sinks: bool,
-    splits: int,
+    size: int,
 ) -> None:  # fmt: skip
-    spans = [(1 if splits else rows, rows + past) for rows, past in spans]
+    spans = [(1 if size else rows, rows + past) for rows, past in spans]
     heads = np.linspace(-3, 5, 2 * group, dtype=np.float32) if sinks else None
-    close(*attend(*pair, group=group, head_dim=64, spans=spans, splits=splits, window=window, softcap=softcap,
+    close(*attend(*pair, group=group, head_dim=64, spans=spans, size=size, window=window, softcap=softcap,
                   sinks=heads))  # fmt: skip
 
 
@@ -210,31 +224,31 @@ def test_any_spans(pair: tuple[str, str], group: int, head_dim: int, spans: list
     pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0")]),
     group=st.sampled_from([1, 3, 8]),
     head_dim=st.sampled_from([32, 64, 96, 128, 256]),
-    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=4),
-    splits=st.integers(1, 9),
+    lengths=st.lists(st.integers(1, 900), min_size=1, max_size=4),
+    size=st.integers(1, 5),
 )
-def test_any_lengths(pair: tuple[str, str], group: int, head_dim: int, lengths: list[int], splits: int) -> None:
-    close(*attend(*pair, group=group, head_dim=head_dim, spans=[(1, n) for n in lengths], splits=splits))
+def test_any_lengths(pair: tuple[str, str], group: int, head_dim: int, lengths: list[int], size: int) -> None:
+    close(*attend(*pair, group=group, head_dim=head_dim, spans=[(1, n) for n in lengths], size=size))
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), FLOATS)
-@pytest.mark.parametrize("splits", [0, 2])
-def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, splits: int) -> None:
-    close(*attend(k_type, v_type, group=3, head_dim=80, spans=[(1, 130), (1, 7)], splits=splits))
-    close(*attend(k_type, v_type, group=3, head_dim=80, v_dim=48, spans=[(1, 70)], splits=splits))
+@pytest.mark.parametrize("size", [0, 2])
+def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, size: int) -> None:
+    close(*attend(k_type, v_type, group=3, head_dim=80, spans=[(1, 130), (1, 7)], size=size))
+    close(*attend(k_type, v_type, group=3, head_dim=80, v_dim=48, spans=[(1, 70)], size=size))
 
 
-@pytest.mark.parametrize("splits", [0, 3])
-def test_values_are_turned_back(splits: int) -> None:
+@pytest.mark.parametrize("size", [0, 3])
+def test_values_are_turned_back(size: int) -> None:
     for size in (64, 128):
-        close(*attend("f32", "f32", group=3, head_dim=32, v_dim=128, spans=[(1, 70)], splits=splits, v_rotation=size))
+        close(*attend("f32", "f32", group=3, head_dim=32, v_dim=128, spans=[(1, 70)], size=size, v_rotation=size))
 
 
-@pytest.mark.parametrize("splits", [0, 2])
-def test_a_part_of_it(splits: int) -> None:
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_part_of_it(size: int) -> None:
     """Where attention stops before V, its sums stay empty, with the softmax's weights or without any."""
     for pair in (("f32", "f32"), ("q8_0", "q4_0")):
-        run = {"group": 3, "head_dim": 64, "spans": [(1, 300), (1, 7)], "splits": splits}
+        run = {"group": 3, "head_dim": 64, "spans": [(1, 300), (1, 7)], "size": size}
         assert not attend(*pair, upto=softmax.WEIGHTS, **run)[0].any()
         with np.errstate(all="ignore"):
             assert np.isnan(attend(*pair, upto=softmax.SCORES, **run)[0]).all(), "0 of weight 0"
@@ -243,6 +257,6 @@ def test_a_part_of_it(splits: int) -> None:
 def test_scores_far_apart() -> None:
     """One token takes all the weight, wherever it lies: exponents neither overflow nor vanish."""
     for seed in range(3):
-        got, expected = attend("f32", "f32", group=3, head_dim=32, spans=[(1, 300)], splits=2, seed=seed)
+        got, expected = attend("f32", "f32", group=3, head_dim=32, spans=[(1, 600)], size=2, seed=seed)
         assert np.isfinite(got).all()
         close(got, expected)

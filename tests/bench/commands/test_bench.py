@@ -59,10 +59,19 @@ def test_the_grid_measured(model: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_markdown_says_what_it_was_measured_on(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = bench(capsys, "-p 4 -n 0 -r 1 -t 1 --no-warmup -m", model)
+    code, out, err = bench(capsys, "-p 4 -n 0 -r 1 -t 1 --no-warmup -o md -m", model)
     assert code == 0 and "warming up" not in err
     for part in ("| pp4", "build: ", "cpu: ", "read bandwidth, -t 1: ", "GB/s"):
         assert part in out.replace("  ", " ").replace("|  ", "| "), part
+
+
+def test_a_table_for_people(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = bench(capsys, "-p 4,8 -n 0 -r 1 -t 1 --no-warmup", model)
+    head, rule, first, second, blank, *notes = out.splitlines()
+    assert code == 0 and "|" not in out and set(rule) == {"─"} and blank == ""
+    assert head.startswith("model") and "pp4" in first and "pp8" in second and notes[0].startswith("build: ")
+    end = head.index("t/s") + 3
+    assert first[end - 1].isdigit() and first[end : end + 2] == "  ", "numbers end below the end of their title"
 
 
 def test_in_turns_with_a_peer(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

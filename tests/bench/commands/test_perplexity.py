@@ -93,9 +93,13 @@ def test_layers_of_another_type(model: str, text: str, capsys: pytest.CaptureFix
 
 
 def test_the_table(model: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(
-        capsys, model, "-f", text, "-c", "32", "--chunks", "1", "-ctk", "f32,q8_0", "-ctv", "f32", "--kl"
+    flags = (model, "-f", text, "-c", "32", "--chunks", "1", "-ctk", "f32,q8_0", "-ctv", "f32", "--kl")
+    code, out, _ = call(capsys, *flags)
+    lines = out.splitlines()
+    assert (
+        code == 0 and lines[0].split()[:2] == ["K", "V"] and [line.split()[0] for line in lines[2:4]] == ["f32", "q8_0"]
     )
+    code, out, _ = call(capsys, *flags, "-o", "md")
     assert code == 0
     lines = out.splitlines()
     assert lines[0].split("|")[1].strip() == "K" and "same top" in lines[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tiny
 
 from pyllm.__main__ import main
+from pyllm.bench.commands import study, study_flags
 from pyllm.bench.quality.caches import EXACT, Caches
 from pyllm.bench.study import cells, filling, measure
 from pyllm.bench.study.texts import Sources
@@ -170,3 +172,21 @@ def test_norms_of_weights_that_are_decoded_at_load(type: str, tmp_path: Path) ->
         tensor = g.tensors[f"blk.0.attn_{side}.weight"]
         exact = upcast.decode(type, tensor.data.reshape(tensor.shape[0], -1)).astype(np.float64)
         assert found[f"weights_{side}"] == [pytest.approx(float(np.linalg.norm(exact)))]
+
+
+@pytest.mark.parametrize(
+    ("flags", "how", "file"),
+    [
+        ("", "table", None),
+        ("-o s.json", "table", "s.json"),
+        ("-o md", "md", None),
+        ("-o s.json -o md", "md", "s.json"),
+        ("-o ./md", "table", "md"),
+        ("-o s.json --json", "json", "s.json"),
+    ],
+)
+def test_what_is_printed_and_where_it_is_kept(flags: str, how: str, file: str | None) -> None:
+    parser = argparse.ArgumentParser()
+    study_flags.add_study(parser)
+    args = parser.parse_args(["kv", *flags.split()])
+    assert study.formats(args)[-1] == how and study.file_of(args) == (Path(file) if file else None)

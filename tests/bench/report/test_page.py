@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pyllm.bench.report import page, plot
+from pyllm.bench.report import page, plot, report
 from pyllm.bench.report.chart import bar, bars
 from pyllm.models.errors import PyllmError
 
@@ -119,3 +120,16 @@ def test_bars() -> None:
     assert bars({"a": 1, "bb": 2}, "ms", width=4) == ["a   ██ 1.0 ms", "bb  ████ 2.0 ms"]
     assert bars({"a": 0.0}, "ms") == ["a   0.0 ms"] and bars({}, "ms") == []
     assert bar(0.5, 1) == "▌" and bar(7, 2) == "██" and bar(-1, 2) == ""
+
+
+def test_a_report_as_text() -> None:
+    wide = report.Table("A table", ["K/V", "t/s"], [["f16/f16", "1.5"]], only="terminal")
+    hidden = report.Table("Hidden", ["x"], [["y"]], only="page")
+    part = report.Section("A part", ["A paragraph."], [wide, hidden], chart=["name  ██ 1.5 ms"])
+    whole = report.Report("A title", "about it", ["a warning"], [part])
+    whole.show(out := io.StringIO())
+    assert "A table\nK/V      t/s\n────────────\nf16/f16  1.5\n" in out.getvalue() and "Hidden" not in out.getvalue()
+    whole.show(out := io.StringIO(), "md")
+    text = out.getvalue()
+    assert text.startswith("# A title\n\nabout it\n\n## A part\n\nA paragraph.\n\n```\nname  ██ 1.5 ms\n```\n")
+    assert "\n| K/V     | t/s |\n" in text and "\nnote: a warning\n" in text and "Hidden" not in text

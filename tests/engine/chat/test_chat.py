@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,46 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from fake_llm import REPLY, FakeLLM, FakeSession, install
+from fake_llm import REPLY, FakeLLM, FakeSession, Keyboard, install, said
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from pyllm.__main__ import main
-from pyllm.engine.chat import terminal
+from pyllm.engine.chat import slash, terminal
 from pyllm.engine.chat.chat import Chat
-from pyllm.engine.commands import screen
-from pyllm.engine.sampler import SamplingParams
-from pyllm.models.file.gguf import GGUF
-
-
-class Keyboard:
-    """Return the lines one by one; an exception among them is raised, as the terminal would."""
-
-    def __init__(self, *lines: str | BaseException) -> None:
-        self.lines = list(lines)
-
-    def __call__(self) -> str:
-        line = self.lines.pop(0) if self.lines else EOFError()
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-
-@pytest.fixture
-def llm(tmp_path: Path) -> FakeLLM:
-    return FakeLLM(GGUF.open(tiny.write(tmp_path / "tiny.gguf")))
-
-
-@pytest.fixture
-def chat(llm: FakeLLM) -> Chat:
-    return Chat(llm, SamplingParams(), screen, load=0.5, out=io.StringIO())  # type: ignore[arg-type]
-
-
-def said(chat: Chat) -> str:
-    out = chat._out
-    assert isinstance(out, io.StringIO)
-    return out.getvalue()
 
 
 def test_turns(chat: Chat, llm: FakeLLM) -> None:
@@ -82,7 +49,7 @@ def test_commands(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     assert chat.loop(Keyboard("/help", "/stats", "hello", "/stats", "/nonsense", "/save")) == 0
     err = capsys.readouterr().err
     for part in (
-        *chat.commands,
+        *slash.COMMANDS,
         "Nothing was answered yet",
         "KV cache",
         "V q8_0",
@@ -105,7 +72,7 @@ def test_clear(chat: Chat, llm: FakeLLM) -> None:
 
 def test_save(chat: Chat, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, data = tmp_path / "chat.md", tmp_path / "chat.json"
-    chat.loop(Keyboard("hello", f"/save {text}", f"/save {data}", f"/save {data}", "/save /nowhere/x"))
+    chat.loop(Keyboard("hello", f"/save {text}", f"/save {data}", f"/save {data}", "n", "/save /nowhere/x"))
     assert text.read_text() == f"## user\n\nhello\n\n## assistant\n\n{REPLY}\n"
     assert json.loads(data.read_text()) == chat.messages
     err = capsys.readouterr().err

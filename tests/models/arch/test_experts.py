@@ -15,7 +15,7 @@ from pyllm.kernels.lang import cpu
 from pyllm.models.describe import describe
 from pyllm.models.errors import ModelError
 from pyllm.models.file.gguf import GGUF
-from pyllm.models.forward.step import Span
+from pyllm.models.forward.span import Span
 
 TOKENS: list[int] = np.random.default_rng(0).integers(3, 259, 70).tolist()
 SHAPE: dict[str, Any] = {

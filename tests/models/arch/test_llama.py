@@ -22,7 +22,7 @@ from pyllm.models.cache.layer_map import written
 from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.file.gguf import GGUF
 from pyllm.models.forward.model import Model
-from pyllm.models.forward.step import Span
+from pyllm.models.forward.span import Span
 
 TOKENS = np.random.default_rng(0).integers(3, 259, 100).tolist()
 N_CTX = 1024

@@ -39,7 +39,7 @@ def test_barriers(name: str, tmp_path: Path) -> None:
     g = GGUF.open(architectures.write(tmp_path, name, "f32"))
     loaded = load_weights(g, read_config(g))
     model = Model(loaded, CacheSpec("f32", "f32"), n_ctx=64, threads=1)
-    ops = [op for op in model.plans[PlanKind.DECODE].ops if op.part == "blk.0"]
+    ops = [op for op in model.plan(PlanKind.DECODE).ops if op.part == "blk.0"]
     expected = architectures.TRAITS[g.architecture].barriers + (loaded.config.expert_count > 0)  # once for the router
     assert sum(op.kind == plan._BARRIER for op in ops) == expected
     model.close()

@@ -86,9 +86,10 @@ def test_two_windows_give_the_oracles_logits(gguf: GGUF) -> None:
     assert [table.first > 0 for table in tables] == [False, True, True]
     assert tables[1].first > tables[2].first, "the smaller window gives its pages back sooner"
     for n in (900 - SLACK, 300, 5):
-        session.rewind(n)
+        kept = session.rewind(n)
+        if kept < n:
+            session.prefill(TOKENS[:n])
         assert naive.nmse(session.prefill(TOKENS[n : n + 70]), expected[n + 69]) < 1e-10, n
         assert naive.nmse(session.decode(TOKENS[n + 70]), expected[n + 70]) < 1e-10, n
-        session.rewind(n)
-        session.prefill(TOKENS[n:])
+        session.prefill(TOKENS[session.rewind(n) :])
     model.close()

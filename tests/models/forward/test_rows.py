@@ -10,18 +10,19 @@ import pytest
 
 from pyllm.kernels.lang import cpu
 from pyllm.kernels.lang.buffers import aligned
-from pyllm.kernels.shapes import PAGE
+from pyllm.kernels.shapes import PAGE, PART
 from pyllm.models.arch.registry import load_weights, read_config
-from pyllm.models.cache.sizes import buffer_bytes
+from pyllm.models.cache.sizes import buffer_bytes, sums_places
 from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.cache.store import KVCache
 from pyllm.models.file.gguf import GGUF
-from pyllm.models.forward import mixture, rows, step
+from pyllm.models.forward import mixture, rows
 from pyllm.models.forward.loaded import Loaded
 from pyllm.models.forward.positions import Positions
 from pyllm.models.forward.recorder import Recorder
 from pyllm.models.forward.rows import Buffers
-from pyllm.models.forward.step import MAX_SPLITS, PlanKind, Span, Step
+from pyllm.models.forward.span import Span
+from pyllm.models.forward.step import PlanKind, Step
 
 THREADS = 3
 
@@ -44,7 +45,7 @@ def record(loaded: Loaded, n_batch: int, logits: int) -> None:
     """Record both plans of a model, without running them."""
     c = loaded.config
     kv = KVCache(c, CacheSpec(), PAGE, n_batch=n_batch)
-    numbers = Step(n_batch, THREADS, c.n_head_kv, kinds=len(kv.tables), experts=c.expert_count,
+    numbers = Step(n_batch, THREADS, c.n_head_kv, windows=[t.window for t in kv.tables], experts=c.expert_count,
                    experts_used=c.expert_used_count)  # fmt: skip
     buffers, positions = Buffers(c, n_batch, logits, THREADS), Positions(c, loaded.net.rope_factors, kv.tokens)
     for kind in PlanKind:
@@ -76,19 +77,17 @@ def test_heads_that_are_no_whole_blocks(taken: list[int], tmp_path: Path) -> Non
     assert sum(taken) <= buffer_bytes(loaded.config, 512, 8, THREADS)
 
 
-@pytest.mark.parametrize("max_rows", [1, 300])
-def test_sums_that_have_no_room(max_rows: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sums_that_have_no_room(tmp_path: Path) -> None:
     config = read_config(GGUF.open(architectures.write(tmp_path, "llama", "f32")))
-    numbers, sums = Step(max_rows, THREADS, config.n_head_kv), Buffers(config, max_rows, 1, THREADS).sums
-    room = len(sums) // config.n_head
-    assert room == max(max_rows, MAX_SPLITS)
-    table = np.arange(room + 1)
+    places = sums_places(5 * PART * PAGE)
+    numbers, sums = Step(3, THREADS, config.n_head_kv, places=places), Buffers(config, 3, 1, THREADS, places).sums
+    assert len(sums) == places * config.n_head
+    table = np.arange(6 * PART)
 
-    def fill(splits: int) -> None:
-        monkeypatch.setattr(step, "split", lambda *_: splits)
-        numbers.fill([Span([5], len(table) * PAGE - 1, [table])], [0], group=1)
+    def fill(tokens: int) -> None:
+        numbers.fill([Span([5], tokens - 1, [table])], [0], group=1)
 
-    fill(MAX_SPLITS)
-    assert numbers.splits[0] <= MAX_SPLITS
+    fill(5 * PART * PAGE)
+    assert numbers.places[0] == places
     with pytest.raises(AssertionError, match="more sums than there is room for"):
-        fill(room + 1)
+        fill(5 * PART * PAGE + 1)

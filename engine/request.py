@@ -1,0 +1,82 @@
+"""A request to a scheduler: what was asked for, how far it is, and what a step gave to it; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ..models.errors import PyllmError
+from . import prefixes
+from .results import Piece, Timings
+from .sampler import Sampler, SamplingParams
+from .sequence import Sequence
+from .stepper import Take
+
+if TYPE_CHECKING:
+    from ..models.text.tokenizer import StreamDecoder
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how to continue it. Requests of a smaller priority go first; salt keeps prefixes apart."""
+
+    prompt: Tokens[int]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    priority: int = 0
+    salt: int = 0
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step gave to a request: a piece of its answer, or the error that ended it."""
+
+    id: int
+    piece: Piece
+    error: PyllmError | None = None
+
+
+class Running:
+    """A request under way: its sequence while it has one, and what was generated."""
+
+    def __init__(self, id: int, request: Request, sampler: Sampler, decoder: StreamDecoder) -> None:
+        self.id, self.request, self.sampler, self.decoder = id, request, sampler, decoder
+        self.tokens = list(request.prompt)  # to take in, generated ones too
+        self.sequence: Sequence | None = None
+        self.published = prefixes.start(request.salt)
+        self.timings = Timings()
+        self.arrived = self.touched = perf_counter()
+        self.last = 0.0  # when the last token came
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def own(self) -> Sequence:
+        """Return the sequence of a request that runs."""
+        assert self.sequence is not None
+        return self.sequence
+
+    def begin(self, sequence: Sequence) -> None:
+        """Begin, or begin again, with an empty sequence."""
+        self.sequence, self.touched = sequence, perf_counter()
+
+    def take(self, n: int) -> Take:
+        """Return the next n tokens that its sequence takes in."""
+        at = self.own.n_past
+        return Take(self.own, self.tokens[at : at + n], not self.decodes)
+
+    @property
+    def left(self) -> int:
+        """Return how many tokens are still to take in before the next logits; 1: it generates."""
+        return len(self.tokens) - (self.sequence.n_past if self.sequence else 0)
+
+    @property
+    def decodes(self) -> bool:
+        return self.left == 1 and self.generated > 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.request.priority, self.id
