@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ...kernels.formats.table import CACHE_TYPES, FORMATS, Format
 from ...kernels.shapes import PAGE, columns, parts
 from ..config import Config, Layer
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from . import rotation
 from .kinds import kinds
 from .spec import CacheSpec
@@ -30,7 +30,9 @@ def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     """Return the format named `cache_type` if this model's K (side "k") or V can be kept in it; raises UsageError."""
     flag = f"--cache-type-{side} {cache_type}"
     if cache_type not in CACHE_TYPES:
-        raise UsageError(f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}")
+        raise UsageError(
+            f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}{did_you_mean(cache_type, CACHE_TYPES)}"
+        )
     fmt = FORMATS[cache_type]
     for head_dim in sorted({head_size(layer, side) for layer in config.layers}):
         if head_dim % fmt.size:
