@@ -12,21 +12,17 @@ from itertools import accumulate, count
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
+from .choices import Choices
 from .page_table import PagePool, PoolFull
 from .request import Request, Running, Update
 from .results import Piece, Stop, Timings
 from .sampler import Sampler, SamplingParams
 from .sequence import Sequence
 from .stepper import Stepper, Take
-
-F32Array = npt.NDArray[np.float32]
 
 if TYPE_CHECKING:
     from ..models.text.tokenizer import Tokenizer
@@ -68,6 +64,7 @@ class Scheduler:
         self.budget = Budget(max_step)
         windows = [pages.window for pages in llm.stepper.model.kv.tables]
         self.prefixes = prefixes.Prefixes(llm.pools, windows)
+        self._choices = Choices(llm.stepper.model.team, llm.n_sequences)
         self._ids = count()
         self.waiting: list[Running] = []
         self.running: list[Running] = []
@@ -134,10 +131,11 @@ class Scheduler:
         ends = accumulate(len(take.tokens) for _, take in takes)
         wanted = [(r, end - 1) for (r, take), end in zip(takes, ends, strict=True) if len(take.tokens) == r.left]
         logits = self.llm.stepper.take([take for _, take in takes], [row for _, row in wanted])
+        tokens = self._choices([r.sampler for r, _ in wanted], logits)
         self._count(takes, perf_counter() - begin)
         for r, take in takes:
             self.prefixes.publish(take.sequence, r.published)
-        return updates + [self._next(r, row) for (r, _), row in zip(wanted, logits, strict=True)]
+        return updates + [self._next(r, token) for (r, _), token in zip(wanted, tokens, strict=True)]
 
     def _compose(self) -> list[tuple[Running, Take]]:
         """Return what goes into the next step: rows of those who generate, then prompts in turn."""
@@ -183,17 +181,15 @@ class Scheduler:
                 r.timings.decoded_n += 1
                 r.timings.attended_n += take.sequence.n_past
 
-    def _next(self, r: Running, logits: F32Array) -> Update:
-        """Choose the next token of a request, and end it where it ends."""
+    def _next(self, r: Running, token: int | NumberError) -> Update:
+        """Give a request its next token, and end it where it ends."""
         times, now = r.timings, perf_counter()
         if r in self._turn:
             self._turn.remove(r)
         if r.request.params.max_tokens == 0:
             return self._end(r, "limit")
-        try:
-            token = r.sampler(logits)
-        except NumberError as error:
-            return self._end(r, None, error)
+        if isinstance(token, NumberError):
+            return self._end(r, None, token)
         r.sampler.accept(token)
         if not r.generated:
             times.first = now - r.arrived
