@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.ops.choose import choose
+from ..kernels.ops.next_tokens import choose
 from ..kernels.plan import Plan, Team
 from ..models.errors import NumberError
 from .sampler import Sampler

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.ops.choose import CHOICE
+from ..kernels.ops.next_tokens import CHOICE
 from ..kernels.ops.sample import Scratch, draw, limits_of, narrow
 from ..models.errors import NumberError, UsageError
 
