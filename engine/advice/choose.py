@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
+from ...models.errors import UsageError
 
 Results = Mapping[str, Mapping[str, Any]]
 """Results by the key of a study's cell: measure, task, context, K/V, rotation."""
@@ -66,13 +69,19 @@ def advise(
 
 def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterator[Choice]:
     """Yield each studied cache, with its loss in the task and context where it is largest."""
-    worst: dict[tuple[str, str, str], tuple[float, str]] = {}
+    worst: dict[CacheSpec, Choice] = {}
     for key, result in results.items():
-        measure, task, context, pair, rotate = key.split(" ")
-        if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair:
+        measure, task, context, pair, rotate = (*key.split(" "), *[""] * 5)[:5]
+        loss = result.get("kld_mean")
+        if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair and _is_loss(loss):
             k, _, v = pair.partition("/")
-            found = (float(result["kld_mean"]), f"{task} at {context} tokens")
-            worst[k, v, rotate] = max(found, worst.get((k, v, rotate), found))
-    for (k, v, rotate), (loss, where) in worst.items():
-        cache = CacheSpec(k, v, rotate)
-        yield Choice(cache, token_bytes(config, cache), loss, where)
+            with suppress(UsageError):  # no cache of this model: the file was damaged or edited
+                cache = CacheSpec(k, v, rotate)
+                found = Choice(cache, token_bytes(config, cache), float(loss), f"{task} at {context} tokens")
+                worst[cache] = max(found, worst.get(cache, found), key=lambda choice: (choice.loss, choice.worst))
+    yield from worst.values()
+
+
+def _is_loss(value: object) -> bool:
+    """Return whether a value of the file is a loss as a study writes it."""
+    return isinstance(value, float) and isfinite(value)
