@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 from fuzz import damage
 from fuzz.corpus import Model
@@ -29,8 +31,9 @@ Random(0).shuffle(KINDS)
 
 COMMANDS = ("run", "bench", "perplexity", "study", "advise", "inspect", "verify", "quantize", "show", "list")
 VALUES = ["", "-", "--", "=", "0", "-1", "1", "1e9", "nan", "inf", "99999999999999999999", "x", "é", "\ud800", "\0",
-          "q4_0", "q4_0,f16", "0-1:f16", "*:q4_0", "1:", ":", "-2:f16", "auto", "k", "both", "kv", "16k", "4g", "1.5GiB",
-          "²", "a b", "hf:", "hf:x", "pypi:", "pypi:x==", "https://", "file:", "missing.gguf", "x" * 5000]  # fmt: skip
+          "q4_0", "q4_0,f16", "0-1:f16", "*:q4_0", "1:", ":", "-2:f16", "auto", "k", "both", "kv", "16k", "4g",
+          "1.5GiB", "²", "a b", "hf:", "hf:x", "pypi:", "pypi:x==", "https://", "file:", "missing.gguf",
+          "x" * 5000]  # fmt: skip
 GOOD = ["0", "1", "2", "512", "0.5", "f16", "q8_0", "q4_0", "f16,q8_0", "kv", "1m", "8G", "prose", "other.gguf", "Q8_0"]
 OTHER_FLAGS = ["-ngl", "-fa", "--no-mmap", "--mlock", "--color", "-cnv", "-st", "--no-warmup", "--x", "-", "--", "-h"]
 
@@ -213,7 +216,8 @@ def _argv(random: Random) -> list[str]:
         argv.insert(random.randrange(len(argv) + 1), random.choice(OTHER_FLAGS + VALUES))
     if random.random() < 0.9:
         argv.insert(random.choice((1, len(argv))), "missing.gguf")
-    return [*argv, "--offline"] if random.random() < 0.7 else argv
+    knows = any("--offline" in action.option_strings for action in parser._actions)
+    return [argv[0], *(["--offline"] if knows else []), *argv[1:]]
 
 
 def _study(random: Random, version: int, heading: dict[str, Any]) -> bytes:
@@ -247,11 +251,14 @@ def _study(random: Random, version: int, heading: dict[str, Any]) -> bytes:
 
 def quiet(folder: Path) -> None:
     """Leave nothing that a case can reach: no network, no models of the user's, no input."""
-    import logging
-
     from pyllm.kernels.lang import kept  # compiled kernels stay where they are
 
     assert kept.FOLDER
     os.environ |= {"PYLLM_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub"), "NO_COLOR": "1",
                    "HF_ENDPOINT": "http://127.0.0.1:9", "COLUMNS": "80"}  # fmt: skip
+    socket.socket.connect = _refuse  # type: ignore[method-assign]
     logging.disable(logging.CRITICAL)
+
+
+def _refuse(self: socket.socket, address: object) -> NoReturn:
+    raise OSError(f"a case must not reach the network, but asks for {address}")

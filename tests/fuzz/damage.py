@@ -11,7 +11,7 @@ from dataclasses import replace
 from random import Random
 
 from fuzz.corpus import Model
-from fuzz.parts import ARRAY, SIZES, STRING, Info, Pair, Parts, array, string, strings, u32, u64
+from fuzz.parts import ARRAY, SIZES, STRING, Info, Pair, Parts, array, string, strings
 
 
 def _words(text: str) -> list[str]:
@@ -21,23 +21,8 @@ def _words(text: str) -> list[str]:
 INTEGERS = [0, 1, 2, 3, 5, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 1000, 4096, 65535, 65536, 1 << 20,
             1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 60, 1 << 62, (1 << 63) - 1, 1 << 63,
             (1 << 64) - 32, (1 << 64) - 1]  # fmt: skip
-FLOATS = [
-    float("nan"),
-    float("inf"),
-    float("-inf"),
-    0.0,
-    -0.0,
-    -1.0,
-    1e-45,
-    1e-30,
-    1e-7,
-    0.5,
-    1.0,
-    2.0,
-    1e4,
-    1e15,
-    3e38,
-]
+FLOATS = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, -1.0, 1e-45, 1e-30, 1e-7, 0.5, 1.0, 2.0, 1e4, 1e15,
+          3e38]  # fmt: skip
 TYPES = [*range(42), 99, 1 << 31]
 BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
           11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 16: (256, 66), 17: (256, 74), 18: (256, 98),
@@ -51,20 +36,19 @@ attention.layer_norm_epsilon attention.sliding_window attention.sliding_window_p
 attention.temperature_scale attn_logit_softcapping final_logit_softcapping logit_scale residual_scale embedding_scale
 rope.dimension_count rope.freq_base rope.freq_base_swa rope.scale_linear rope.scaling.type rope.scaling.factor
 rope.scaling.attn_factor rope.scaling.original_context_length rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
-rope.scaling.yarn_log_multiplier rope.scaling.finetuned expert_count expert_used_count
-expert_feed_forward_length""")
-OTHERS = _words("""general.name general.type general.alignment general.architecture split.no split.count split.tensors.count
-tokenizer.ggml.model tokenizer.ggml.pre tokenizer.ggml.tokens tokenizer.ggml.scores tokenizer.ggml.token_type
-tokenizer.ggml.merges tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id tokenizer.ggml.eot_token_id
-tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id tokenizer.ggml.fim_pad_token_id
-tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token tokenizer.ggml.add_space_prefix
-tokenizer.chat_template""")
-WORDS = _words("""llama qwen2 qwen3 gemma2 gemma3 phi3 smollm3 mistral3 granite olmo2 qwen3moe gpt-oss gpt2 gemma4 linear yarn
-longrope none adapter imatrix mmproj gpt-2 llama-bpe qwen2 tekken deepseek-llm deepseek-v3 gpt-4o starcoder
-Phi-3""")
+rope.scaling.yarn_log_multiplier rope.scaling.finetuned expert_count expert_used_count expert_feed_forward_length""")
+OTHERS = _words("""general.name general.type general.alignment general.architecture split.no split.count
+split.tensors.count tokenizer.ggml.model tokenizer.ggml.pre tokenizer.ggml.tokens tokenizer.ggml.scores
+tokenizer.ggml.token_type tokenizer.ggml.merges tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id
+tokenizer.ggml.eot_token_id tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id
+tokenizer.ggml.fim_pad_token_id tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token
+tokenizer.ggml.add_space_prefix tokenizer.chat_template""")
+WORDS = _words("""llama qwen2 qwen3 gemma2 gemma3 phi3 smollm3 mistral3 granite olmo2 qwen3moe gpt-oss gpt2 gemma4
+linear yarn longrope none adapter imatrix mmproj gpt-2 llama-bpe qwen2 tekken deepseek-llm deepseek-v3 gpt-4o
+starcoder Phi-3""")
 TEXTS = [b"", b" ", b"\0", b"\n", b"a", b"a b", b"a b c", b"\xff\xfe", b"\xed\xa0\x80", b"\xc3", "é".encode(),
-         "▁".encode(), "🦙".encode(), b"<0x00>", b"<0xFF>", b"<0xG0>", b"<unk>", b"<s>", b"</s>", b"<|im_end|>", b"<|endoftext|>",
-         b"<|end|>", b"<|return|>", b"<|call|>", b"<|channel|>", b"\x1b[2J", b"x" * 1000, b"x" * 70000,
+         "▁".encode(), "🦙".encode(), b"<0x00>", b"<0xFF>", b"<0xG0>", b"<unk>", b"<s>", b"</s>", b"<|im_end|>",
+         b"<|endoftext|>", b"<|end|>", b"<|return|>", b"<|call|>", b"<|channel|>", b"\x1b[2J", b"x" * 1000, b"x" * 70000,
          b"%s%n{}[](.*)\\", *(word.encode() for word in WORDS)]  # fmt: skip
 TEMPLATES = """{{ messages }}|{{ messages[0].content|upper }}|{% for m in messages %}{{ m.role }}{% endfor %}|{{ 1/0 }}
 {% for i in range(10**9) %}x{% endfor %}|{{ 'x' * 10**9 }}|{{ raise_exception('no') }}|{% raw %}|{{|{% if %}|{{ x.y.z }}
@@ -373,6 +357,3 @@ def body_damaged(random: Random, model: Model) -> bytes:
     if what > 0.85:
         parts = retyped(random, parts, model)
     return parts.raw()
-
-
-__all__ = ["a_template", "body_damaged", "head_damaged", "u32", "u64"]
