@@ -71,8 +71,8 @@ def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterato
     """Yield each studied cache, with its loss in the task and context where it is largest."""
     worst: dict[CacheSpec, Choice] = {}
     for key, result in results.items():
-        measure, task, context, pair, rotate = (*key.split(" "), *[""] * 5)[:5]
-        loss = result.get("kld_mean")
+        words, loss = key.split(" "), result.get("kld_mean")
+        measure, task, context, pair, rotate = words if len(words) == 5 else [""] * 5
         if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair and _is_loss(loss):
             k, _, v = pair.partition("/")
             with suppress(UsageError):  # no cache of this model: the file was damaged or edited

@@ -11,31 +11,25 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
 
-from fuzz import damage
+from fuzz import damage, others
 from fuzz.corpus import Model
 
 EXITS = (0, 1, 2, 3, 4, 130, 141, 143)
 CACHES = [("f16", "f16"), ("q8_0", "q4_0"), ("f32", "f32")]
 """K and V of most models, which other tests compile too."""
 _MANY = 200
-KINDS = (["head"] * 10 + ["body"]) * _MANY + ["study"] * 12 + ["flags"] * 12 + ["template", "chat"]
+KINDS = (["head"] * 10 + ["body"]) * _MANY + ["json"] * 12 + ["flags"] * 12 + ["template", "chat"]
 """In this proportion, over and over, in an order of its own."""
 Random(0).shuffle(KINDS)
-
-COMMANDS = ("run", "bench", "perplexity", "study", "advise", "inspect", "verify", "quantize", "show", "list")
-VALUES = ["", "-", "--", "=", "0", "-1", "1", "1e9", "nan", "inf", "99999999999999999999", "x", "é", "\ud800", "\0",
-          "q4_0", "q4_0,f16", "0-1:f16", "*:q4_0", "1:", ":", "-2:f16", "auto", "k", "both", "kv", "16k", "4g",
-          "1.5GiB", "²", "a b", "hf:", "hf:x", "pypi:", "pypi:x==", "https://", "file:", "missing.gguf",
-          "x" * 5000]  # fmt: skip
-GOOD = ["0", "1", "2", "512", "0.5", "f16", "q8_0", "q4_0", "f16,q8_0", "kv", "1m", "8G", "prose", "other.gguf", "Q8_0"]
-OTHER_FLAGS = ["-ngl", "-fa", "--no-mmap", "--mlock", "--color", "-cnv", "-st", "--no-warmup", "--x", "-", "--", "-h"]
 
 
 class Finding(Exception):
@@ -60,7 +54,7 @@ class Cases:
         self.models, self.folder, self.path = models, folder, folder / "case.gguf"
         self.types = list(CACHE_TYPES) if every_cache else []
         self.kinds: dict[str, Callable[[Random, int], str]] = {
-            "head": self.head, "body": self.body, "template": self.template, "study": self.study, "flags": self.flags,
+            "head": self.head, "body": self.body, "template": self.template, "json": self.json, "flags": self.flags,
             "chat": self.chat,
         }  # fmt: skip
 
@@ -147,6 +141,16 @@ class Cases:
                 raise Finding(f"an answer of {len(done.tokens)} tokens")
         return "answered"
 
+    def warm(self) -> None:
+        """Answer with each undamaged model and each of CACHES, which compiles the kernels that most cases need."""
+        from pyllm.engine.sampler import SamplingParams
+
+        for model in self.models:
+            self.write(model.raw)
+            for k, v in CACHES:
+                with self.llm(k, v) as llm:
+                    llm.generate("the world in the world", SamplingParams(max_tokens=2, temperature=0.0))
+
     def llm(self, k: str, v: str, **options: Any) -> Any:
         from pyllm.engine.llm import LLM
 
@@ -173,6 +177,33 @@ class Cases:
             raise Finding(f"a text of type {type(text)}")
         return "answered"
 
+    def json(self, random: Random, number: int) -> str:
+        """Read a damaged file of those that pyllm keeps, and use what it says."""
+        if number % 3:
+            return self.study(random, number)
+        from given_roofs import GIVEN
+
+        from pyllm.bench.machine import roofs
+        from pyllm.engine.store import folder
+
+        cache = folder.cache_folder()
+        path, model = roofs.path(cache), cache / "models" / "m.gguf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(others.json_damaged(random, asdict(GIVEN) | {"machine": roofs.machine()}))
+        if (found := roofs.kept(cache)) is not None:
+            speed = found.bandwidth(2, 1e6), found.peak("f32", 2)
+            list(roofs.warnings(found))
+            roofs.table(found, "read")
+            if not all(map(math.isfinite, speed)):
+                raise Finding(f"roofs of {speed}")
+        folder.remember(model, folder.Origin("pypi:x", "0" * 64))
+        record = folder._record(model)
+        record.write_bytes(others.json_damaged(random, json.loads(record.read_bytes())))
+        folder.recall(model)
+        folder.forget(model)
+        record.unlink(missing_ok=True)
+        return "answered"
+
     def study(self, random: Random, number: int) -> str:
         """Advise by a study's file that is damaged."""
         from pyllm.engine.advice.choose import TASKS, advise
@@ -182,7 +213,7 @@ class Cases:
 
         self.write(self.models[number % len(self.models)].raw)
         gguf, path = GGUF.open(self.path), self.folder / "study.json"
-        path.write_bytes(_study(random, VERSION, identity(gguf)))
+        path.write_bytes(others.json_damaged(random, others.study(identity(gguf), VERSION)))
         found = advise(results_of(gguf, path), read_config(gguf), random.choice(list(TASKS)))
         return "answered" if found else "no advice"
 
@@ -190,63 +221,13 @@ class Cases:
         """Run a command with flags at random and no model that is there."""
         from pyllm.__main__ import main
 
-        argv = _argv(random)
+        argv = others.argv(random)
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(argv)
         if code not in EXITS or "Traceback" in err.getvalue() or (code and not (err.getvalue() or out.getvalue())):
             raise Finding(f"{argv!a}: exit code {code}: {err.getvalue()[:2000]!a}")
         return f"exit {code}"
-
-
-def _argv(random: Random) -> list[str]:
-    """Return a command with some of its flags, and values that mostly suit one of them."""
-    from argparse import ArgumentParser
-
-    from pyllm.__main__ import COMMANDS as KNOWN
-
-    argv, parser = [random.choice(COMMANDS)], ArgumentParser(add_help=False)
-    KNOWN[argv[0]].add_flags(parser)
-    for action in random.choices(parser._actions, k=random.randrange(7)):
-        choices = [str(choice) for choice in action.choices] if action.choices else GOOD
-        value = random.choice(choices if random.random() < 0.75 else VALUES)
-        flag = random.choice(list(action.option_strings) or [value])
-        argv += [flag] if action.nargs == 0 else random.choice(([flag, value], [flag, value], [f"{flag}={value}"]))
-    if random.random() < 0.2:
-        argv.insert(random.randrange(len(argv) + 1), random.choice(OTHER_FLAGS + VALUES))
-    if random.random() < 0.9:
-        argv.insert(random.choice((1, len(argv))), "missing.gguf")
-    knows = any("--offline" in action.option_strings for action in parser._actions)
-    return [argv[0], *(["--offline"] if knows else []), *argv[1:]]
-
-
-def _study(random: Random, version: int, heading: dict[str, Any]) -> bytes:
-    """Return a study's file in which a key, a value or some bytes are wrong."""
-    odd = [None, "", "x", -1, 0, 1e308, float("nan"), float("inf"), [], {}, True, "1", 10**400, "é\x1b"]
-    results: dict[str, Any] = {}
-    for k, v in (("f16", "f16"), ("q8_0", "q4_0"), ("q4_0", "q4_0")):
-        for task in ("prose", "questions", "passkey"):
-            words = ["score", task, "512", f"{k}/{v}", "auto"]
-            if random.random() < 0.1:
-                words[random.randrange(5)] = str(random.choice(odd))
-            if random.random() < 0.05:
-                words = words[: random.randrange(5)]
-            results[" ".join(words)] = {"samples": 100, "kld_mean": 0.01}
-    for _ in range(random.randrange(3)):
-        one = results[random.choice(list(results))]
-        one[random.choice(("samples", "kld_mean"))] = random.choice(odd)
-        if random.random() < 0.3:
-            one.pop(random.choice(list(one)))
-    if random.random() < 0.1:
-        results[random.choice(list(results))] = random.choice(odd)
-    content: dict[str, Any] = {"version": version, "heading": dict(heading), "results": results}
-    if random.random() < 0.2:
-        content[random.choice(list(content))] = random.choice(odd)
-    raw = bytearray(json.dumps(content, indent=1).encode())
-    if random.random() < 0.3:
-        for _ in range(random.randrange(1, 4)):
-            raw[random.randrange(len(raw))] = random.choice(b'{}[]",:0x\xff\n')
-    return b"[" * 100_000 if random.random() < 0.01 else bytes(raw)
 
 
 def quiet(folder: Path) -> None:
@@ -254,6 +235,7 @@ def quiet(folder: Path) -> None:
     from pyllm.kernels.lang import kept  # compiled kernels stay where they are
 
     assert kept.FOLDER
+    os.chdir(folder)
     os.environ |= {"PYLLM_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hub"), "NO_COLOR": "1",
                    "HF_ENDPOINT": "http://127.0.0.1:9", "COLUMNS": "80"}  # fmt: skip
     socket.socket.connect = _refuse  # type: ignore[method-assign]

@@ -48,8 +48,8 @@ linear yarn longrope none adapter imatrix mmproj gpt-2 llama-bpe qwen2 tekken de
 starcoder Phi-3""")
 TEXTS = [b"", b" ", b"\0", b"\n", b"a", b"a b", b"a b c", b"\xff\xfe", b"\xed\xa0\x80", b"\xc3", "é".encode(),
          "▁".encode(), "🦙".encode(), b"<0x00>", b"<0xFF>", b"<0xG0>", b"<unk>", b"<s>", b"</s>", b"<|im_end|>",
-         b"<|endoftext|>", b"<|end|>", b"<|return|>", b"<|call|>", b"<|channel|>", b"\x1b[2J", b"x" * 1000, b"x" * 70000,
-         b"%s%n{}[](.*)\\", *(word.encode() for word in WORDS)]  # fmt: skip
+         b"<|endoftext|>", b"<|end|>", b"<|return|>", b"<|call|>", b"<|channel|>", b"\x1b[2J", b"x" * 1000,
+         b"x" * 70000, b"%s%n{}[](.*)\\", *(word.encode() for word in WORDS)]  # fmt: skip
 TEMPLATES = """{{ messages }}|{{ messages[0].content|upper }}|{% for m in messages %}{{ m.role }}{% endfor %}|{{ 1/0 }}
 {% for i in range(10**9) %}x{% endfor %}|{{ 'x' * 10**9 }}|{{ raise_exception('no') }}|{% raw %}|{{|{% if %}|{{ x.y.z }}
 {{ ''.__class__ }}|{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}|{{ '\\ud800' }}|{% set ns = namespace(a=[]) %}

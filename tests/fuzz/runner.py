@@ -22,7 +22,7 @@ from fuzz.worker import SLOW, STATE
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 1536 << 20  # bytes of the process that runs the cases
-START = 300.0  # seconds until it is ready, on a busy machine
+START = 900.0  # seconds until it has compiled what most cases need
 AGAIN = 3  # how often a case that is too slow is run again: the first time, it may have compiled kernels
 KEPT = 3  # findings in one place of which the input is kept
 
@@ -59,8 +59,8 @@ class Run:
 
     def __init__(self, first: int, last: int, seconds: float, kept: Path, every_cache: bool) -> None:
         """kept: the folder for findings and figures. every_cache: see Cases."""
-        self.verdict, self.last, self.end = Verdict(first, first), last, time.monotonic() + seconds
-        self.kept, self.every_cache, self.begun = kept, every_cache, time.monotonic()
+        self.verdict, self.last, self.left = Verdict(first, first), last, seconds
+        self.kept, self.every_cache = kept, every_cache
         self.memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
     def __call__(self) -> Verdict:
@@ -71,7 +71,7 @@ class Run:
             for _ in corpus.write(self.folder / "corpus"):
                 pass
             slow: Counter[int] = Counter()
-            while self.verdict.next < self.last and time.monotonic() < self.end:
+            while self.verdict.next < self.last and self.left > 0:
                 died = self._work()
                 if died is None:
                     break
@@ -89,7 +89,7 @@ class Run:
     def _work(self) -> tuple[int, str] | None:
         """Run a process until its time is up, which gives None, or it died or was killed: (the case, of what)."""
         (self.folder / "state").write_bytes(STATE.pack(-1, time.monotonic()))
-        arguments = [self.folder, self.verdict.next, self.last, self.end - time.monotonic(), int(self.every_cache)]
+        arguments = [self.folder, self.verdict.next, self.last, self.left, int(self.every_cache)]
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
         with (self.folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(
@@ -113,7 +113,7 @@ class Run:
         """Read what the process says until it ends; return why it was killed, if it was."""
         assert process.stdout is not None
         ready, begun, rest, limit = False, time.monotonic(), b"", MEMORY
-        state, shown = self.folder / "state", time.monotonic()
+        state, shown, ran, left = self.folder / "state", begun, self.verdict.seconds, self.left
         os.set_blocking(process.stdout.fileno(), False)
         while True:
             select.select([process.stdout], [], [], 0.1)
@@ -123,9 +123,12 @@ class Run:
             *lines, rest = (rest + (chunk or b"")).split(b"\n")
             for line in lines:
                 message = json.loads(line)
-                ready = ready or "ready" in message
+                if "ready" in message:
+                    ready, begun = True, time.monotonic()
                 self._said(message)
             now = time.monotonic()
+            if ready:
+                self.left, self.verdict.seconds = left - (now - begun), ran + now - begun
             number, since = STATE.unpack(state.read_bytes())
             if not ready and now - begun > START:
                 raise TimeoutError("the process that runs the cases does not get ready")
@@ -169,7 +172,6 @@ class Run:
             shutil.copyfile(written, self.kept / f"{number}.gguf")
 
     def _figures(self) -> None:
-        self.verdict.seconds = time.monotonic() - self.begun
         self.kept.mkdir(parents=True, exist_ok=True)
         (self.kept / "figures.txt").write_text(f"{self.verdict}\n")
 

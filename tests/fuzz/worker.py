@@ -44,6 +44,7 @@ def main(folder: Path, first: int, last: int, seconds: float, every_cache: bool)
         print(json.dumps({"next": number, "counts": counts, "slowest": slowest, "peak": peak()}), flush=True)
         counts.clear()
 
+    cases.warm()
     gc.freeze()  # what lasts is not looked at again after each case
     print(json.dumps({"ready": peak()}), flush=True)
     number = first
