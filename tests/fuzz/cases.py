@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
 
-from fuzz import damage, others
+from fuzz import corpus, damage, others
 from fuzz.corpus import Model
 
 EXITS = (0, 1, 2, 3, 4, 130, 141, 143)
@@ -70,6 +70,8 @@ class Cases:
                 raise Finding(f"not one printable line: {message[:3000]!a}") from error
             if error.exit_code not in EXITS:
                 raise Finding(f"exit code {error.exit_code}") from error
+            if kind_of(number) in ("head", "body") and not message.startswith((str(self.folder), "--cache-")):
+                raise Finding(f"names neither the file nor a flag: {message!a}") from error
             return f"exit {error.exit_code}"
 
     def written(self, number: int) -> Path | None:
@@ -77,10 +79,18 @@ class Cases:
         kind, random, model = kind_of(number), seeded(number), self.models[number % len(self.models)]
         if kind not in ("head", "body"):
             return None
-        return self.write(damage.head_damaged(random, model) if kind == "head" else damage.body_damaged(random, model))
+        damaged = damage.head_damaged if kind == "head" else damage.body_damaged
+        return self.write(damaged(random, model), model)
 
-    def write(self, raw: bytes | bytearray) -> Path:
-        """Write a model's file over the one before, which is faster than to make a new one."""
+    def write(self, raw: bytes | bytearray, model: Model) -> Path:
+        """Write a file over the one before, which is faster than to make a new one; of a split model, its other parts
+        too. `model` is that which the file was made of."""
+        self.path = self.folder / "case.gguf"
+        if model.name.startswith(corpus.SPLIT):
+            for part in self.models:
+                if part.name.startswith(corpus.SPLIT):
+                    (self.folder / f"{part.name}.gguf").write_bytes(part.raw)
+            self.path = self.folder / f"{model.name}.gguf"
         with self.path.open("r+b" if self.path.exists() else "wb") as file:
             file.write(raw)
             file.truncate()
@@ -106,8 +116,10 @@ class Cases:
         if number % 64 == 0:
             from argparse import Namespace
 
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
                 present(facts, Namespace(json=number % 128 == 0, tensors=True))
+            if not out.getvalue().replace("\n", "").isprintable():
+                raise Finding(f"inspect prints {out.getvalue()!a}")
             scan(gguf)
         try:
             tokenizer = Tokenizer.from_gguf(gguf)
@@ -146,7 +158,7 @@ class Cases:
         from pyllm.engine.sampler import SamplingParams
 
         for model in self.models:
-            self.write(model.raw)
+            self.write(model.raw, model)
             for k, v in CACHES:
                 with self.llm(k, v) as llm:
                     llm.generate("the world in the world", SamplingParams(max_tokens=2, temperature=0.0))
@@ -161,7 +173,7 @@ class Cases:
         from pyllm.engine.sampler import SamplingParams
 
         model = self.models[number % len(self.models)]
-        self.write(damage.template(random, model.parts, model).raw())
+        self.write(damage.template(random, model.parts, model).raw(), model)
         roles = random.choices(("system", "user", "assistant", "\x1b"), k=random.randrange(1, 4))
         with self.llm("f16", "f16") as llm:
             llm.chat([{"role": role, "content": damage.text(random)[:9].decode(errors="replace")} for role in roles],
@@ -211,7 +223,8 @@ class Cases:
         from pyllm.models.arch.registry import read_config
         from pyllm.models.file.gguf import GGUF
 
-        self.write(self.models[number % len(self.models)].raw)
+        model = self.models[number % len(self.models)]
+        self.write(model.raw, model)
         gguf, path = GGUF.open(self.path), self.folder / "study.json"
         path.write_bytes(others.json_damaged(random, others.study(identity(gguf), VERSION)))
         found = advise(results_of(gguf, path), read_config(gguf), random.choice(list(TASKS)))

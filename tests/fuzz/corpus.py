@@ -46,6 +46,10 @@ BLOCKS_OF_256 = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
 _WIDE = {"n_layer": 1, "n_embd": 256, "n_head": 8, "n_head_kv": 2, "n_ff": 256}
 
 
+SPLIT = "split"
+"""The model of which the corpus has three parts; each is damaged while the others are whole."""
+
+
 @dataclass(frozen=True)
 class Model:
     """An undamaged model, and where in its header the integers are."""
@@ -65,6 +69,7 @@ def write(folder: Path) -> Iterator[Path]:
     small = {"n_layer": 1}
     for name, overrides in VOCABULARIES.items():
         yield tiny.write(folder / f"text-{name}.gguf", types="q8_0", overrides=overrides, **small)
+    yield tiny.write(folder / f"{SPLIT}.gguf", types="q8_0", split_max_tensors=8)
     for kind in FORMATS:
         yield tiny.write(folder / f"llama-{kind}.gguf", types=kind, **small)
     for kind in BLOCKS_OF_256:
@@ -76,6 +81,6 @@ def read(folder: Path) -> list[Model]:
     found = []
     for path in sorted(folder.glob("*.gguf")):
         reader = Reader(raw := path.read_bytes())
-        arch = next(p.value[8:] for p in reader.parts.pairs if p.key == b"general.architecture")
+        arch = next((p.value[8:] for p in reader.parts.pairs if p.key == b"general.architecture"), b"llama")
         found.append(Model(path.stem, reader.parts, raw, reader.head, reader.fields, arch))
     return found

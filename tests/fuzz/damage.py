@@ -331,7 +331,10 @@ def values(random: Random, model: Model, data: bytearray) -> None:
 
 def retyped(random: Random, parts: Parts, model: Model) -> Parts:
     """Give a matrix another type, with random bytes or zeros that suit it."""
-    at = random.choice([i for i, info in enumerate(parts.infos) if len(info.ne) > 1])
+    matrices = [i for i, info in enumerate(parts.infos) if len(info.ne) > 1]
+    if not matrices:
+        return parts
+    at = random.choice(matrices)
     info = parts.infos[at]
     kind = random.choice([kind for kind, (size, _) in BLOCKS.items() if info.ne[0] % size == 0])
     size, nbytes = BLOCKS[kind]

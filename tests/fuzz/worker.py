@@ -38,7 +38,6 @@ def main(folder: Path, first: int, last: int, seconds: float, every_cache: bool)
         state = mmap.mmap(file.fileno(), STATE.size)
     counts: Counter[str] = Counter()
     slowest: dict[str, tuple[float, int]] = {}
-    begun = reported = time.monotonic()
 
     def report(number: int) -> None:
         print(json.dumps({"next": number, "counts": counts, "slowest": slowest, "peak": peak()}), flush=True)
@@ -47,6 +46,7 @@ def main(folder: Path, first: int, last: int, seconds: float, every_cache: bool)
     cases.warm()
     gc.freeze()  # what lasts is not looked at again after each case
     print(json.dumps({"ready": peak()}), flush=True)
+    begun = reported = time.monotonic()
     number = first
     while number < last:
         start = time.monotonic()
