@@ -21,7 +21,7 @@ from fuzz.cases import Cases, kind_of
 from fuzz.worker import SLOW, STATE
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 1536 << 20  # bytes of the process that runs the cases
+MEMORY = 1_500_000_000  # bytes of the process that runs the cases
 START = 900.0  # seconds until it has compiled what most cases need
 AGAIN = 3  # how often a case that is too slow is run again: the first time, it may have compiled kernels
 KEPT = 3  # findings in one place of which the input is kept
@@ -133,7 +133,7 @@ class Run:
             if not ready and now - begun > START:
                 raise TimeoutError("the process that runs the cases does not get ready")
             if _resident(process.pid) > limit:
-                return self._kill(process, f"takes more than {limit >> 20} MiB")
+                return self._kill(process, f"takes more than {limit / 1e9:g} GB")
             if number >= 0 and now - since > SLOW:
                 return self._kill(process, "slow")
             if now - shown > 20:
