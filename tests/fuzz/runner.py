@@ -57,6 +57,8 @@ class Verdict:
 class Run:
     """A run over the cases from `first` on."""
 
+    program = ("-m", "fuzz.worker")
+
     def __init__(self, first: int, last: int, seconds: float, kept: Path, every_cache: bool) -> None:
         """kept: the folder for findings and figures. every_cache: see Cases."""
         self.verdict, self.last, self.left = Verdict(first, first), last, seconds
@@ -93,7 +95,7 @@ class Run:
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
         with (self.folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.worker", *map(str, arguments)],
+                [sys.executable, *self.program, *map(str, arguments)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment,
             )  # fmt: skip
         try:
@@ -118,7 +120,8 @@ class Run:
         while True:
             select.select([process.stdout], [], [], 0.1)
             chunk = process.stdout.read()
-            if chunk == b"":
+            if chunk == b"":  # it ends
+                process.wait(60)
                 return None
             *lines, rest = (rest + (chunk or b"")).split(b"\n")
             for line in lines:
