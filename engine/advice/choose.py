@@ -72,16 +72,13 @@ def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterato
     worst: dict[CacheSpec, Choice] = {}
     for key, result in results.items():
         words, loss = key.split(" "), result.get("kld_mean")
-        measure, task, context, pair, rotate = words if len(words) == 5 else [""] * 5
-        if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair and _is_loss(loss):
+        if len(words) != 5 or not isinstance(loss, float) or not isfinite(loss):
+            continue
+        measure, task, context, pair, rotate = words
+        if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair:
             k, _, v = pair.partition("/")
             with suppress(UsageError):  # no cache of this model: the file was damaged or edited
                 cache = CacheSpec(k, v, rotate)
-                found = Choice(cache, token_bytes(config, cache), float(loss), f"{task} at {context} tokens")
+                found = Choice(cache, token_bytes(config, cache), loss, f"{task} at {context} tokens")
                 worst[cache] = max(found, worst.get(cache, found), key=lambda choice: (choice.loss, choice.worst))
     yield from worst.values()
-
-
-def _is_loss(value: object) -> bool:
-    """Return whether a value of the file is a loss as a study writes it."""
-    return isinstance(value, float) and isfinite(value)

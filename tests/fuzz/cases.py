@@ -52,7 +52,7 @@ class Cases:
         from pyllm.kernels.formats.table import CACHE_TYPES
 
         self.models, self.folder, self.path = models, folder, folder / "case.gguf"
-        self.types = list(CACHE_TYPES) if every_cache else []
+        self.types, self.every_cache = list(CACHE_TYPES), every_cache
         self.kinds: dict[str, Callable[[Random, int], str]] = {
             "head": self.head, "body": self.body, "template": self.template, "json": self.json, "flags": self.flags,
             "chat": self.chat,
@@ -142,9 +142,9 @@ class Cases:
         from pyllm.engine.sampler import SamplingParams
 
         self.written(number)
-        k, v = random.choice(CACHES)
-        if self.types and random.random() < 0.3:
-            k = v = random.choice(self.types)
+        (k, v), other, seldom = random.choice(CACHES), random.choice(self.types), random.random() < 0.3
+        if seldom and self.every_cache:
+            k = v = other
         with self.llm(k, v, n_batch=random.choice((1, 16, 64)), check=random.random() < 0.2) as llm:
             params = SamplingParams(max_tokens=4, temperature=random.choice((0.0, 0.8)), seed=number % (1 << 32))
             prompt = random.choice(("hello", "the world in the world", "a<|im_end|>b", "é" * 30))

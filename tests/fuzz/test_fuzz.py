@@ -18,7 +18,7 @@ def test_nothing_but_our_own_errors(
     option = request.config.getoption
     first, cases, seconds, folder = map(option, ("--seed", "--cases", "--seconds", "--findings"))
     last = first + cases if cases else sys.maxsize
-    verdict = Run(first, last, seconds, Path(folder) if folder else tmp_path, every_cache=seconds > 60)()
+    verdict = Run(first, last, seconds, Path(folder) if folder else tmp_path, every_cache=seconds > 60 or cases > 0)()
     if folder:
         with capsys.disabled():
             print(f"\n{verdict}")
