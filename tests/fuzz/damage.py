@@ -256,7 +256,7 @@ def tensor(random: Random, parts: Parts, model: Model) -> Parts:
         infos[at] = replace(info, offset=integer(random, info.offset))
     elif what < 0.7:
         infos[at], infos[other] = replace(infos[other], name=info.name), replace(info, name=infos[other].name)
-    elif what < 0.85:
+    elif what < 0.85 and info.ne:
         ne = list(info.ne)
         ne[random.randrange(len(ne))] = integer(random, ne[0])
         infos[at] = replace(info, ne=tuple(ne))

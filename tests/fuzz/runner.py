@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -170,9 +171,10 @@ class Run:
             return
         self.kept.mkdir(parents=True, exist_ok=True)
         (self.kept / f"{number}.txt").write_text(f"case {number} ({kind_of(number)}): {what}\n\n{self.trace}")
-        written = Cases(corpus.read(self.folder / "corpus"), self.folder / "case", False).written(number)
-        if written is not None:
-            shutil.copyfile(written, self.kept / f"{number}.gguf")
+        with contextlib.suppress(Exception):  # damage.py itself is at fault, and the trace says so
+            written = Cases(corpus.read(self.folder / "corpus"), self.folder / "case", False).written(number)
+            if written is not None:
+                shutil.copyfile(written, self.kept / f"{number}.gguf")
 
     def _figures(self) -> None:
         self.kept.mkdir(parents=True, exist_ok=True)
