@@ -98,7 +98,7 @@ class Cases:
 
     def head(self, random: Random, number: int) -> str:
         """Read and check all that is not a kernel's: what inspect, verify and the start of a run do."""
-        from pyllm.engine.commands.facts import present
+        from pyllm.__main__ import main
         from pyllm.engine.machine.fit import check_fit
         from pyllm.models.arch.registry import load_weights, read_config
         from pyllm.models.cache.spec import CacheSpec
@@ -111,13 +111,12 @@ class Cases:
 
         self.written(number)
         gguf, refused = GGUF.open(self.path), None
-        facts = describe(gguf)
-        json.dumps(facts)
+        json.dumps(describe(gguf))
         if number % 64 == 0:
-            from argparse import Namespace
-
+            flags = ["--tensors", *(["--json"] if number % 128 else [])]
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                present(facts, Namespace(json=number % 128 == 0, tensors=True))
+                if main(["inspect", str(self.path), *flags]):
+                    raise Finding("inspect fails where describe does not")
             if not out.getvalue().replace("\n", "").isprintable():
                 raise Finding(f"inspect prints {out.getvalue()!a}")
             scan(gguf)
