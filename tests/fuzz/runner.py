@@ -138,7 +138,7 @@ class Run:
                 raise TimeoutError("the process that runs the cases does not get ready")
             if _resident(process.pid) > limit:
                 return self._kill(process, f"takes more than {limit / 1e9:g} GB")
-            if number >= 0 and now - since > SLOW:
+            if number >= 0 and now - since > SLOW and STATE.unpack(state.read_bytes()) == (number, since):
                 return self._kill(process, "slow")
             if now - shown > 20:
                 self._figures()
