@@ -32,7 +32,7 @@ def follows(tokens: np.ndarray) -> np.ndarray:
     if (tokens == POISON).any():
         logits[:] = np.nan
     seen = zlib.crc32(tokens.astype(np.int64).tobytes())
-    logits[END if seen % 150 == 0 else 3 + seen % (N_VOCAB - 3)] = 1
+    logits[END if seen % 400 == 0 else 3 + seen % (N_VOCAB - 3)] = 1
     return logits
 
 

@@ -28,6 +28,8 @@ class Drawn:
         self._random = random.Random(seed)
 
     def tokens(self, rows: int, room: int) -> int:
+        if room == 0:
+            return 0
         return self._random.choice([1, min(room, 7), min(room, PAGE), self._random.randint(1, room), room])
 
     def measured(self, rows: int, tokens: int, seconds: float) -> None: ...
@@ -39,6 +41,7 @@ class Asked:
 
     request: Request
     timings: Any
+    answer: tuple[Sequence[int], str | None] | None = None  # alone
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     stop: str | None = None
@@ -92,7 +95,9 @@ class World:
         asked.tokens += [] if piece.token is None else [piece.token]
         asked.text += piece.text
         asked.ended, asked.failed = piece.stop is not None or update.error is not None, update.error is not None
-        tokens, stop = self.alone(asked.request)
+        if asked.answer is None:
+            asked.answer = self.alone(asked.request)
+        tokens, stop = asked.answer
         assert asked.tokens == list(tokens[: len(asked.tokens)])
         if asked.ended and not (asked.cancelled and piece.stop == "interrupt"):
             assert asked.tokens == list(tokens) and piece.stop == stop, (piece.stop, stop, update.error)
@@ -151,7 +156,8 @@ class World:
             assert len(r.own.tokens) < len(r.tokens)
         assert len(scheduler.running) <= scheduler.places
         turn = {r.id for r in scheduler._turn}
-        assert {r.id for r in scheduler.running if not r.decodes} <= turn <= {r.id for r in scheduler.running}
+        assert {r.id for r in scheduler.running if not r.decodes} <= turn
+        assert turn <= {r.id for r in [*scheduler.running, *scheduler._cancelled]}
 
 
 def _pages(table: Any) -> list[int]:
@@ -159,16 +165,26 @@ def _pages(table: Any) -> list[int]:
     return held
 
 
-def prompt(draw: random.Random, families: Sequence[Sequence[int]], longest: int, vocabulary: Sequence[int]) -> list[int]:
+def prompt(
+    draw: random.Random, families: Sequence[Sequence[int]], longest: int, vocabulary: Sequence[int]
+) -> list[int]:
     """Return a prompt of any length, often with the beginning of another."""
     whole = draw.choice(families)
-    shared = draw.choice([0, PAGE, PAGE * draw.randint(0, longest // PAGE), draw.randint(0, longest)])
-    own = draw.choice([0, 1, 2, PAGE - 1, PAGE, PAGE + 1, draw.randint(0, longest)])
+    shared = draw.choice([0, 0, PAGE, PAGE * draw.randint(0, longest // PAGE), draw.randint(0, longest)])
+    own = draw.choice([0, 1, 2, 3, 9, PAGE - 1, PAGE, PAGE + 1, draw.randint(0, longest)])
     return [*whole[:shared], *draw.choices(vocabulary, k=own)][:longest] or [vocabulary[0]]
 
 
-def request(draw: random.Random, families: Sequence[Sequence[int]], longest: int, vocabulary: Sequence[int]) -> Request:
-    limit = draw.choice([0, 1, 2, 5, 30, PAGE, 100, -1])
+def request(
+    draw: random.Random,
+    families: Sequence[Sequence[int]],
+    longest: int,
+    vocabulary: Sequence[int],
+    *,
+    grows: bool = False,
+) -> Request:
+    """Return a request. grows: its answer is longer than its prompt, so that overcommitted pools overflow."""
+    limit = draw.choice([100, 150, -1] if grows else [0, 1, 2, 5, 30, PAGE, 100, -1])
     params = SamplingParams(temperature=0, max_tokens=limit)
     priority, salt = draw.choice([0, 0, 0, 1, -1]), draw.choice([0, 0, 0, 7])
-    return Request(prompt(draw, families, longest, vocabulary), params, priority, salt)
+    return Request(prompt(draw, families, min(longest, PAGE if grows else longest), vocabulary), params, priority, salt)

@@ -6,7 +6,7 @@ import random
 from contextlib import suppress
 
 from fake_pages import N_VOCAB, POISON, FakeLLM
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from schedules import RUNS, World, request
@@ -27,6 +27,7 @@ class Schedules(RuleBasedStateMachine):
         n_batch=st.sampled_from([1, 3, 40, 64, 96, 300]),
         windows=st.sampled_from([(), (), (24,), (100, 7)]),
         overcommit=st.booleans(),
+        grows=st.booleans(),
         checked=st.booleans(),
         ctx=st.integers(1, 300),
     )
@@ -38,6 +39,7 @@ class Schedules(RuleBasedStateMachine):
         n_batch: int,
         windows: tuple[int, ...],
         overcommit: bool,
+        grows: bool,
         checked: bool,
         ctx: int,
     ) -> None:
@@ -45,20 +47,24 @@ class Schedules(RuleBasedStateMachine):
             n_pages, n_batch=n_batch, sequences=sequences, windows=windows, checked=checked, sequence_ctx=ctx
         )
         self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed)
+        self.grows = grows
         self.random = random.Random(seed)
         self.families = [self.random.choices(WORDS, k=300) for _ in range(2)]
 
     def alone(self, request: Request) -> tuple[list[int], str | None]:
         return self.llm.alone(request.prompt, request.params.max_tokens)
 
+    def _request(self, draw: random.Random) -> Request:
+        return request(draw, self.families, self.llm.sequence_ctx, WORDS, grows=self.grows)
+
     @rule(n=st.integers(1, 5), seed=st.integers(0, 1 << 30))
     def add(self, n: int, seed: int) -> None:
-        for _ in range(n):
-            self.world.add(request(random.Random(seed), self.families, self.llm.sequence_ctx, WORDS))
+        for i in range(n):
+            self.world.add(self._request(random.Random(seed + i)))
 
     @rule()
     def add_broken(self) -> None:
-        made = request(self.random, self.families, self.llm.sequence_ctx, WORDS)
+        made = self._request(self.random)
         if made.params.max_tokens:
             made.prompt[-1] = POISON  # type: ignore[index]
             self.world.add(made)
@@ -94,6 +100,7 @@ TestSchedules.settings = settings(
     max_examples=RUNS or 100,
     stateful_step_count=30,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
     suppress_health_check=list(HealthCheck),
 )
 assert PAGE == 64  # the lengths above are chosen for it
