@@ -102,10 +102,10 @@ class Peer:
             rows: list[dict[str, Any]] = json.loads(done.stdout)
             return [int(row["samples_ns"][0]) for row in rows]
         except (ValueError, LookupError, TypeError):
-            raise Unable(_complaint(done.stderr) or f"exit code {done.returncode} and no JSON") from None
+            raise Unable(complaint(done.stderr) or f"exit code {done.returncode} and no JSON") from None
 
 
-def _complaint(text: str) -> str:
+def complaint(text: str) -> str:
     """Return the line of its output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
