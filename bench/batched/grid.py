@@ -11,7 +11,7 @@ from ...kernels.shapes import PAGE
 from ...models.cache.kinds import pages
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
-from ..speed.cases import LIMIT, Setup
+from ..speed.cases import Setup
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,4 @@ class BatchedGrid:
             if case.n_sequences > case.setup.n_rows:
                 most = f"a step has at most {case.setup.n_rows} rows (the smaller of -b and -ub)"
                 raise UsageError(f"-npl {case.n_sequences}: {most}; raise -ub, or take fewer sequences")
-            if case.n_kv > LIMIT:
-                raise UsageError(f"-npl: {case} has {case.n_kv} tokens, more than {LIMIT}; take fewer or shorter ones")
         return list(dict.fromkeys(grid))

@@ -124,7 +124,7 @@ def fitting(cases: Sequence[C], models: Models, room_of: Room[C], cure: str) -> 
         if taken > room:
             problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
             problem += f"{setup.cache.pair}, {n_ctx} tokens of {sequences} sequence{'s' * (sequences > 1)}), "
-            problem += f"but {limit} leaves {size(max(room, 0))}"
+            problem += f"but {limit} leaves {size(max(room, 0))}, enough for {need.largest_ctx(room + PROGRAM)} tokens"
             raise FitError(f"{setup.model}: {problem}; {cure} or a smaller model takes less")
         shared = need.weights if found and any(case.setup.model == setup.model for case in found[-1]) else 0
         if not found or taken - shared > left:
