@@ -24,11 +24,13 @@ CURE = "fewer sequences (-npl), shorter prompts (-npp), smaller cache types (-ct
 
 @dataclass
 class Rounds:
-    """Cases and their results. `records` can be called at any time, also after a run was interrupted."""
+    """Cases and their results; raises FitError if there is no memory for one of them.
+
+    `records` can be called at any time, also after a run was interrupted.
+    """
 
     cases: Sequence[BatchedCase]
     repetitions: int
-    roofs: Roofs
     peer: BatchedPeer | None = None
     warm_up: bool = True
     models: Models = field(default_factory=Models)
@@ -36,17 +38,18 @@ class Rounds:
     warn: Callable[[str], None] = lambda text: None
 
     others: float = field(default=0.0, init=False)  # share of the machine that other programs took
-    _groups: list[list[BatchedCase]] = field(default_factory=list, init=False)
     _samples: dict[tuple[BatchedCase, str], list[Sample]] = field(default_factory=dict, init=False)
     _costs: dict[BatchedCase, StepCost | None] = field(default_factory=dict, init=False)
     _n_ctx: dict[BatchedCase, int] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        self._groups = fitting(self.cases, self.models, room, CURE)
+
     def run(self) -> None:
         """Measure all cases, in turns, in groups that fit in memory."""
-        found = fitting(self.cases, self.models, room, CURE)
-        if len(found) > 1:
-            self.warn(f"the caches do not all fit in memory at once: cases take turns in {len(found)} groups")
-        for group in found:
+        if len(self._groups) > 1:
+            self.warn(f"the caches do not all fit in memory at once: cases take turns in {len(self._groups)} groups")
+        for group in self._groups:
             self._group(group)
 
     def _group(self, cases: Sequence[BatchedCase]) -> None:
@@ -91,15 +94,15 @@ class Rounds:
                     continue
             self._samples.setdefault((case, runner), []).append(found)
 
-    def records(self) -> list[record.Record]:
-        """Return a record for each case measured so far, in the order of the cases."""
+    def records(self, roofs: Roofs) -> list[record.Record]:
+        """Return a record for each case measured so far, in the order of the cases. roofs: of this machine."""
         system, found = record.system(), []
         for case in self.cases:
             if (samples := self._samples.get((case, US))) is None:
                 continue
             model = record.model(self.models[case.model][0])
             asked = figures.of_case(case, self._n_ctx[case])
-            parts = [system, model, asked, figures.ours(case, samples, self._costs[case], self.roofs)]
+            parts = [system, model, asked, figures.ours(case, samples, self._costs[case], roofs)]
             if self.peer:
                 parts.append({"peer": self.peer.name, "peer_rotation": self.peer.rotates(case)})
                 if theirs := self._samples.get((case, self.peer.name)):

@@ -17,6 +17,7 @@ from ..batched.batched_peer import BatchedPeer
 from ..batched.grid import BatchedGrid
 from ..batched.rounds import Rounds
 from ..machine import noise, roofs
+from ..machine.roofs import Roofs
 from ..speed.record import Record
 from .shared import StatusLine, deliver, settings, whole
 
@@ -40,15 +41,15 @@ def run(args: argparse.Namespace) -> int:
     line = StatusLine()
     with Bars() as progress:
         found = grid(args, progress).cases()
+        rounds = Rounds(found, args.repetitions, peer, args.warmup, status=line, warn=line.warn)
         most = min(host.affinity(), max([usable_cores(), *(case.n_threads for case in found)]))
         here = roofs.of_this_machine(most, sources.cache_folder(), progress, line.warn)
-    rounds = Rounds(found, args.repetitions, here, peer, args.warmup, status=line, warn=line.warn)
     try:
         rounds.run()
     finally:
         line.clear()
-        if records := rounds.records():
-            deliver(args.output, figures.as_table(records), figures.FORMATS, records, notes(rounds, records))
+        if records := rounds.records(here):
+            deliver(args.output, figures.as_table(records), figures.FORMATS, records, notes(rounds, records, here))
     return 0
 
 
@@ -63,18 +64,18 @@ def grid(args: argparse.Namespace, progress: Progress) -> BatchedGrid:
     )
 
 
-def notes(rounds: Rounds, records: Sequence[Record]) -> Iterator[str]:
+def notes(rounds: Rounds, records: Sequence[Record], here: Roofs) -> Iterator[str]:
     """Yield what a reader must know to judge the figures, a line each."""
     first = records[0]
     yield f"build: {first['build_commit']} (pyllm {__version__}, Numba {first['numba_version']})"
     yield f"cpu: {first['cpu_info']} ({first['cpu_features']})"
     yield (
         f"bus, unit: the shares of a step's time that its bytes and its multiply-adds take at the least here "
-        f"(roofs of {rounds.roofs.measured}); the nearer the larger is to 100 %, the better. Nothing is sampled."
+        f"(roofs of {here.measured}); the nearer the larger is to 100 %, the better. Nothing is sampled."
     )
     if rounds.peer:
         yield f"peer: {rounds.peer.description}"
-    for warning in roofs.warnings(rounds.roofs):
+    for warning in roofs.warnings(here):
         yield f"note: {warning}"
     if rounds.others > noise.BUSY:
         taken = f"other programs took {rounds.others:.0%} of this machine meanwhile"
