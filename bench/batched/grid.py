@@ -44,7 +44,7 @@ class BatchedCase:
 
     @property
     def n_pages(self) -> int:
-        """Return the pages that hold these tokens. Sequences share the full pages of a shared prompt."""
+        """Return the pages of layers that keep all tokens. Sequences share the full pages of a shared prompt."""
         each = pages(self.n_prompt + self.n_gen)
         common = self.n_prompt // PAGE if self.shared else 0
         return common + self.n_sequences * (each - common)
