@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "chat",
         "commands",
     ),
-    "bench": ("report", "machine", "speed", "quality", "bus", "study", "commands"),
+    "bench": ("report", "machine", "speed", "batched", "quality", "bus", "study", "commands"),
 }
 """The rooms of each floor, from the lowest to the highest: a folder, or a module that stands on the floor itself."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -25,7 +26,7 @@ from ...models.progress import silent
 from ..machine.counters import Counters
 from ..machine.roofs import Roofs
 from ..speed.cases import Case
-from ..speed.engines import Engine, Engines, Models, groups, random_tokens, repeated
+from ..speed.engines import Engine, Engines, Models, groups, positions, random_tokens, repeated
 from .operations import ATTEND, F64Array, Operation, bound, by_name, timed, with_parts
 
 F32Array = npt.NDArray[np.float32]
@@ -103,7 +104,7 @@ def profile(
     until then.
     """
     for group in groups(cases, models):
-        engines = Engines(models, group, repeated)
+        engines = Engines(models, partial(positions, cases=group), repeated)
         benches: list[Workbench] = []
         try:
             with Bars() as progress:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 
 from ... import __version__
-from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
-from ...engine.machine.host import last_level_cache, usable_cores
-from ...engine.machine.plain import plain
-from ...engine.machine.tables import show
+from ...engine.machine.host import last_level_cache
 from ...engine.machine.units import size
-from ...models.cache.rotation import MODES
 from ...models.progress import Progress
 from ..machine.noise import BUSY
 from ..speed import cases, output
 from ..speed.peer import Peer
 from ..speed.record import Record
 from ..speed.suite import Suite, spread
-from .shared import StatusLine, models
+from . import batched
+from .shared import StatusLine, deliver, settings, whole
 
 DRIFT = 0.1  # of the read bandwidth during a run; if it is more, a note says so
-THREADS = 1024  # most that -t takes
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; after Ctrl-C, print what was measured until then."""
+    if batched.asked(args):
+        return batched.run(args)
     peer = Peer.open(args.against, rotation=args.peer_rotation, extra=args.peer_args) if args.against else None
     with Bars() as progress:
         suite = Suite(grid(args, progress).cases(), args.repetitions, peer, warm_up=args.warmup)
@@ -38,33 +35,18 @@ def run(args: argparse.Namespace) -> int:
     finally:
         line.clear()
         if records := suite.records():
-            if args.output == "table":
-                show(output.as_table(records), sys.stdout)
-            else:
-                sys.stdout.write(output.FORMATS[args.output](records))
-            where = sys.stdout if args.output in tables.FORMATS else sys.stderr
-            print("", *(window.filled(plain(note), where) for note in notes(suite, records)), sep="\n", file=where)
+            deliver(args.output, output.as_table(records), output.FORMATS, records, notes(suite, records))
     return 0
 
 
 def grid(args: argparse.Namespace, progress: Progress) -> cases.Grid:
     """Return the lists that the flags give, with llama-bench's defaults. Raises UsageError."""
-
-    def whole(name: str, flag: str, default: int, low: int, high: int = cases.LIMIT) -> list[int]:
-        return cases.numbers(flag, getattr(args, name) or [str(default)], low, high)
-
     return cases.Grid(
-        n_prompt=whole("n_prompt", "-p", 512, 0),
-        n_gen=whole("n_gen", "-n", 128, 0),
+        n_prompt=whole("-p", args.n_prompt, "512", 0),
+        n_gen=whole("-n", args.n_gen, "128", 0),
         pairs=cases.pairs("-pg", args.pg or []),
-        n_depth=whole("n_depth", "-d", 0, 0),
-        n_batch=whole("batch_size", "-b", 2048, 1),
-        n_ubatch=whole("ubatch_size", "-ub", 512, 1),
-        type_k=cases.cache_types("k", args.cache_type_k, args.cache_type_k_layers),
-        type_v=cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
-        cache_rotate=cases.names("--cache-rotate", args.cache_rotate or ["auto"], tuple(MODES)),
-        n_threads=whole("threads", "-t", usable_cores(), 1, THREADS),
-        models=list(models(args, progress)),  # last, after the flags are checked: it may fetch or write a file
+        n_depth=whole("-d", args.n_depth, "0", 0),
+        **settings(args, progress),
     )
 
 

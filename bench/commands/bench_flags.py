@@ -15,9 +15,16 @@ Beside tokens/s you see the bytes of weights, K and V that a token reads, and th
 takes; the same threads measure it in the same run. Peak memory is that of the whole process, with all engines that are
 loaded at once.
 
+With -npp, -ntg, -npl or -pps it measures many sequences at once, with llama-batched-bench's flags and columns: the time
+of all prompts, then that of steps of one token for each sequence. The model alone is timed; nothing is sampled. Beside
+that you see the time from token to token (p50, p99), what a step reads, and the shares of its time that its bytes and
+its multiply-adds take on this machine at the least.
+
   pyllm bench -p 512 -n 128 -d 0,4096 -ctk f16,q8_0 -ctv f16,q4_0
   pyllm bench model.gguf -p 0 -n 64 -d 4096 --against ~/llama.cpp/build/bin/llama-bench
-  pyllm bench --synthetic 3B --synthetic-type q4_0,q8_0 -p 0 -t 1,2 -o jsonl"""
+  pyllm bench --synthetic 3B --synthetic-type q4_0,q8_0 -p 0 -t 1,2 -o jsonl
+  pyllm bench -npp 512 -ntg 32 -npl 1,2,4,8,16,32 -ctk f16,q8_0 -ctv f16,q4_0
+  pyllm bench -npp 4096 -ntg 32 -npl 1-32*2 -pps --against ~/llama.cpp/build/bin/llama-batched-bench"""
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +53,17 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     _list(tests, "--synthetic", "SIZE", f"models with random weights in the shapes of known ones: {shapes}")
     _list(tests, "--synthetic-type", "TYPE", f"formats of their weights (default: q4_0): {', '.join(WEIGHT_TYPES)}")
 
+    many = parser.add_argument_group("many sequences at once: lists like those above, instead of -p, -n, -pg and -d")
+    _list(many, "-npp", "N", "tokens of each prompt (0: none; default: 512)")
+    _list(many, "-ntg", "N", "tokens to generate in each sequence (0: none; default: 32)")
+    _list(many, "-npl", "N", "sequences (default: 1,2,4,8,16,32)")
+    pps = "all sequences have the same prompt: it is taken in once, and its pages are shared"
+    many.add_argument("-pps", action="store_true", help=pps)
+
     peer = parser.add_argument_group("comparison")
-    against = "a llama-bench of llama.cpp or ik_llama.cpp to measure in turns with pyllm"
+    against = (
+        "a llama-bench of llama.cpp or ik_llama.cpp to measure in turns with pyllm; with -npl a llama-batched-bench"
+    )
     peer.add_argument("--against", metavar="PATH", help=against)
     no_rotation = "keep llama.cpp from rotating K and V of quantized caches (default: it does where pyllm does)"
     peer.add_argument("--no-peer-rotation", dest="peer_rotation", action="store_false", help=no_rotation)

@@ -35,9 +35,8 @@ from ..report.report import Report, Section, Table, check_folder
 from ..speed import cases
 from ..speed.cases import Case
 from ..speed.engines import Models
-from .shared import StatusLine, models
+from .shared import THREADS, StatusLine, models
 
-THREADS = 1024  # most that -t takes
 NO_VERDICT = "No verdict: this machine was too busy, or its bandwidth too noisy, to say whether the bus was full."
 
 

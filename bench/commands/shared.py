@@ -1,18 +1,44 @@
-"""Shared by `bench` and `profile`: the model files that their flags name, and the status line."""
+"""Shared by `bench` and `profile`: what their flags name, the status line, and how a result is printed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...engine.commands.screen import warn
+from ...engine.machine import tables, window
+from ...engine.machine.host import usable_cores
 from ...engine.machine.plain import plain
+from ...engine.machine.tables import Table, show
 from ...engine.store import sources
 from ...kernels.formats.table import WEIGHT_TYPES
+from ...models.cache.rotation import MODES
 from ...models.progress import Progress
 from ..speed import cases, synthetic
+from ..speed.record import Record
+
+THREADS = 1024  # most that -t takes
+
+
+def whole(flag: str, texts: Sequence[str] | None, default: str, low: int, high: int = cases.LIMIT) -> list[int]:
+    """Return the numbers of a repeated flag, or those of its default."""
+    return cases.numbers(flag, texts or [default], low, high)
+
+
+def settings(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Return the lists that both grids of `bench` have, with llama-bench's defaults. Raises UsageError."""
+    return {
+        "n_batch": whole("-b", args.batch_size, "2048", 1),
+        "n_ubatch": whole("-ub", args.ubatch_size, "512", 1),
+        "type_k": cases.cache_types("k", args.cache_type_k, args.cache_type_k_layers),
+        "type_v": cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
+        "cache_rotate": cases.names("--cache-rotate", args.cache_rotate or ["auto"], tuple(MODES)),
+        "n_threads": whole("-t", args.threads, str(usable_cores()), 1, THREADS),
+        "models": list(models(args, progress)),  # last, after the flags are checked: it may fetch or write a file
+    }
 
 
 def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
@@ -25,6 +51,22 @@ def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
     for name in made:
         for weight_type in types:
             yield synthetic.make(sources.cache_folder(), name, weight_type, progress)
+
+
+def deliver(
+    how: str,
+    table: Table,
+    formats: Mapping[str, Callable[[Sequence[Record]], str]],
+    records: Sequence[Record],
+    notes: Iterable[str],
+) -> None:
+    """Print records as -o says, with notes below a table; beside other formats these go to stderr."""
+    if how == "table":
+        show(table, sys.stdout)
+    else:
+        sys.stdout.write(formats[how](records))
+    where = sys.stdout if how in tables.FORMATS else sys.stderr
+    print("", *(window.filled(plain(note), where) for note in notes), sep="\n", file=where)
 
 
 class StatusLine:

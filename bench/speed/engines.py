@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,19 @@ from ..machine.bandwidth import buffer_bytes
 from .cases import Case, Setup
 
 REPEATED = 8 * PAGE  # tokens that are computed when a cache is filled with copies
+
+
+class HasSetup(Protocol):
+    """A case of any benchmark: it says how its engine is loaded."""
+
+    @property
+    def setup(self) -> Setup: ...
+
+
+C = TypeVar("C", bound=HasSetup)
+
+Room = Callable[[Setup, Sequence[C]], tuple[int, int]]
+"""Returns the tokens that the cache of a setup must hold for these cases, and the sequences."""
 
 Fill = Callable[[Session, Sequence[int], Progress], None]
 """Fills an empty session's cache with tokens."""
@@ -93,19 +107,25 @@ def positions(setup: Setup, cases: Sequence[Case]) -> tuple[int, int]:
 
 def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
     """Return the cases in groups whose engines fit in memory together; raises FitError if one engine does not."""
+    return fitting(cases, models, positions, "a smaller depth (-d)")
+
+
+def fitting(cases: Sequence[C], models: Models, room_of: Room[C], cure: str) -> list[list[C]]:
+    """Return the cases of any benchmark in such groups. cure: what takes less memory than they do."""
     free, limit = free_memory()
     room = free - PROGRAM - buffer_bytes()
-    found: list[list[Case]] = []
+    found: list[list[C]] = []
     left = 0
     for setup in dict.fromkeys(case.setup for case in cases):
         gguf, config = models[setup.model]
-        n_ctx, sequences = positions(setup, cases)
+        n_ctx, sequences = room_of(setup, cases)
         need = needs(gguf, config, n_ctx, setup.cache, sequences)
         taken = need.total - PROGRAM
         if taken > room:
             problem = f"needs {size(taken)} (weights {size(need.weights)}, KV cache {size(need.kv)} at "
-            problem += f"{setup.cache.pair}), but {limit} leaves {size(max(room, 0))}"
-            raise FitError(f"{setup.model}: {problem}; a smaller depth (-d) or a smaller model takes less")
+            problem += f"{setup.cache.pair}, {n_ctx} tokens of {sequences} sequence{'s' * (sequences > 1)}), "
+            problem += f"but {limit} leaves {size(max(room, 0))}, enough for {need.largest_ctx(room + PROGRAM)} tokens"
+            raise FitError(f"{setup.model}: {problem}; {cure} or a smaller model takes less")
         shared = need.weights if found and any(case.setup.model == setup.model for case in found[-1]) else 0
         if not found or taken - shared > left:
             found.append([])
@@ -116,10 +136,11 @@ def groups(cases: Sequence[Case], models: Models) -> list[list[Case]]:
 
 
 class Engines:
-    """The engines of one group of cases."""
+    """The engines of one group of cases, each loaded when it is first asked for."""
 
-    def __init__(self, models: Models, cases: Sequence[Case], fill: Fill = prefilled) -> None:
-        self._models, self._cases, self._fill = models, cases, fill
+    def __init__(self, models: Models, room_of: Callable[[Setup], tuple[int, int]], fill: Fill = prefilled) -> None:
+        """room_of: returns the tokens that the cache of a setup must hold, and the sequences."""
+        self._models, self._room_of, self._fill = models, room_of, fill
         self._loaded: dict[Setup, Engine] = {}
 
     def of(self, setup: Setup, progress: Progress) -> Engine:
@@ -128,7 +149,7 @@ class Engines:
             watch = CompileWatch(progress)
             first = next((e.llm for other, e in self._loaded.items() if other.model == setup.model), None)
             load = first.beside if first else partial(LLM, Opened.open(*self._models[setup.model]))
-            n_ctx, sequences = positions(setup, self._cases)
+            n_ctx, sequences = self._room_of(setup)
             llm = load(
                 cache=setup.cache,
                 n_ctx=n_ctx,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,12 @@ from .record import FIELDS, Record
 TABLE = "llama_bench"  # the name of llama-bench's SQL table, so that it can hold results of both
 
 
-def as_csv(records: Sequence[Record]) -> str:
+def as_csv(records: Sequence[Record], fields: Mapping[str, type] = FIELDS) -> str:
     """Return a line of names, then a line for each record, with values quoted as in llama-bench."""
     out = io.StringIO()
-    out.write(",".join(FIELDS) + "\n")
+    out.write(",".join(fields) + "\n")
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writerows([_plain(record[name]) for name in FIELDS] for record in records)
+    writer.writerows([_plain(record[name]) for name in fields] for record in records)
     return out.getvalue()
 
 
@@ -34,17 +34,17 @@ def as_jsonl(records: Sequence[Record]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def as_sql(records: Sequence[Record]) -> str:
+def as_sql(records: Sequence[Record], fields: Mapping[str, type] = FIELDS, table: str = TABLE) -> str:
     """Return SQLite statements that create the table and insert the records.
 
     A table made by llama-bench lacks pyllm's own columns: add them there first.
     """
     kinds = {str: "TEXT", int: "INTEGER", bool: "INTEGER", float: "REAL"}
-    columns = ",\n".join(f"  {name} {kinds[kind]}" for name, kind in FIELDS.items())
-    lines = [f"CREATE TABLE IF NOT EXISTS {TABLE} (\n{columns}\n);\n"]
+    columns = ",\n".join(f"  {name} {kinds[kind]}" for name, kind in fields.items())
+    lines = [f"CREATE TABLE IF NOT EXISTS {table} (\n{columns}\n);\n"]
     for record in records:
-        values = ", ".join(_literal(record[name]) for name in FIELDS)
-        lines.append(f"INSERT INTO {TABLE} ({', '.join(FIELDS)}) VALUES ({values});")
+        values = ", ".join(_literal(record[name]) for name in fields)
+        lines.append(f"INSERT INTO {table} ({', '.join(fields)}) VALUES ({values});")
     return "\n".join(lines) + "\n"
 
 
@@ -58,14 +58,17 @@ def _literal(value: Any) -> str:
     return "'" + str(_plain(value)).replace("'", "''") + "'"
 
 
-def as_table(records: Sequence[Record]) -> Table:
-    """Return llama-bench's table with a few more columns, without those of settings that all have their default."""
-    columns = [column for column in COLUMNS if column.shown(records)]
+def as_table(records: Sequence[Record], every: Sequence[Column] | None = None) -> Table:
+    """Return llama-bench's table with a few more columns, without those of settings that all have their default.
+
+    every: other columns to choose from.
+    """
+    columns = [column for column in every or COLUMNS if column.shown(records)]
     rows = [[column.text(record) for column in columns] for record in records]
     differ = [i for i, c in enumerate(columns) if c.names and len({row[i] for row in rows}) > 1]
-    test = [i for i, c in enumerate(columns) if c.title == "test"]
+    key = [i for i, c in enumerate(columns) if c.key]
     left = [i for i, c in enumerate(columns) if c.left]
-    return Table("", [c.title for c in columns], rows, left, sorted({*differ, *test}))
+    return Table("", [c.title for c in columns], rows, left, sorted({*differ, *key}))
 
 
 def as_markdown(records: Sequence[Record]) -> str:
@@ -80,6 +83,7 @@ class Column:
     text: Callable[[Record], str]
     left: bool = False
     names: bool = False  # it belongs to what a record is called, and is repeated where a table goes on below
+    key: bool = False  # and that even if it is the same in all records
     usual: tuple[str, object] | None = None  # a field and its default; the column is left out if all records have it
 
     def shown(self, records: Sequence[Record]) -> bool:
@@ -94,7 +98,8 @@ def _spread(prefix: str) -> Callable[[Record], str]:
     return text
 
 
-def _number(name: str, form: str) -> Callable[[Record], str]:
+def number(name: str, form: str) -> Callable[[Record], str]:
+    """Return the text of a column: a field in the form that is given, or nothing where it is None."""
     return lambda record: "" if record[name] is None else form.format(record[name])
 
 
@@ -104,27 +109,27 @@ def _size(name: str) -> Callable[[Record], str]:
 
 _NO_PEER = ("peer", None)
 COLUMNS = (
-    Column("model", _number("model_type", "{}"), left=True, names=True),
+    Column("model", number("model_type", "{}"), left=True, names=True),
     Column("size", _size("model_size")),
     Column("params", lambda record: f"{record['model_n_params'] / 1e6:.2f} M"),
-    Column("backend", _number("backends", "{}"), left=True, names=True),
-    Column("threads", _number("n_threads", "{}"), names=True),
-    Column("n_batch", _number("n_batch", "{}"), names=True, usual=("n_batch", 2048)),
-    Column("n_ubatch", _number("n_ubatch", "{}"), names=True, usual=("n_ubatch", 512)),
-    Column("type_k", _number("type_k", "{}"), names=True, usual=("type_k", "f16")),
-    Column("type_v", _number("type_v", "{}"), names=True, usual=("type_v", "f16")),
-    Column("rotate", _number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
-    Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"]), names=True),
-    Column("t/s", _number("median_ts", "{:.2f}")),
+    Column("backend", number("backends", "{}"), left=True, names=True),
+    Column("threads", number("n_threads", "{}"), names=True),
+    Column("n_batch", number("n_batch", "{}"), names=True, usual=("n_batch", 2048)),
+    Column("n_ubatch", number("n_ubatch", "{}"), names=True, usual=("n_ubatch", 512)),
+    Column("type_k", number("type_k", "{}"), names=True, usual=("type_k", "f16")),
+    Column("type_v", number("type_v", "{}"), names=True, usual=("type_v", "f16")),
+    Column("rotate", number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
+    Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"]), names=True, key=True),
+    Column("t/s", number("median_ts", "{:.2f}")),
     Column("min – max", _spread("")),
-    Column("peer t/s", _number("peer_median_ts", "{:.2f}"), usual=_NO_PEER),
+    Column("peer t/s", number("peer_median_ts", "{:.2f}"), usual=_NO_PEER),
     Column("min – max", _spread("peer_"), usual=_NO_PEER),
-    Column("ratio", _number("ratio", "{:.2f}"), usual=_NO_PEER),
+    Column("ratio", number("ratio", "{:.2f}"), usual=_NO_PEER),
     Column("weights/token", _size("bytes_weights")),
     Column("K/token", _size("bytes_k")),
     Column("V/token", _size("bytes_v")),
-    Column("GB/s", _number("gbps", "{:.1f}")),
-    Column("bus", _number("mbu", "{:.0%}")),
+    Column("GB/s", number("gbps", "{:.1f}")),
+    Column("bus", number("mbu", "{:.0%}")),
 )
 
 FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {

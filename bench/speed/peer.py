@@ -37,7 +37,7 @@ class Peer:
         """
         try:
             done = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no path
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"--against {path}: {reason}; give the path of a llama-bench") from None
         text = done.stdout + done.stderr
@@ -102,10 +102,10 @@ class Peer:
             rows: list[dict[str, Any]] = json.loads(done.stdout)
             return [int(row["samples_ns"][0]) for row in rows]
         except (ValueError, LookupError, TypeError):
-            raise Unable(_complaint(done.stderr) or f"exit code {done.returncode} and no JSON") from None
+            raise Unable(complaint(done.stderr) or f"exit code {done.returncode} and no JSON") from None
 
 
-def _complaint(text: str) -> str:
+def complaint(text: str) -> str:
     """Return the line of its output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from ...engine.machine.bars import Bars
@@ -12,7 +13,7 @@ from ..machine.bandwidth import ceiling
 from ..machine.noise import Others
 from . import record
 from .cases import Case
-from .engines import Engines, Models, groups
+from .engines import Engines, Models, groups, positions
 from .peer import Peer
 from .throughput import Ours, Results, Runner, Traffic, measure
 
@@ -50,7 +51,7 @@ class Suite:
             self._group(group)
 
     def _group(self, cases: Sequence[Case]) -> None:
-        engines = Engines(self._models, cases)
+        engines = Engines(self._models, partial(positions, cases=cases))
         ours = Ours(engines, silent)
         self._rss_peak |= dict.fromkeys(cases, 0)
         try:

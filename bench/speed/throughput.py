@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from time import perf_counter_ns
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psutil
 
@@ -15,6 +15,8 @@ from ...engine.stepper import Session
 from ...models.progress import Progress
 from .cases import Case
 from .engines import Engines, random_tokens
+
+AnyCase = TypeVar("AnyCase")
 
 
 class Unable(Exception):
@@ -58,7 +60,7 @@ Results = dict[tuple[Case, str], Samples]
 """By case and name of the runner."""
 
 
-def turns(cases: Sequence[Case], runners: Sequence[str], repetitions: int) -> Iterator[tuple[int, Case, str]]:
+def turns(cases: Sequence[AnyCase], runners: Sequence[str], repetitions: int) -> Iterator[tuple[int, AnyCase, str]]:
     """Yield (repetition, case, runner) in the order of measurement: every case once before any of them again.
 
     Runners swap their order with each repetition, so that a machine that drifts favours none.

@@ -73,7 +73,7 @@ def check_model(g: GGUF) -> None:
     """Raise ModelError if a GGUF says that it is something other than a model, or has no weights."""
     said, architecture = (g.metadata.get(f"general.{key}") for key in ("type", "architecture"))
     key, kind = "general.type", said
-    if said in (None, "model"):
+    if said is None or (isinstance(said, str) and said == "model"):
         key, kind = _told(g, architecture)
         if not kind:
             return

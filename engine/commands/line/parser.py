@@ -85,6 +85,8 @@ def take(argv: Sequence[str], own: Mapping[str, argparse.Action]) -> Taken:
         if word in own and word in llama_flags.SWITCHES and words and words[0] in ("0", "1"):
             found.rest += [word] * int(words.popleft())
             continue
+        if name in own and given == "--":  # argparse would make an empty list of it
+            raise UsageError(f"argument {name}: expected one argument, not '--'")
         if name in own or name not in VALUES:
             found.rest.append(word)
             takes_value = word in own and isinstance(own[word], (argparse._StoreAction, argparse._AppendAction))

@@ -128,3 +128,10 @@ def test_parts_that_were_joined(name: str, tmp_path: Path) -> None:
 def test_a_model_is_a_model(tmp_path: Path) -> None:
     for overrides in ({}, {"general.type": "model"}):
         read_config(GGUF.open(tiny.write(tmp_path / "a.gguf", overrides=overrides)))
+
+
+def test_a_kind_that_is_an_array(tmp_path: Path) -> None:
+    g = GGUF.open(tiny.write(tmp_path / "m.gguf"))
+    g.metadata["general.type"] = np.zeros(3, np.int32)
+    with pytest.raises(ModelError, match=r"general\.type"):
+        read_config(g)

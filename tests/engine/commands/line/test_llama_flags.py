@@ -154,3 +154,15 @@ def test_did_you_mean(argv: list[str], meant: str, model: str, capsys: pytest.Ca
     assert main([word.format(model=model, text=__file__) for word in argv]) in (2, 3)
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and f"did you mean {meant}?" in err
+
+
+@pytest.mark.parametrize("flag", ["-d", "--n-depth", "--against", "-r"])
+def test_a_value_that_only_ends_flags(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse makes an empty list of it."""
+    assert main(["bench", "missing.gguf", f"{flag}=--"]) == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "missing.gguf", "--against", "\ud800"]) == 2
+    assert "--against" in capsys.readouterr().err

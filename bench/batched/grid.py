@@ -1,0 +1,89 @@
+"""What to measure of many sequences: llama-batched-bench's lists, and the grid that they span; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from ...kernels.shapes import PAGE
+from ...models.cache.kinds import pages
+from ...models.cache.spec import CacheSpec
+from ...models.errors import UsageError
+from ..speed.cases import Setup
+
+
+@dataclass(frozen=True)
+class BatchedCase:
+    """One line of the result: sequences with a prompt of n_prompt tokens each, then n_gen steps of one row each."""
+
+    model: Path
+    n_prompt: int
+    n_gen: int
+    n_sequences: int
+    shared: bool  # all have the same prompt: it is taken in once, and its pages are shared
+    n_batch: int
+    n_ubatch: int
+    cache: CacheSpec
+    n_threads: int
+
+    @property
+    def setup(self) -> Setup:
+        return Setup(self.model, self.cache, self.n_threads, min(self.n_batch, self.n_ubatch))
+
+    @property
+    def prompts(self) -> int:
+        """Return how many prompts are taken in."""
+        return 1 if self.shared else self.n_sequences
+
+    @property
+    def n_kv(self) -> int:
+        """Return the tokens in the cache at the end, a shared prompt counted once."""
+        return self.prompts * self.n_prompt + self.n_sequences * self.n_gen
+
+    @property
+    def n_pages(self) -> int:
+        """Return the pages of layers that keep all tokens. Sequences share the full pages of a shared prompt."""
+        each = pages(self.n_prompt + self.n_gen)
+        common = self.n_prompt // PAGE if self.shared else 0
+        return common + self.n_sequences * (each - common)
+
+    def __str__(self) -> str:
+        tests = f"pp{self.n_prompt} tg{self.n_gen} B{self.n_sequences}"
+        return f"{tests}{' shared' * self.shared} {self.cache.pair} -t {self.n_threads}"
+
+
+@dataclass(frozen=True)
+class BatchedGrid:
+    """Lists of values; each combination is a case, in llama-batched-bench's order."""
+
+    models: Sequence[Path]
+    n_prompt: Sequence[int]
+    n_gen: Sequence[int]
+    n_sequences: Sequence[int]
+    shared: bool
+    n_batch: Sequence[int]
+    n_ubatch: Sequence[int]
+    type_k: Sequence[str]
+    type_v: Sequence[str]
+    cache_rotate: Sequence[str]
+    n_threads: Sequence[int]
+
+    def cases(self) -> list[BatchedCase]:
+        """Return the full grid, each case once; raises UsageError for what no step can do."""
+        around = product(self.models, self.n_batch, self.n_ubatch, self.type_k, self.type_v, self.cache_rotate,
+                         self.n_threads)  # fmt: skip
+        grid = [
+            BatchedCase(model, prompt, gen, rows, self.shared, batch, ubatch, CacheSpec(k, v, rotate), threads)
+            for model, batch, ubatch, k, v, rotate, threads in around
+            for prompt, gen, rows in product(self.n_prompt, self.n_gen, self.n_sequences)
+            if prompt + gen
+        ]
+        if not grid:
+            raise UsageError("-npp 0 -ntg 0: there is nothing to measure; give -npp or -ntg a number of tokens")
+        for case in grid:
+            if case.n_sequences > case.setup.n_rows:
+                most = f"a step has at most {case.setup.n_rows} rows (the smaller of -b and -ub)"
+                raise UsageError(f"-npl {case.n_sequences}: {most}; raise -ub, or take fewer sequences")
+        return list(dict.fromkeys(grid))
