@@ -46,6 +46,11 @@ class FakeModel:
         tables += [TablePages(min(n_pages, k * sequences), k, w) for k, w in zip(kept, windows, strict=True)]
         self.kv: Any = SimpleNamespace(tables=tables)
         self.held = [np.full((table.pool, PAGE, 2), GONE) for table in tables]
+        self.kv.layers = [
+            SimpleNamespace(kind=i, k_pool=held.view(np.uint8).ravel(), k_page=PAGE * 16,
+                            v_pool=np.zeros(len(held), np.uint8), v_page=1)
+            for i, held in enumerate(self.held)
+        ]  # fmt: skip
         self.pools: list[PagePool] = []
         self.steps, self.ends = 0, True
 
