@@ -6,12 +6,15 @@ import math
 import random
 import secrets
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.ops.sample import Scratch, draw, narrow
+from ..kernels.ops.next_tokens import CHOICE
+from ..kernels.ops.sample import Scratch, draw, limits_of, narrow
 from ..models.errors import NumberError, UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("repeat_penalty", "repeat_last_n", "top_k", "top_p", "min_p")}
@@ -31,6 +34,7 @@ class SamplingParams:
     temperature: float = 0.8  # divides the logits; 0 or less: always the likeliest token
     seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
+    ignore_eos: bool = False  # never choose an end token
 
     def __post_init__(self) -> None:
         for name, low, high, wanted in (
@@ -48,18 +52,28 @@ class SamplingParams:
                 raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
 
+def address(array: npt.NDArray[Any]) -> int:
+    """Return where an array's numbers are."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
 
-    def __init__(self, params: SamplingParams, n_vocab: int, path: object = "the model") -> None:
-        """path: the model's file, for messages. `self.seed` is the seed in use."""
+    def __init__(
+        self, params: SamplingParams, n_vocab: int, path: object = "the model", *, ends: Collection[int] = ()
+    ) -> None:
+        """path: the model's file, for messages. ends: what ignore_eos bans. `self.seed` is the seed in use."""
         self.params, self._path = params, path
         self.seed = secrets.randbits(32) if params.seed == -1 else params.seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
         self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)
+        self._banned = np.array(sorted(ends) if params.ignore_eos else [], np.int64)
         self._penalized = np.empty(n_vocab, np.float32)
         self._scratch = Scratch(n_vocab)
+        self._choice: npt.NDArray[np.void] | None = None
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """Return the next token for logits (n_vocab,), which are not changed. Raises NumberError if they are broken."""
@@ -67,6 +81,41 @@ class Sampler:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
         return int(draw(self._scratch.ids, self._scratch.weight, n, self._random.random()))
+
+    def prepare(self, logits: int) -> int:
+        """Return the address of a CHOICE record for the float32 logits at an address, good until `chosen`."""
+        if self._choice is None:
+            self._choice = self._new_choice()
+        recent = np.fromiter(set(self._recent), np.int64)
+        self._held = recent  # the record has only its address
+        record = self._choice[0]
+        record["logits"], record["recent"], record["n_recent"] = logits, address(recent), len(recent)
+        if self.params.temperature > 0:
+            record["chance"] = self._random.random()
+        return address(self._choice)
+
+    def _new_choice(self) -> npt.NDArray[np.void]:
+        p, s, choice = self.params, self._scratch, np.zeros(1, CHOICE)
+        limits = limits_of(p.min_p, p.temperature) if p.temperature > 0 else (0.0, 0.0)
+        fields = {
+            "n": len(self._penalized), "changed": address(self._penalized), "banned": address(self._banned),
+            "n_banned": len(self._banned), "ids": address(s.ids), "distance": address(s.distance),
+            "weight": address(s.weight), "counts": address(s.counts), "bins": address(s.bins),
+            "top_k": p.top_k if 0 < p.top_k < len(self._penalized) else 0, "top_p": p.top_p,
+            "penalty": p.repeat_penalty, "farthest": limits[0], "scale": limits[1],
+        }  # fmt: skip
+        for name, value in fields.items():
+            choice[0][name] = value
+        return choice
+
+    def chosen(self) -> int | NumberError:
+        """Return the token that was chosen for the record, or what is wrong with its logits."""
+        assert self._choice is not None
+        token = int(self._choice[0]["token"])
+        return token if token >= 0 else self._broken()
+
+    def _broken(self) -> NumberError:
+        return NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
 
     def accept(self, token: int) -> None:
         """Count a token of the prompt or of the answer as a recent one."""
@@ -84,15 +133,21 @@ class Sampler:
         return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temperature)
 
     def _penalize(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the logits with the repeat penalty; raises NumberError if the largest is not finite or one is NaN."""
+        """Return the logits with the repeat penalty, those of banned tokens -inf.
+
+        Raises NumberError if the largest is not finite or one is NaN.
+        """
         x = logits
-        if self._recent:
+        if self._recent or self._banned.size:
             x = self._penalized
             np.copyto(x, logits)
+        if self._recent:
             recent = np.fromiter(set(self._recent), np.int64)
             held, penalty = x[recent], np.float32(self.params.repeat_penalty)
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
+        if self._banned.size:
+            x[self._banned] = -np.inf
         # argmax takes NaN for the largest. Some logits may be -inf, but not all.
         if not math.isfinite(x[x.argmax()]):
-            raise NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
+            raise self._broken()
         return x

@@ -10,10 +10,12 @@ Of requests that begin alike one computes a page, and the others wait for it.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence as Tokens
 from itertools import accumulate, count
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
+from ..kernels.lang import cpu
 from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
@@ -41,6 +43,7 @@ class Engine(Protocol):
 
     def sequence(self) -> Sequence: ...
     def sampler(self, params: SamplingParams | None = None) -> Sampler: ...
+    def choose(self, samplers: Tokens[Sampler], logits: F32Array) -> list[int | NumberError]: ...
 
 
 class QueueFull(PyllmError):
@@ -72,6 +75,7 @@ class Scheduler:
         self.llm, self.max_queue, self.overcommit, self.parking = llm, max_queue, overcommit, parking
         self.places = min(llm.n_sequences, model.n_batch)  # each that runs has a row of every step
         self.budget = Budget(max_step)
+        self.apart = cpu.AMX  # on the matrix unit, generated tokens beside a prompt would take its sums
         self.prefixes = prefixes.Prefixes(llm.pools, [pages.window for pages in model.kv.tables])
         self._ids = count()
         self.waiting: list[Running] = []  # in order
@@ -144,7 +148,7 @@ class Scheduler:
         while self._cancelled:
             self._end(self._cancelled.pop(), "interrupt")
         self._admit()
-        if takes := self._compose():
+        for takes in self._passes(self._compose()):
             self._run(takes)
         updates, self._updates = self._updates, []
         return updates
@@ -164,6 +168,13 @@ class Scheduler:
         for r, n in sorted(chosen, key=lambda each: each[0].order):
             self._reserve(r, n)
         return [(r, r.take(n)) for r, n in chosen if r.sequence is not None]  # the others lost their pages
+
+    def _passes(self, takes: list[tuple[Running, Take]]) -> list[list[tuple[Running, Take]]]:
+        """Return what goes through the weights together: all, unless prompts take other sums than generated tokens."""
+        if not self.apart:
+            return [takes] if takes else []
+        each = [[(r, take) for r, take in takes if take.prompt is prompt] for prompt in (False, True)]
+        return [some for some in each if some]
 
     def _prompts(self) -> list[Running]:
         """Return the requests whose prompts go on, in turn; of those with the same next page, the one furthest ahead.
@@ -251,9 +262,10 @@ class Scheduler:
                 for each in takes:
                     self._run([each])
             return
+        tokens = self.llm.choose([r.sampler for (r, _), _ in wanted], logits)
         self._count(takes, perf_counter() - begin)
-        for ((r, take), _), row in zip(wanted, logits, strict=True):
-            self._next(r, row, prompt=take.prompt)
+        for ((r, take), _), token in zip(wanted, tokens, strict=True):
+            self._next(r, token, prompt=take.prompt)
 
     def _count(self, takes: list[tuple[Running, Take]], seconds: float) -> None:
         """Count a step's tokens and time for its requests and for the budget, and publish the pages that are full."""
@@ -268,18 +280,16 @@ class Scheduler:
             if self.prefixes.publish(take.sequence, r.published):
                 self._look, self._beside = True, None
 
-    def _next(self, r: Running, logits: F32Array, *, prompt: bool) -> None:
-        """Choose the next token of a request, and end it where it ends. prompt: what it took in was not one token."""
+    def _next(self, r: Running, token: int | NumberError, *, prompt: bool) -> None:
+        """Give a request its next token, and end it where it ends. prompt: what it took in was not one token."""
         limit, now = r.request.params.max_tokens, perf_counter()
         r.spend(now, prompt=prompt)
         if prompt:
             self._turn.remove(r)
         if limit == 0:
             return self._end(r, "limit")
-        try:
-            token = r.sampler(logits)
-        except NumberError as error:
-            return self._end(r, None, error)
+        if isinstance(token, NumberError):
+            return self._end(r, None, token)
         r.sampler.accept(token)
         if not r.generated:
             r.timings.first = now - r.arrived

@@ -142,6 +142,9 @@ class FakeLLM:
     def sampler(self, params: SamplingParams | None = None) -> Sampler:
         return Sampler(params or SamplingParams(), N_VOCAB)
 
+    def choose(self, samplers: Sequence[Sampler], logits: np.ndarray) -> list[int | NumberError]:
+        return [_chosen(sampler, row) for sampler, row in zip(samplers, logits, strict=True)]
+
     def alone(self, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], str | None]:
         """Return the answer to a prompt and why it ends; None: by an error."""
         tokens = list(prompt)
@@ -155,3 +158,10 @@ class FakeLLM:
             if len(tokens) > self.sequence_ctx and len(tokens) - len(prompt) != max_tokens:
                 return tokens[len(prompt) :], "context"
         return tokens[len(prompt) :], "limit"
+
+
+def _chosen(sampler: Sampler, logits: np.ndarray) -> int | NumberError:
+    try:
+        return sampler(logits)
+    except NumberError as error:
+        return error

@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "stepper",
         "generate",
         "prefixes",
+        "choices",
         "request",
         "budget",
         "scheduler",
