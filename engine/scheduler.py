@@ -83,6 +83,7 @@ class Scheduler:
         self._turn: list[Running] = []  # those whose prompts are taken in, the next first
         self._cancelled: list[Running] = []
         self._updates: list[Update] = []  # what `step` returns next
+        self._half_done = False  # whether a step ended by an exception
         self._look = False  # whether one that waits may be admitted now
         self._beside: list[Running] | None = None  # those that run, ones that share pages beside each other
 
@@ -147,11 +148,22 @@ class Scheduler:
         """
         while self._cancelled:
             self._end(self._cancelled.pop(), "interrupt")
+        if self._half_done:
+            self._mend()
         self._admit()
+        self._half_done = True
         for takes in self._passes(self._compose()):
             self._run(takes)
+        self._half_done = False
         updates, self._updates = self._updates, []
         return updates
+
+    def _mend(self) -> None:
+        """Let the requests whose logits were lost, after their tokens were taken in, take in the last one again."""
+        for r in list(self.running):
+            self.prefixes.publish(r.own, r.published)
+            if r.left == 0:
+                self._park(r)
 
     def _compose(self) -> list[tuple[Running, Take]]:
         """Return what goes into the next step: rows of those who generate, then prompts in turn."""

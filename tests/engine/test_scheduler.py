@@ -36,6 +36,7 @@ class Schedules(RuleBasedStateMachine):
         overcommit=st.booleans(),
         grows=st.booleans(),
         checked=st.booleans(),
+        apart=st.booleans(),
         ctx=st.integers(1, 300),
     )
     def start(
@@ -48,12 +49,14 @@ class Schedules(RuleBasedStateMachine):
         overcommit: bool,
         grows: bool,
         checked: bool,
+        apart: bool,
         ctx: int,
     ) -> None:
         self.llm = FakeLLM(
             n_pages, n_batch=n_batch, sequences=sequences, windows=windows, checked=checked, sequence_ctx=ctx
         )
         self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed)
+        self.world.scheduler.apart = apart
         self.grows = grows
         self.random = random.Random(seed)
         self.families = [self.random.choices(WORDS, k=300) for _ in range(2)]
@@ -283,6 +286,24 @@ def test_a_step_that_fails_can_be_tried_again(error: type[BaseException]) -> Non
         w.llm.before = lambda: None
     w.step()
     assert w.asked[ids[2]].ended  # its end was not lost
+    w.finish()
+
+
+@pytest.mark.parametrize("n", [PAGE - 1, PAGE, 2 * PAGE + 5])
+def test_a_step_that_ends_before_its_tokens_are_chosen(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world(FakeLLM(20))
+    for i in range(3):
+        w.add(ask(n + i, 5, start=i))
+
+    def choose(*_: object) -> list[int]:
+        raise KeyboardInterrupt
+
+    for steps in (0, 1, 2):
+        w.step(steps)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(w.llm, "choose", choose)
+            while True:
+                w.step()
     w.finish()
 
 
