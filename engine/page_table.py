@@ -109,6 +109,11 @@ class PageTable:
         if n_tokens == 0:
             self.first = self.count = 0
 
+    def begin(self, first: int) -> None:
+        """Let an empty table begin at page `first`; those before are gone."""
+        assert self.count == 0
+        self.first = self.count = first
+
     def adopt(self, first: int, pages: Sequence[int]) -> None:
         """Begin an empty table with pages that others hold too: those from index `first` on; those before are gone."""
         assert self.count == 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..models.errors import PyllmError
 from . import prefixes
+from .parking import Parked
 from .results import Piece, Timings
 from .sampler import Sampler, SamplingParams
 from .sequence import Sequence
@@ -45,6 +46,7 @@ class Running:
         self.tokens = list(request.prompt)  # to take in, generated ones too
         self.sequence: Sequence | None = None
         self.published = prefixes.start(request.salt)
+        self.parked: Parked | None = None  # its pages on the disk, while it waits
         self.timings = Timings()
         self.arrived = self.since = perf_counter()  # since: when its last token came, or it got its sequence
 

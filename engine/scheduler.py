@@ -2,7 +2,8 @@
 
 There are no phases. Every step takes in one token of each sequence that generates, and as many tokens of prompts as its
 budget allows, prompts in turn. A request is admitted when the pages that it may need are there, so that it can finish.
-With overcommit more are admitted; when no page is left then, the newest request waits and is computed again later.
+With overcommit more are admitted; when no page is left then, the newest request waits. What is neither in the prefix
+cache nor on the disk is computed again later.
 Of requests that begin alike one computes a page, and the others wait for it.
 """
 
@@ -20,6 +21,7 @@ from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
 from .page_table import PagePool, PoolFull
+from .parking import Parking
 from .request import Request, Running, Update
 from .results import Piece, Stop, Timings
 from .sampler import Sampler, SamplingParams
@@ -58,18 +60,19 @@ class Scheduler:
         max_step: float | None = 2.0,
         max_queue: int | None = None,
         overcommit: bool = False,
+        parking: Parking | None = None,
     ) -> None:
         """max_step: how many times as long as a step without prompts one with prompts may take; None: any.
 
         max_queue: requests that may wait besides those that can run at once. overcommit: admit more requests than are
-        sure to finish without waiting.
+        sure to finish without waiting. parking: where the pages of those go that must wait.
         """
         if max_step is not None and not max_step > 1:
             raise UsageError(f"max_step: is {max_step}, must be more than 1 (None: no limit)")
         if max_queue is not None and max_queue < 0:
             raise UsageError(f"max_queue: is {max_queue}, must be 0 or more (None: no limit)")
         model = llm.stepper.model
-        self.llm, self.max_queue, self.overcommit = llm, max_queue, overcommit
+        self.llm, self.max_queue, self.overcommit, self.parking = llm, max_queue, overcommit, parking
         self.places = min(llm.n_sequences, model.n_batch)  # each that runs has a row of every step
         self.budget = Budget(max_step)
         self.apart = cpu.AMX  # on the matrix unit, generated tokens beside a prompt would take its sums
@@ -80,6 +83,7 @@ class Scheduler:
         self._turn: list[Running] = []  # those whose prompts are taken in, the next first
         self._cancelled: list[Running] = []
         self._updates: list[Update] = []  # what `step` returns next
+        self._half_done = False  # whether a step ended by an exception
         self._look = False  # whether one that waits may be admitted now
         self._beside: list[Running] | None = None  # those that run, ones that share pages beside each other
 
@@ -120,6 +124,8 @@ class Scheduler:
         """Forget all requests and prefixes, and give their pages back."""
         for r in [*self.running, *self._cancelled]:
             self._release(r)
+        for r in [*self.waiting, *self._cancelled]:
+            _forget(r)
         for group in (self.running, self.waiting, self._cancelled, self._updates):
             group.clear()
         self.prefixes.clear()
@@ -142,11 +148,22 @@ class Scheduler:
         """
         while self._cancelled:
             self._end(self._cancelled.pop(), "interrupt")
+        if self._half_done:
+            self._mend()
         self._admit()
+        self._half_done = True
         for takes in self._passes(self._compose()):
             self._run(takes)
+        self._half_done = False
         updates, self._updates = self._updates, []
         return updates
+
+    def _mend(self) -> None:
+        """Let the requests whose logits were lost, after their tokens were taken in, take in the last one again."""
+        for r in list(self.running):
+            self.prefixes.publish(r.own, r.published)
+            if r.left == 0:
+                self._park(r)
 
     def _compose(self) -> list[tuple[Running, Take]]:
         """Return what goes into the next step: rows of those who generate, then prompts in turn."""
@@ -219,9 +236,11 @@ class Scheduler:
                 self._park(max(self.running, key=lambda other: other.order))
 
     def _park(self, r: Running) -> None:
-        """Take the pages of a request away; it is computed again from its tokens, which are all kept."""
+        """Take the pages of a request away; its tokens are kept, and its pages where there is room."""
         if not r.decodes:
             r.spend(perf_counter(), prompt=True)
+        if self.parking is not None and r.own.n_past:
+            r.parked = self.parking.park(self.llm.stepper.model.kv, r.own)
         self._release(r)
         self.running.remove(r)
         self._wait(r)
@@ -300,6 +319,7 @@ class Scheduler:
     def _end(self, r: Running, stop: Stop | None, error: PyllmError | None = None, piece: Piece | None = None) -> None:
         """End a request and free its pages, which the prefix cache may still hold."""
         self._release(r)
+        _forget(r)
         for group in (self.running, self.waiting):
             if r in group:
                 group.remove(r)
@@ -314,6 +334,8 @@ class Scheduler:
         while self._look and self.waiting and len(self.running) < self.places:
             r = self.waiting[0]
             hit = self.prefixes.find(r.tokens, r.request.salt)
+            if r.parked is not None and len(r.parked.tokens) > hit.n:
+                hit = prefixes.Hit()
             if not self._fits(r, hit):
                 if self.running:
                     self._look = False  # until a request ends or waits, or a page is published
@@ -322,11 +344,21 @@ class Scheduler:
                 continue
             self.waiting.pop(0)
             r.begin(self.llm.sequence())
-            self._lend(hit, r)
-            r.timings.reused_n += hit.n
+            if hit.n or not self._restore(r):
+                self._lend(hit if hit.n else self.prefixes.find(r.tokens, r.request.salt), r)
+            _forget(r)
+            r.timings.reused_n += r.own.n_past
             self.running.append(r)
             if not r.decodes:
                 self._turn.append(r)
+
+    def _restore(self, r: Running) -> bool:
+        """Give a request the pages that were written to the disk; return False if there are none."""
+        if r.parked is None or not r.parked.restore(self.llm.stepper.model.kv, r.own):
+            return False
+        self.prefixes.publish(r.own, r.published)
+        self._beside = None
+        return True
 
     def _fits(self, r: Running, hit: prefixes.Hit) -> bool:
         """Return whether the pages that a request may need are free, or will not be needed by those before it."""
@@ -344,6 +376,13 @@ class Scheduler:
         room, size = self.prefixes.room(prefixes.Hit()), self.llm.pools[0].size
         full = f"room for {self._needs(r) * PAGE} tokens is needed, but {room * PAGE} of {size * PAGE} are free"
         return PoolFull(f"the KV cache is full: {full}; use a larger -c")
+
+
+def _forget(r: Running) -> None:
+    """Remove a request's pages from the disk."""
+    if r.parked is not None:
+        r.parked.close()
+        r.parked = None
 
 
 def _pages_of(r: Running) -> bytes:

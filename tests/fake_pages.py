@@ -26,13 +26,13 @@ N_VOCAB, END, POISON = 32, 1, 2
 GONE = -1
 
 
-def follows(tokens: np.ndarray) -> np.ndarray:
-    """Return the logits after these tokens, (n_vocab,)."""
+def follows(tokens: np.ndarray, *, ends: bool) -> np.ndarray:
+    """Return the logits after these tokens, (n_vocab,). ends: sometimes the answer ends there."""
     logits = np.zeros(N_VOCAB, np.float32)
     if (tokens == POISON).any():
         logits[:] = np.nan
     seen = zlib.crc32(tokens.astype(np.int64).tobytes())
-    logits[END if seen % 400 == 0 else 3 + seen % (N_VOCAB - 3)] = 1
+    logits[END if ends and seen % 400 == 0 else 3 + seen % (N_VOCAB - 3)] = 1
     return logits
 
 
@@ -46,8 +46,13 @@ class FakeModel:
         tables += [TablePages(min(n_pages, k * sequences), k, w) for k, w in zip(kept, windows, strict=True)]
         self.kv: Any = SimpleNamespace(tables=tables)
         self.held = [np.full((table.pool, PAGE, 2), GONE) for table in tables]
+        self.kv.layers = [
+            SimpleNamespace(kind=i, k_pool=held.view(np.uint8).ravel(), k_page=PAGE * 16,
+                            v_pool=np.zeros(len(held), np.uint8), v_page=1)
+            for i, held in enumerate(self.held)
+        ]  # fmt: skip
         self.pools: list[PagePool] = []
-        self.steps = 0
+        self.steps, self.ends = 0, True
 
     def step(self, spans: Sequence[Span], logits_rows: Sequence[int]) -> np.ndarray:
         assert 0 < sum(len(span.tokens) for span in spans) <= self.n_batch and len(logits_rows) <= self.max_logits
@@ -60,7 +65,7 @@ class FakeModel:
             tokens = self._read(span)
             row += len(span.tokens)
             if row - 1 in wanted:
-                logits.append(follows(tokens))
+                logits.append(follows(tokens, ends=self.ends))
         assert len(logits) == len(wanted), "only last rows are of use"
         return np.array(logits).reshape(-1, N_VOCAB)
 
@@ -108,8 +113,10 @@ class FakeLLM:
         sequence_ctx: int | None = None,
         windows: Sequence[int] = (),
         checked: bool = False,
+        ends: bool = True,
     ) -> None:
         self.model: Any = FakeModel(n_pages, n_batch, sequences, windows)
+        self.model.ends = ends
         self.before: Callable[[], None] = lambda: None
         self._spans: list[Span] = []
         self.stepper = Stepper(self.model, self._check if checked else lambda: None, lambda: self.before())
@@ -144,7 +151,7 @@ class FakeLLM:
         if POISON in tokens:
             return [], None if max_tokens else "limit"
         while len(tokens) - len(prompt) != max_tokens:
-            token = int(follows(np.array(tokens)).argmax())
+            token = int(follows(np.array(tokens), ends=self.model.ends).argmax())
             if token == END:
                 return tokens[len(prompt) :], "eog"
             tokens.append(token)

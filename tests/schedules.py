@@ -53,9 +53,9 @@ class Asked:
 class World:
     """A scheduler, all that was asked of it, and what must hold."""
 
-    def __init__(self, llm: Any, alone: Alone, *, overcommit: bool = False, seed: int = 0) -> None:
+    def __init__(self, llm: Any, alone: Alone, *, seed: int = 0, **options: Any) -> None:
         self.llm, self.alone = llm, alone
-        self.scheduler = Scheduler(llm, overcommit=overcommit)
+        self.scheduler = Scheduler(llm, **options)
         self.scheduler.budget = Drawn(seed)  # type: ignore[assignment]
         self.asked: dict[int, Asked] = {}
         self.counts: Counter[str] = Counter()
@@ -131,6 +131,7 @@ class World:
         self.scheduler.close()
         assert all(pool.free == pool.size and pool.idle == 0 for pool in self.llm.pools)
         assert not self.scheduler.prefixes._known
+        assert self.scheduler.parking is None or self.scheduler.parking.used == 0
 
     def check(self) -> None:
         """Check that each page is free or belongs to those who list it, and that only published pages are shared."""

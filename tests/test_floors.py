@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "sampler",
         "results",
         "sequence",
+        "parking",
         "stepper",
         "generate",
         "prefixes",

@@ -53,6 +53,67 @@ def test_a_table_that_keeps_some() -> None:
     assert (table.first, table.count, pool.free) == (0, 0, 3)
 
 
+def test_the_prefix_cache_as_an_owner() -> None:
+    pool = PagePool(2)
+    page = pool.take()
+    pool.keep(page)
+    assert (pool.owners(page), pool.idle) == (2, 0)
+    pool.give_back(page)
+    assert (pool.owners(page), pool.idle, pool.free) == (1, 1, 1)
+    pool.share(page)
+    assert pool.idle == 0
+    pool.drop(page)
+    assert (pool.owners(page), pool.idle, pool.free) == (1, 0, 1)
+    pool.give_back(page)
+    assert (pool.owners(page), pool.idle, pool.free) == (0, 0, 2)
+    pool.take()
+    pool.share(pool.take())
+    assert pool.idle == 0  # it holds neither of them
+
+
+def test_a_full_pool_asks_for_room() -> None:
+    pool = PagePool(2)
+    kept = [pool.take(), pool.take()]
+    for page in kept:
+        pool.keep(page)
+        pool.give_back(page)
+
+    def make_room() -> bool:
+        if kept:
+            pool.drop(kept.pop(0))
+            return True
+        return False
+
+    pool.make_room = make_room
+    assert [pool.take(), pool.take()] == [0, 1]
+    with pytest.raises(PyllmError, match="full"):
+        pool.take()
+
+
+def test_a_page_is_replaced_by_one_with_the_same_content() -> None:
+    pool = PagePool(4)
+    one, other = PageTable(pool, 4 * PAGE), PageTable(pool, 4 * PAGE)
+    for table in (one, other):
+        table.reserve(2 * PAGE)
+    for _ in range(2):  # the second time it is there already
+        other.replace(0, int(one.pages[0]))
+        assert (pool.owners(int(one.pages[0])), pool.free) == (2, 1)
+    one.truncate(0)
+    other.truncate(0)
+    assert pool.free == 4
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_table_that_begins_later(keep: int) -> None:
+    pool = PagePool(4)
+    table = PageTable(pool, 8 * PAGE, keep)
+    table.begin(3)
+    table.reserve(5 * PAGE)
+    assert (table.first, table.count, pool.free) == (3, 5, 2)
+    table.truncate(0)
+    assert (table.first, table.count, pool.free) == (0, 0, 4)
+
+
 class Sequences(RuleBasedStateMachine):
     """Sequences begin, grow, shrink, fork and end: a page is free, or belongs to the sequences that list it."""
 
