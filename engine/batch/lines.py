@@ -134,7 +134,7 @@ class Lines:
             field = PARAMS[name]
             value = _number(name, fields[name], getattr(params, field))
             try:
-                params = replace(params, **{field: value})
+                params = replace(params, **{field: value})  # type: ignore[arg-type]
             except UsageError as error:
                 raise _FieldError(f"{name}: {str(error).partition(': ')[2]}") from None
         return params
