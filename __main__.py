@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import _signal  # without all that `signal` imports
+import os
+from contextlib import suppress
+
+if INTERRUPTIBLE := _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    with suppress(ValueError):  # not the main thread
+        # Ctrl-C while modules are imported: the end, without a traceback.
+        _signal.signal(_signal.SIGINT, lambda *_: os._exit(130))
+
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -49,5 +58,8 @@ def script() -> NoReturn:
     cli.script(COMMANDS)
 
 
+if INTERRUPTIBLE:
+    with suppress(ValueError):
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 if __name__ == "__main__":
     script()

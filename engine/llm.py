@@ -220,7 +220,7 @@ class LLM:
 
     def sampler(self, params: SamplingParams | None = None) -> Sampler:
         """Return a new sampler for this model's vocabulary."""
-        return Sampler(params or SamplingParams(), self.config.n_vocab, self.path)
+        return Sampler(params or SamplingParams(), self.config.n_vocab, self.path, ends=self.tokenizer.eog)
 
     # What the model computes -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import math
 import random
 import secrets
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class SamplingParams:
     temperature: float = 0.8  # divides the logits; 0 or less: always the likeliest token
     seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
+    ignore_eos: bool = False  # never choose an end token
 
     def __post_init__(self) -> None:
         for name, low, high, wanted in (
@@ -51,13 +53,16 @@ class SamplingParams:
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
 
-    def __init__(self, params: SamplingParams, n_vocab: int, path: object = "the model") -> None:
-        """path: the model's file, for messages. `self.seed` is the seed in use."""
+    def __init__(
+        self, params: SamplingParams, n_vocab: int, path: object = "the model", *, ends: Collection[int] = ()
+    ) -> None:
+        """path: the model's file, for messages. ends: what ignore_eos bans. `self.seed` is the seed in use."""
         self.params, self._path = params, path
         self.seed = secrets.randbits(32) if params.seed == -1 else params.seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
         self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)
+        self._banned = np.array(sorted(ends) if params.ignore_eos else [], np.int64)
         self._penalized = np.empty(n_vocab, np.float32)
         self._scratch = Scratch(n_vocab)
 
@@ -84,14 +89,20 @@ class Sampler:
         return narrow(x, peak, self._scratch, top_k=p.top_k, top_p=p.top_p, min_p=p.min_p, temp=p.temperature)
 
     def _penalize(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the logits with the repeat penalty; raises NumberError if the largest is not finite or one is NaN."""
+        """Return the logits with the repeat penalty, those of banned tokens -inf.
+
+        Raises NumberError if the largest is not finite or one is NaN.
+        """
         x = logits
-        if self._recent:
+        if self._recent or self._banned.size:
             x = self._penalized
             np.copyto(x, logits)
+        if self._recent:
             recent = np.fromiter(set(self._recent), np.int64)
             held, penalty = x[recent], np.float32(self.params.repeat_penalty)
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
+        if self._banned.size:
+            x[self._banned] = -np.inf
         # argmax takes NaN for the largest. Some logits may be -inf, but not all.
         if not math.isfinite(x[x.argmax()]):
             raise NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")

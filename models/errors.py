@@ -1,5 +1,9 @@
 """The errors that a user meets: each has one line that names the file, the field and the cure, and an exit code."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class PyllmError(Exception):
     """An error that the user can do something about: `str(error)` is the line shown, exit_code ends the process."""
@@ -33,3 +37,12 @@ class FitError(PyllmError):
     """The model and its KV cache do not fit in the memory that is free."""
 
     exit_code = 4
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the name of the known ones that is most like the word, or "" if none is."""
+    from difflib import get_close_matches
+
+    by_folded = {name.casefold(): name for name in known}
+    found = get_close_matches(word[:200].casefold(), by_folded, 1, 0.6)
+    return f"; did you mean {by_folded[found[0]]}?" if found else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -116,7 +116,7 @@ class FakeLLM:
         self.sessions: list[FakeSession] = []
 
     def sampler(self, params: Any) -> FakeSampler:
-        return FakeSampler(params, self.config.n_vocab)
+        return FakeSampler(params, self.config.n_vocab, ends=self.tokenizer.eog)
 
     def bytes(self, timings: Timings) -> Bytes:
         return moved(self.read_at(round(timings.depth)), self.kv_bytes, timings)
@@ -129,11 +129,13 @@ class FakeLLM:
 class FakeSampler:
     """Return the likeliest token."""
 
-    def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "") -> None:
+    def __init__(self, params: Any = None, n_vocab: int = 0, path: object = "", ends: Collection[int] = ()) -> None:
         seed = params.seed if params else -1
         self.params, self.seed, self.accepted = params, 7 if seed < 0 else seed, list[int]()
+        self.banned = sorted(ends) if params and params.ignore_eos else []
 
     def __call__(self, logits: np.ndarray) -> int:
+        logits[self.banned] = -np.inf
         return int(logits.argmax())
 
     def accept(self, token: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from ...engine.advice.choose import Advice, Choice, advise
 from ...engine.advice.study_file import StudyFile, default_path, results_of
 from ...engine.chat.interrupt import impatient
+from ...engine.commands import screen
 from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.fit import free_memory, needs
@@ -82,7 +83,7 @@ def quick(
     """Measure the first cells of a study, within --budget, and keep them: `pyllm study kv` continues from there."""
     asked = collect(None, None)
     study = StudyFile.open(path, headed(gguf, config, asked, 0))  # refuses what is no study, before a word is said
-    print("pyllm: no study of this model: its first cells are measured now", file=sys.stderr)
+    screen.warn("no study of this model: its first cells are measured now")
     options = Options(tuple(all_types(config)), (min(512, config.n_ctx_train),), ("auto",))
     caches = Caches(gguf, config, Tokenizer.from_gguf(gguf), options.contexts[0], args.threads, progress)
     fill(Bench(caches, asked, 0), options, study, args.budget, progress)

@@ -10,6 +10,7 @@ from ... import __version__
 from ...engine.machine import tables, window
 from ...engine.machine.bars import Bars
 from ...engine.machine.host import last_level_cache, usable_cores
+from ...engine.machine.plain import plain
 from ...engine.machine.tables import show
 from ...engine.machine.units import size
 from ...models.cache.rotation import MODES
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 sys.stdout.write(output.FORMATS[args.output](records))
             where = sys.stdout if args.output in tables.FORMATS else sys.stderr
-            print("", *(window.filled(note, where) for note in notes(suite, records)), sep="\n", file=where)
+            print("", *(window.filled(plain(note), where) for note in notes(suite, records)), sep="\n", file=where)
     return 0
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ...engine.chat.interrupt import impatient
 from ...engine.machine import host, tables, window
 from ...engine.machine.bars import Bars
+from ...engine.machine.plain import plain
 from ...engine.machine.tables import Table
 from ...engine.store import sources
 from ...models.arch.registry import read_config
@@ -43,12 +44,16 @@ def run(args: argparse.Namespace) -> int:
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
         caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
         results = [Result(pair) for pair in pairs]
-        try:
-            with impatient():
-                score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
-        finally:
+
+        def so_far() -> None:
             progress.close()
             show(args, config, [result for result in results if result.windows])
+
+        try:
+            with impatient(last=so_far):
+                score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
+        finally:
+            so_far()
     return 0
 
 
@@ -154,5 +159,5 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     tables.show(table, sys.stdout, args.output)
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
-    said = f"{config.name}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    said = f"{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
     print(f"\n{window.filled(said, sys.stdout)}")

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from ... import __version__
+from ...engine.commands import screen
 from ...engine.machine import host
 from ...engine.machine.bars import Bars
 from ...engine.machine.fit import Needs, needs
@@ -218,13 +219,13 @@ def deliver(args: argparse.Namespace, report: Report, figures: dict[str, Any]) -
         print(json.dumps(figures, indent=2))
     else:
         report.show(sys.stdout, args.output)
-    say = sys.stdout if args.output == "table" else sys.stderr
+    where = sys.stdout if args.output == "table" else sys.stderr
     if args.plots:
         for path in report.save_plots(Path(args.plots), args.plot_format):
-            print(f"plot: {path}", file=say)
+            screen.say(f"plot: {path}", where)
     if args.html:
         path = Path(args.html)
         report.page().write(path)
-        print(f"report: {path}", file=say)
+        screen.say(f"report: {path}", where)
         if args.open and (problem := page.show(path)):
-            print(f"pyllm: {problem}", file=sys.stderr)
+            screen.warn(problem)

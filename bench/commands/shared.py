@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...engine.commands.screen import warn
+from ...engine.machine.plain import plain
 from ...engine.store import sources
 from ...kernels.formats.table import WEIGHT_TYPES
 from ...models.progress import Progress
@@ -36,6 +38,7 @@ class StatusLine:
         self._last = ""
 
     def __call__(self, repetition: int, repetitions: int, text: str) -> None:
+        text = plain(text)
         stage = f"repetition {repetition + 1} of {repetitions}" if repetition >= 0 else text
         if self._terminal:
             line = f"{stage}: {text}" if repetition >= 0 else text
@@ -51,4 +54,4 @@ class StatusLine:
 
     def warn(self, text: str) -> None:
         self.clear()
-        print(f"pyllm: {text}", file=sys.stderr, flush=True)
+        warn(text)

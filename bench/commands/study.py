@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...engine.advice.study_file import StudyFile, default_path
 from ...engine.chat.interrupt import impatient
+from ...engine.commands import screen
 from ...engine.machine import tables
 from ...engine.machine.bars import Bars
 from ...engine.store import sources
@@ -25,11 +26,11 @@ from ..quality.caches import Caches
 from ..report import plot
 from ..speed import cases
 from ..study import study_page
-from ..study.cells import Options, Results
+from ..study.cells import Options, Results, usual
 from ..study.filling import all_types, fill, headed, in_order
 from ..study.findings import Findings
 from ..study.measure import Bench
-from ..study.texts import collect
+from ..study.texts import check_length, collect
 
 FORMATS = (*tables.FORMATS, "json")  # what -o may say besides a file
 
@@ -41,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         options = chosen(args, config)
         asked = collect(args.file, args.data)
+        check_length(asked, tokenizer, max(options.contexts[0], usual(config)))
         heading = headed(gguf, config, asked, args.seed)
         study = StudyFile.open(file_of(args) or default_path(gguf), heading)
         if study.set_aside:
-            print(f"pyllm: {study.path} was damaged; it is kept as {study.set_aside}", file=sys.stderr)
+            screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
         bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
         try:
             with impatient():
@@ -92,9 +94,9 @@ def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Op
     for table in findings.tables():
         tables.show(table, sys.stdout, how)
         print()
-    print(f"study: {study.path} ({len(results)} cells)", file=sys.stderr)
+    screen.say(f"study: {study.path} ({len(results)} cells)", sys.stderr)
     if args.report:
         folder = Path(args.report)
         study_page.write(findings, folder)
         more = "" if plot.available() else " (plots need matplotlib: pip install 'pyllm[plot]')"
-        print(f"report: {folder / study_page.PAGE}{more}", file=sys.stderr)
+        screen.say(f"report: {folder / study_page.PAGE}{more}", sys.stderr)

@@ -23,7 +23,7 @@ def add_perplexity(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", nargs="?", help=MODEL)
     add("-f", "--file", metavar="FILE", required=True, help="the text to score, UTF-8 (-: stdin)")
     add("-c", "--ctx-size", metavar="N", type=whole(8), default=512, help="tokens per window (default: 512)")
-    add("--chunks", metavar="N", type=whole(-1), default=-1, help="number of windows to score (default: -1, all)")
+    add("--chunks", metavar="N", type=chunks, default=-1, help="number of windows to score (default: -1, all)")
     add("--kl", action="store_true", help="report the KL divergence from an f32/f32 cache")
     add("--decode", action="store_true", help="score token by token, as in generation, not in batches")
     add_cache(parser)
@@ -82,6 +82,11 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     json = "the same as -o json: all results as one JSON object"
     add("--json", action="append_const", const="json", dest="output", help=json)
     add_offline(parser)
+
+
+def chunks(text: str) -> int:
+    """Return the value of --chunks: 1 or more, or -1 for all."""
+    return -1 if text.strip() == "-1" else whole(1)(text)
 
 
 def duration(text: str) -> float:

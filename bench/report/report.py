@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ...engine.machine import tables, window
+from ...engine.machine.plain import plain
 from ...models.errors import PyllmError
 from . import plot
 from .page import Page
@@ -66,6 +67,7 @@ class Report:
         md = how == "md"
 
         def write(text: str, mark: str = "") -> None:
+            text = plain(text)
             file.write((f"{mark}{text}\n" if md else window.filled(text, file, WIDTH)) + "\n")
 
         write(self.title, "# ")
@@ -78,8 +80,8 @@ class Report:
             write(section.title, "## ")
             for paragraph in section.text:
                 write(paragraph)
-            if section.chart:
-                file.write("\n".join(["```", *section.chart, "```", ""] if md else [*section.chart, ""]))
+            if chart := list(map(plain, section.chart)):
+                file.write("\n".join(["```", *chart, "```", ""] if md else [*chart, ""]))
             for table in shown:
                 file.write("\n" * (md or bool(table.caption)))
                 tables.show(table, file, how)

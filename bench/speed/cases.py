@@ -11,7 +11,7 @@ from pathlib import Path
 from ...kernels.formats.table import CACHE_TYPES
 from ...models.cache.layer_map import merged
 from ...models.cache.spec import CacheSpec
-from ...models.errors import UsageError
+from ...models.errors import UsageError, did_you_mean
 
 LIMIT = 1 << 20  # tokens of a case; larger numbers are mistakes
 MAX_VALUES = 10_000  # of a range
@@ -120,7 +120,7 @@ def names(flag: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
     items = _items(flag, texts)
     for item in items:
         if item not in known:
-            raise UsageError(f"{flag}: {item[:40]!r} is none of {', '.join(known)}")
+            raise UsageError(f"{flag}: {item[:40]!r} is none of {', '.join(known)}{did_you_mean(item, known)}")
     return items
 
 

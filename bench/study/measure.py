@@ -11,6 +11,7 @@ import numpy as np
 from ...engine.stepper import Session
 from ...kernels.formats.table import FORMATS
 from ...models.cache import rotation
+from ...models.forward import upcast
 from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
@@ -168,7 +169,7 @@ def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
             for key, value in shape(x).items():
                 found.setdefault(f"{key}_{side}", []).append(value)
             if (tensor := tensors.get(f"blk.{i}.attn_{side}.weight")) is not None:
-                weights = FORMATS[tensor.type].decode(tensor.data).astype(np.float64)
+                weights = upcast.decode(tensor.type, tensor.data.reshape(tensor.shape[0], -1)).astype(np.float64)
                 found[f"weights_{side}"].append(float(np.linalg.norm(weights)))
     return [found for _ in cells]
 

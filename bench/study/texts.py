@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...engine.chat.prompt import decoded
 from ...engine.store import ours
 from ...models.errors import UsageError
+from ...models.text.tokenizer import Tokenizer
 from ..quality import text_windows
 
 ENOUGH = 400_000  # characters of prose to collect from docstrings
@@ -49,14 +51,26 @@ def collect(file: str | None, folder: str | None) -> Sources:
     try:
         for path in found:
             if path.name.startswith("gsm8k") and path.suffix == ".jsonl":
-                sums = [(e["question"], e["answer"]) for e in map(json.loads, ours.read(path).decode().splitlines())]
+                sums = [(e["question"], e["answer"]) for e in map(json.loads, _text(path).split("\n"))]
         for path in sorted(Path(folder).glob("bbh/*.json")) if folder else []:
-            examples: list[dict[str, Any]] = json.loads(ours.read(path).decode())["examples"]
+            examples: list[dict[str, Any]] = json.loads(_text(path))["examples"]
             questions += [(e["input"], e["target"]) for e in examples]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(f"--data {path}: cannot be read ({error}); repair or remove it") from None
     prose = text_windows.read(named) if named else documentation()
     return Sources(prose, questions, sums, named or "the documentation of Python's library")
+
+
+def _text(path: Path) -> str:
+    return decoded(ours.read(path), f"--data {path}").strip()
+
+
+def check_length(sources: Sources, tokenizer: Tokenizer, n_ctx: int) -> None:
+    """Raise UsageError if the prose has fewer than n_ctx tokens."""
+    found = len(tokenizer.encode(sources.prose, bos=True))
+    if found < n_ctx:
+        cure = "name a longer text, or give none" if sources.prose else "name a text with -f"
+        raise UsageError(f"{sources.named}: has {found} tokens, the study needs {n_ctx}; {cure}")
 
 
 def documentation() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,19 +26,63 @@ def check_text(flag: str, text: str | None) -> None:
         raise UsageError(f"{flag}: not UTF-8 at character {error.start}: pass the text in UTF-8") from None
 
 
-def read_file(name: str) -> str:
+def read_file(name: str, flag: str = "-f") -> str:
     """Return the text of a file (-: stdin) without the newline at its end; raises UsageError."""
-    said = "stdin" if name == "-" else f"-f {name}"
+    said = "stdin" if name == "-" else f"{flag} {name}"
     try:
         with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
             raw = file.read(LIMIT + 1)
-        if len(raw) > LIMIT:
-            raise UsageError(f"{said}: longer than {LIMIT >> 20} MiB, which no context holds: give a shorter text")
-        return raw.decode("utf-8").removesuffix("\n")  # `echo` and editors add it
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{said}: not UTF-8 at byte {error.start}: save or convert it as UTF-8") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{said}: {getattr(error, 'strerror', None) or error}: name a text file") from None
+    return decoded(raw, said).removesuffix("\n")  # `echo` and editors add it
+
+
+def read_stdin() -> str:
+    """Return what is piped to stdin, to its end; "" where it is a terminal, closed, or cannot be read (as by nohup)."""
+    try:
+        if sys.stdin is None or sys.stdin.isatty():
+            return ""
+        raw = sys.stdin.buffer.read(LIMIT + 1)
+    except (OSError, ValueError):
+        return ""
+    return decoded(raw, "stdin")
+
+
+def decoded(raw: bytes, said: str) -> str:
+    """Return the text of bytes in UTF-8, without a byte order mark, each CRLF as LF. Raises UsageError.
+
+    said: where the bytes come from, for the message.
+    """
+    if len(raw) > LIMIT:
+        raise UsageError(f"{said}: longer than {LIMIT >> 20} MiB, which no context holds: give a shorter text")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        utf16 = " (it is UTF-16)" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise UsageError(f"{said}: not UTF-8 at byte {error.start}{utf16}: save or convert it as UTF-8") from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def unescaped(flag: str, text: str) -> str:
+    """Return a text from the shell with the escapes of llama.cpp's -e replaced: \\n \\r \\t \\' \\" \\\\ \\xHH.
+
+    Any other backslash stays. Raises UsageError if the bytes of \\xHH make no UTF-8.
+    """
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        code = found[1]
+        return bytes([int(code[1:], 16)]) if code[:1] == b"x" else ESCAPES.get(code, code)
+
+    try:
+        return _ESCAPE.sub(byte, text.encode()).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{flag}: \\x gives no UTF-8 at byte {error.start}: --no-escape leaves escapes alone"
+        ) from None
+
+
+ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_ESCAPE = re.compile(rb"\\([nrt'\"\\]|x[0-9A-Fa-f]{2})")
 
 
 def encode(

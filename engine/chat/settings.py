@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
-from ...models.errors import UsageError
+from ...models.errors import UsageError, did_you_mean
 from ..sampler import SamplingParams
 
 NAMES = {
@@ -15,16 +14,19 @@ NAMES = {
     "top-p": "top_p",
     "min-p": "min_p",
     "repeat-penalty": "repeat_penalty",
+    "repeat-last-n": "repeat_last_n",
+    "ignore-eos": "ignore_eos",
     "seed": "seed",
     "n": "max_tokens",
 }
 ALSO = {"temperature": "temp", "predict": "n", "n-predict": "n", "num-predict": "n", "max-tokens": "n"}
+SWITCH = {"off": False, "on": True}
 LARGEST = 2**32 - 1  # of whole numbers, as for the flags
 
 
 def rows(params: SamplingParams, seed: int) -> list[tuple[str, str]]:
     """Return the names and their values; seed: the one in use."""
-    table = [(name, f"{getattr(params, field):g}") for name, field in NAMES.items() if name != "seed"]
+    table = [(name, _shown(getattr(params, field))) for name, field in NAMES.items() if name != "seed"]
     return [*table, ("seed", str(seed) if params.seed >= 0 else f"-1 (a random one: {seed})")]
 
 
@@ -33,12 +35,16 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
     given, name = name, name.lower().lstrip("-").replace("_", "-")
     name = ALSO.get(name, name)
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"/set {given[:40]}: no such setting; {hint}there are {', '.join(NAMES)}")
+        hint = did_you_mean(name, NAMES) or ";"
+        raise UsageError(f"/set {given[:40]}: no such setting{hint} there are {', '.join(NAMES)}")
+    default = getattr(SamplingParams(), NAMES[name])
     if not text:
-        raise UsageError(f"/set {name} VALUE: give a value, such as {getattr(SamplingParams(), NAMES[name]):g}")
-    whole = isinstance(getattr(params, NAMES[name]), int)
+        raise UsageError(f"/set {name} VALUE: give a value, such as {_shown(default)}")
+    if isinstance(default, bool):
+        if text not in SWITCH:
+            raise UsageError(f"/set {name}: {text[:40]!r} must be {' or '.join(SWITCH)}")
+        return replace(params, **{NAMES[name]: SWITCH[text]})
+    whole = isinstance(default, int)
     try:
         value: Any = int(text) if whole else float(text)
     except ValueError:
@@ -49,3 +55,7 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
         return replace(params, **{NAMES[name]: value})
     except UsageError as error:
         raise UsageError(f"/set {name}: {str(error).partition(': ')[2]}") from None
+
+
+def _shown(value: float) -> str:
+    return list(SWITCH)[value] if isinstance(value, bool) else f"{value:g}"

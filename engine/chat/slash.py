@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...models.errors import PyllmError
+from ...models.errors import PyllmError, did_you_mean
 from . import settings, statistics, transcript
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ def call(chat: Chat, name: str, rest: str) -> bool:
     """Run a command; return whether Ctrl-C ended an answer."""
     command = COMMANDS.get(ALSO.get(name, name))
     if command is None:
-        near = get_close_matches(name, COMMANDS, 1)
-        chat.screen.note(f"{name}: no such command; {f'did you mean {near[0]}? ' if near else ''}/help lists them")
+        chat.screen.note(f"{name}: no such command{did_you_mean(name, COMMANDS) or ';'} /help lists them")
         return False
     try:
         return bool(command.run(chat, rest))

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from ..machine import window
 from ..machine.bars import Bars
+from ..machine.plain import plain_lines
 from ..results import Piece, Stop
 
 
@@ -29,7 +30,7 @@ def stream(pieces: Iterator[Piece], out: TextIO | None, progress: Bars) -> tuple
             stop = piece.stop
             written.append(piece.text)
             if out is not None:
-                out.write(wrap.feed(piece.text) if wrap else piece.text)
+                out.write(wrap.feed(plain_lines(piece.text)) if wrap else piece.text)
                 out.flush()
     finally:
         text = "".join(written)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...models.errors import UsageError
-from ..chat.prompt import check_text, encode, read_file
+from ..chat.prompt import check_text, encode, read_file, read_stdin, unescaped
 from .screen import note
 
 if TYPE_CHECKING:
@@ -17,27 +17,49 @@ if TYPE_CHECKING:
 
 
 def read_prompt(args: argparse.Namespace) -> str | None:
-    """Return the prompt; None if none was given and stdin is a terminal. Raises UsageError for two, or an empty one."""
+    """Return the prompt; None if none was given and stdin is a terminal. Raises UsageError for two, or an empty one.
+
+    What is piped to stdin comes before a prompt of the flags, as in `llm`. Also puts the text of -sysf and the escapes
+    of -sys into `args.system_prompt`.
+    """
     given = {"PROMPT": args.text, "-p": args.prompt, "-f": args.file}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)}: give one prompt (the first word that is not a flag is MODEL)")
-    check_text("-sys", args.system_prompt)
+    args.system_prompt = _system_prompt(args)
     if args.raw and args.system_prompt is not None:
         raise UsageError("-sys and --raw: a system prompt needs the chat template that --raw leaves out")
-    if args.file is not None:
-        text = read_file(args.file)
-    elif names:
-        text = str(given[names[0]])
-        check_text(names[0], text)
-    elif sys.stdin is None or sys.stdin.isatty():
-        return None
-    else:
+    if not names:
+        if sys.stdin is None or sys.stdin.isatty():
+            return None
         text = read_file("-")
+    elif args.file is not None:
+        text = read_file(args.file)
+    else:
+        text = _typed(names[0], given[names[0]], args)
+    if names and args.file != "-":
+        piped = read_stdin()
+        text = " ".join(filter(None, (piped if piped.strip() else "", text)))
     if not text:
         where = "" if names else " (stdin gave none, and the first word that is not a flag is MODEL)"
         raise UsageError(f"the prompt is empty{where}: give a text with -p, or a file with -f")
     return text
+
+
+def _system_prompt(args: argparse.Namespace) -> str | None:
+    if args.system_prompt_file is None:
+        return None if args.system_prompt is None else _typed("-sys", args.system_prompt, args)
+    if args.system_prompt is not None:
+        raise UsageError("-sys and -sysf: give one system prompt")
+    if args.system_prompt_file == "-":
+        raise UsageError("-sysf -: stdin is for the prompt; name a file")
+    return read_file(args.system_prompt_file, "-sysf")
+
+
+def _typed(flag: str, text: str, args: argparse.Namespace) -> str:
+    """Return a text from the shell, its escapes replaced unless --no-escape is given; raises UsageError."""
+    check_text(flag, text)
+    return unescaped(flag, text) if args.escape else text
 
 
 def check_chat(args: argparse.Namespace) -> None:
@@ -62,4 +84,6 @@ def tokens_of(tokenizer: Tokenizer, template: ChatTemplate | None, args: argpars
     tokens = encode(tokenizer, template, prompt, system=args.system_prompt, raw=args.raw)
     if template is None and not args.raw:
         note("pyllm: the model has no chat template: it continues the prompt as it stands")
+    if tokenizer.bos_id is not None and tokens[:2] == [tokenizer.bos_id] * 2:
+        note("pyllm: the prompt begins with BOS, and the model's own comes before it: leave yours out")
     return tokens

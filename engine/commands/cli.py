@@ -22,6 +22,11 @@ from typing import NoReturn
 
 from ... import __version__
 from ...models.errors import FitError, PyllmError, UsageError
+from ..chat.interrupt import at_once
+from ..machine.plain import plain
+from .line.parser import Parser
+from .line.streams import encode, fill, spare_stderr
+from .screen import warn
 
 INTERRUPTED = 128 + 2  # what a shell reports for a program that SIGINT ended
 PIPE_CLOSED = 128 + 13  # likewise for SIGPIPE: the reader, such as `head`, has read enough
@@ -36,6 +41,7 @@ exit codes:
   {FitError.exit_code}    the model and its KV cache do not fit in memory
   {INTERRUPTED}  Ctrl-C
   {PIPE_CLOSED}  the reader of the output closed it, as `head` does
+  {TERMINATED}  SIGTERM
 
 environment:
   PYLLM_CACHE  folder for files that are kept between runs, such as the default model
@@ -54,20 +60,14 @@ class Command:
     takes_path: bool = False  # args.model is resolved to a file on this machine before `run`
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError, with one line, instead of printing and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
 def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run one of the commands and return the process's exit code."""
+    fill()
+    encode()
     try:
         with _terminable():
             code = _dispatch(commands, list(sys.argv[1:] if argv is None else argv))
-            if sys.stdout is not None:
-                sys.stdout.flush()  # a closed pipe can still be handled here
+            sys.stdout.flush()  # a closed pipe can still be handled here
             return code
     except PyllmError as error:
         return _complain(error, error.exit_code)
@@ -75,6 +75,11 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
         return _complain("out of memory; take a smaller -c or smaller cache types", FitError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as ended:  # SIGTERM
+        return ended.code if isinstance(ended.code, int) else PyllmError.exit_code
+    except ImportError as error:
+        missing = "; pip install pyllm installs what is missing" if isinstance(error, ModuleNotFoundError) else ""
+        return _complain(f"{error}{missing}", PyllmError.exit_code)
     except BrokenPipeError:
         # Python flushes stdout once more at exit, and would complain.
         with suppress(OSError, ValueError):
@@ -86,31 +91,43 @@ def main(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> 
 
 def script(commands: Mapping[str, Command]) -> NoReturn:
     """Run a command and end the process, as the program `pyllm`."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what users should know is logged, in pyllm's own format
-    gc.set_threshold(100_000)  # imports make half a million lasting objects; collecting them takes a tenth of the start
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(logging.Formatter("pyllm: %(message)s"))
-    code = main(commands)
-    with suppress(OSError, ValueError, AttributeError):
+    try:
+        _prepare()
+        code = main(commands)
         sys.stderr.flush()
+    except KeyboardInterrupt:  # before `main`, or once more, while the first was handled
+        code = INTERRUPTED
     # All output is written and the threads are daemons. Tearing down Numba and LLVM would take another 0.4 s.
     os._exit(code)
 
 
+def _prepare() -> None:
+    """Make the process ready: warnings, logging, memory, streams."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what users should know is logged, in pyllm's own format
+    gc.set_threshold(100_000)  # imports make half a million lasting objects; collecting them takes a tenth of the start
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Formatter("pyllm: %(message)s"))
+    fill()
+    spare_stderr()
+
+
 def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
-    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     command = commands.get(argv[0]) if argv else None
     try:
         if command is None:
+            if argv and (argv[0].endswith(".gguf") or argv[0].startswith(("hf:", "pypi:", "https:"))):
+                raise UsageError(f"{argv[0][:80]}: is no command; did you mean pyllm run {argv[0][:80]}?")
             parser = _top(commands)
             parser.parse_args(argv)
             parser.print_help(sys.stderr)
             return UsageError.exit_code
-        parser = Parser(f"pyllm {argv[0]}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        command.add_flags(parser)
-        args = parser.parse_intermixed_args(argv[1:])
+        parser = Parser(f"pyllm {argv[0]}")
+        with at_once():
+            command.add_flags(parser)
+        args, ignored = parser.read(argv[1:])
+        if ignored and "--log-disable" not in ignored:
+            warn(f"{', '.join(ignored)}: llama.cpp's, without a meaning here")
     except SystemExit as ended:  # --help and --version
         return int(ended.code or 0)
     if command.takes_path:
@@ -119,7 +136,9 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
 
         with Bars() as progress:
             args.model = str(resolve(args.model, offline=args.offline, progress=progress))
-    return int(importlib.import_module(command.module).run(args) or 0)
+    with at_once():
+        module = importlib.import_module(command.module)
+    return int(module.run(args) or 0)
 
 
 def _top(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -127,7 +146,6 @@ def _top(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "pyllm",
         description="GGUF language models on CPUs in pure Python, with a KV cache in any pair of formats.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pyllm {__version__}")
     lines = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -136,9 +154,14 @@ def _top(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
 def _complain(problem: object, code: int) -> int:
     with suppress(OSError, AttributeError):
-        sys.stderr.write(f"pyllm: {' '.join(str(problem).split())}\n")
+        warn(" ".join(str(problem).split()))
     return code
 
 

@@ -20,6 +20,7 @@ from ...kernels.lang import cpu, kept
 from ...models.errors import PyllmError
 from ..machine import host
 from ..machine.fit import free_memory
+from ..machine.plain import plain
 from ..machine.units import size
 
 LIBRARIES = ("numba", "llvmlite", "numpy", "gguf", "tokenizers", "sentencepiece", "matplotlib")
@@ -43,8 +44,10 @@ def run(args: Namespace) -> int:
         print(f"deleted {size(cleared)} of compiled kernels\n")
     width = max(len(name) for name, _ in rows(facts))
     for name, value in rows(facts):
-        print(f"{name:<{width}}  {value}")
-    print("", *(f"- {line}" for line in facts["advice"] or ["nothing that would make pyllm faster here"]), sep="\n")
+        print(f"{name:<{width}}  {plain(value)}")
+    print(
+        "", *(f"- {plain(line)}" for line in facts["advice"] or ["nothing that would make pyllm faster here"]), sep="\n"
+    )
     return 0
 
 
@@ -69,7 +72,7 @@ def examine() -> dict[str, Any]:
         "versions": {"pyllm": __version__, "python": platform.python_version(), **dict(_versions())},
         "system": platform.platform(),
         "environment": {name: os.environ[name] for name in ("PYLLM_CACHE", "PYLLM_PORTABLE", "PYLLM_AMX",
-                        "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES") if name in os.environ},
+                        "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT") if name in os.environ},
     }  # fmt: skip
     return {**facts, "advice": list(advice(facts))}
 
@@ -103,6 +106,8 @@ def advice(facts: dict[str, Any]) -> Iterator[str]:
     """Yield what would make pyllm faster here, and what may keep it from running."""
     processor, cores, memory, kernels = facts["cpu"], facts["cores"], facts["memory"], facts["kernels"]
     asked = facts["environment"]
+    if asked.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        yield "NUMBA_DISABLE_JIT is set: no kernel can be compiled, so no model runs; unset it"
     if asked.get("PYLLM_PORTABLE", "0") not in ("", "0"):
         yield "PYLLM_PORTABLE is set: the slow kernels for any CPU are used; unset it"
     elif "NUMBA_CPU_NAME" in asked or "NUMBA_CPU_FEATURES" in asked:

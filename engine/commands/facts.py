@@ -8,13 +8,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..machine.plain import plain
 from ..machine.tables import Table, show
 from ..machine.units import size
+from .screen import console
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
-
-WIDTH = 120  # columns, if the output is not a terminal
 
 
 def present(facts: dict[str, Any], args: Namespace) -> int:
@@ -22,15 +22,11 @@ def present(facts: dict[str, Any], args: Namespace) -> int:
     if args.output == "json":
         print(json.dumps(facts, indent=2))
         return 0
-    from rich.console import Console
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    out = console()
     if args.output == "md":
-        show(
-            Table("", ["", ""], [[name, _plain(value)] for name, value in _rows(facts)], left=(0, 1)), sys.stdout, "md"
-        )
+        show(Table("", ["", ""], _rows(facts), left=(0, 1)), sys.stdout, "md")
     else:
-        console.print(_summary(facts))
+        out.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
     tables += _caches(facts["cache"]) if facts["cache"] else []
     tables += [_tensors(facts)] if args.tensors else []
@@ -38,7 +34,7 @@ def present(facts: dict[str, Any], args: Namespace) -> int:
         sys.stdout.write("\n")
         show(table, sys.stdout, args.output)
     if facts["problem"]:
-        console.print(f"\npyllm does not run this model: {_plain(facts['problem'])}", markup=False, soft_wrap=True)
+        out.print(f"\npyllm does not run this model: {plain(facts['problem'])}", soft_wrap=True)
     return 0
 
 
@@ -48,7 +44,7 @@ def _summary(facts: dict[str, Any]) -> RichTable:
 
     grid = RichTable.grid(padding=(0, 2))
     for name, value in _rows(facts):
-        grid.add_row(Text(name, style="bold"), Text(_plain(value), overflow="fold"))
+        grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
     return grid
 
 
@@ -141,12 +137,6 @@ def _cache(title: str, cache: dict[str, Any]) -> Table:
 
 def _tensors(facts: dict[str, Any]) -> Table:
     rows = [
-        [_plain(row["name"]), " x ".join(map(str, row["shape"])), row["type"], f"{row['bytes']:,}"]
-        for row in facts["tensors"]
+        [row["name"], " x ".join(map(str, row["shape"])), row["type"], f"{row['bytes']:,}"] for row in facts["tensors"]
     ]
     return Table("tensors", ["name", "shape", "type", "bytes"], rows)
-
-
-def _plain(text: str) -> str:
-    """Replace what is not printable in a file's text, so that it cannot move the terminal's cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

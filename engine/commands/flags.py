@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ...models.errors import did_you_mean
+
 DEFAULT_CTX = 4096  # without -c; no more than the model was trained on
 
 MODEL = "a .gguf file, hf:USER/REPO[:QUANT], an https address, pypi:NAME, or a short name"
@@ -103,7 +105,8 @@ def cache_type(text: str) -> str:
     from ...kernels.formats.table import CACHE_TYPES
 
     if text not in CACHE_TYPES:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a cache type; use one of {', '.join(CACHE_TYPES)}")
+        known = f"use one of {', '.join(CACHE_TYPES)}{did_you_mean(text, CACHE_TYPES)}"
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a cache type; {known}")
     return text
 
 

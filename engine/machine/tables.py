@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import TextIO
 
 from . import window
+from .plain import plain
 
 GAP = "  "
 NARROW = 16  # cells that a column of text keeps when it gives way to others
@@ -17,7 +18,7 @@ FORMATS = ("table", "md")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. The columns `left` are aligned left, the others, which are numbers, right.
+    """A table of text, made safe for a terminal. The columns `left` are aligned left, the others, numbers, right.
 
     Where a table is too wide for the window, its columns go on below, with the columns `keys` repeated.
     """
@@ -31,7 +32,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown that is readable unrendered too, without its caption."""
-        titles, *rows = ([text.replace("|", r"\|") for text in row] for row in (self.columns, *self.rows))
+        titles, *rows = ([text.replace("|", r"\|") for text in row] for row in self._plain())
         widths = [max(2, w) for w in _widths([titles, *rows])]
         rule = ["-" * w if i in self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
         lines = [titles, rule, *rows]
@@ -42,7 +43,7 @@ class Table:
 
         Without titles it has no heading. A cell that is wider than a line is broken between words.
         """
-        widths, every = _widths([self.columns, *self.rows]), list(range(len(self.columns)))
+        widths, every = _widths(self._plain()), list(range(len(self.columns)))
         if width is None or _total(widths) <= width:
             return self._band(every, widths)
         text = max(self.left, key=lambda i: widths[i], default=0)
@@ -63,12 +64,17 @@ class Table:
         found = [self._band(sorted([*keys, *band]), widths) for band in bands or [[]]]
         return [line for n, band in enumerate(found) for line in ([""] * (n > 0) + band)]
 
+    def _plain(self) -> list[list[str]]:
+        """Return the titles and the rows as they may be printed."""
+        return [list(map(plain, row)) for row in (self.columns, *self.rows)]
+
     def _band(self, chosen: Sequence[int], widths: Sequence[int]) -> list[str]:
         """Return the lines of these columns, each as wide as said."""
         sizes, left = [widths[i] for i in chosen], [n for n, i in enumerate(chosen) if i in self.left]
-        heading = [self.columns] if any(self.columns) else []
+        titles, *rows = self._plain()
+        heading = [titles] if any(titles) else []
         lines: list[str] = []
-        for n, row in enumerate([*heading, *self.rows]):
+        for n, row in enumerate([*heading, *rows]):
             cells = zip_longest(*(_fold(row[i], widths[i]) for i in chosen), fillvalue="")
             lines += [_line(part, sizes, left, GAP).rstrip() for part in cells]
             lines += ["─" * _total(sizes)] if heading and n == 0 and self.rule else []
@@ -77,12 +83,13 @@ class Table:
 
 def show(table: Table, file: TextIO, how: str = "table") -> None:
     """Write a table with its caption to a stream: for people, as wide as the window if it is a terminal, or as "md"."""
+    caption = plain(table.caption)
     if how == "md":
-        file.write(f"{table.caption}\n\n" * bool(table.caption) + table.markdown())
+        file.write(f"{caption}\n\n" * bool(caption) + table.markdown())
         return
-    caption = [window.filled(table.caption, file)] if table.caption else []
+    heading = [window.filled(caption, file)] if caption else []
     lines = table.lines(window.width(file) if file.isatty() else None)
-    file.write("".join(f"{line}\n" for line in [*caption, *lines]))
+    file.write("".join(f"{line}\n" for line in [*heading, *lines]))
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:

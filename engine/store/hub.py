@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
-from ...models.errors import ModelError, PyllmError, UsageError
+from ...models.errors import ModelError, PyllmError, UsageError, did_you_mean
 from ...models.progress import Progress
 from . import hubcache
 from .disk import alone, check_space, disk_errors
 from .fetch import AGAIN, LONGEST_PAUSE, PAUSES, Refused, Remote, fetch, incomplete
 from .folder import Origin, models_folder, remember
-from .pick import PREFERRED, choose, models_of, parts_of
+from .pick import PREFERRED, choose, models_of, parts_of, quant_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -148,7 +148,9 @@ class _Hub:
         if not there:
             cure = "look for a repository whose name ends in -GGUF"
             raise ModelError(self.name, "repository", "has no GGUF model", cure)
-        raise ModelError(self.name, self.name.file or self.name.quant, "is not in the repository", f"it has {there}")
+        asked = self.name.file or self.name.quant
+        near = did_you_mean(asked, files if self.name.file else {quant_of(name) for name in files})
+        raise ModelError(self.name, asked, "is not in the repository", f"it has {there}{near}")
 
     def _fetch(self, file: File, root: Path, commit: str, progress: Progress) -> None:
         """Fetch one file into the cache's blobs, then let huggingface_hub link to it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ...models.errors import ModelError
+from ...models.errors import ModelError, did_you_mean
 from ...models.progress import Progress, silent
 from .catalogue import CATALOGUE, DEFAULT
 from .folder import cache_folder
@@ -57,7 +57,7 @@ def _path(name: str) -> Path:
             if " " in name
             else "MODEL may be a path, hf:USER/REPO, an https address, pypi:NAME, or a short name of pyllm list --all"
         )
-        raise ModelError(_short(name), "file", "no such file", cure)
+        raise ModelError(_short(name), "file", "no such file", cure + did_you_mean(name, CATALOGUE))
     return path
 
 

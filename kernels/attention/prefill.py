@@ -9,7 +9,7 @@ from functools import cache
 
 from ..lang.jit import Kernel, kernel
 from ..lang.memory import peek_i64, store_rows
-from ..ops.tile_dot import MANY, many, tile_dot
+from ..ops.tile_dot import MANY, tile_dot
 from ..pages import TILES
 from ..shapes import PAGE, PART
 from .softmax import (
@@ -32,7 +32,7 @@ from .values import add_page, load_page
 @cache
 def attend_many(k_type: str, v_type: str) -> Kernel:
     """Return the kernel for blocks of rows, a few query vectors at a time; a job is a block."""
-    n = many(k_type)
+    n = MANY
 
     @kernel(ATTEND, f"attend_many_{k_type}_{v_type}")
     def attend_many(a, begin, end, thread):

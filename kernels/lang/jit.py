@@ -20,6 +20,8 @@ from numba.core.ccallback import CFunc
 
 from .kept import Kept
 
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, and pyllm's kernels must be compiled: unset it")
 if config.CPU_NAME and config.CPU_FEATURES is None:
     config.CPU_FEATURES = ""  # the features of the CPU of that name; Numba would add those of the host
 

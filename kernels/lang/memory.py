@@ -21,6 +21,12 @@ def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
     return builder.inttoptr(address, ty.as_pointer())
 
 
+@intrinsic
+def pointer(typingctx: Any, address: Any) -> Any:
+    """Return an address as a pointer, for numba.carray."""
+    return types.voidptr(address), lambda context, builder, sig, args: builder.inttoptr(args[0], I8.as_pointer())
+
+
 def read(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
     """Emit a load from an address, aligned or not."""
     return builder.load(_at(builder, address, ty), align=1)

@@ -16,7 +16,7 @@ from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from ..lang.simd import fma, splat
 from .linear import CHUNK
-from .tile_dot import many, tile_dot
+from .tile_dot import MANY, tile_dot
 
 ROUTE = record(logits="ptr", stride="int", experts="int", used="int", chosen="ptr", shares="ptr")
 
@@ -181,7 +181,7 @@ def project_many(fmt: str) -> Kernel:
     rows after CHUNK rows: the tiles stay in the core's second-level cache, and the rows in its first.
     x and meta have room for MANY rows more.
     """
-    n = many(fmt)
+    n = MANY
     few = n // 2  # rows that take less time one by one than as a part of n
 
     @kernel(PROJECT_MANY, f"project_many_{fmt}")

@@ -15,7 +15,7 @@ from ..lang.jit import jit
 from ..lang.memory import load_f32, store_f32
 from ..lang.simd import exp
 
-__all__ = ["Scratch", "draw", "narrow"]
+__all__ = ["Scratch", "draw", "narrow", "narrowed"]
 
 _BINS = 1 << 11
 _INF = 0x7F800000  # the bits of infinity, the distance of an excluded token
@@ -46,7 +46,7 @@ def narrow(
     scale = min(max(1 / temp, 1e-30), 1e30)
     s = scratch
     return int(
-        _narrow(
+        narrowed(
             logits, np.float32(peak), top_k if 0 < top_k < len(logits) else 0, top_p, np.float32(farthest),
             np.float32(scale), s.ids, s.distance, s.weight, s.counts, s.bins,
         )
@@ -70,7 +70,7 @@ def draw(ids, weight, n, chance):
 
 
 @jit
-def _narrow(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, counts, bins):
+def narrowed(logits, peak, top_k, top_p, farthest, scale, ids, distance, weight, counts, bins):
     """Do the work of `narrow`; farthest: the largest distance that min_p keeps; scale: 1 / temp."""
     n = _gather(logits, peak, top_k, ids, distance, counts)
     if top_k > 0:

@@ -17,23 +17,14 @@ from ..formats.layout import Layout
 from ..formats.scales import integers_at, load_minimum, load_scale
 from ..formats.table import FORMATS, Format
 from ..formats.words import load_words
-from ..lang import cpu
 from ..lang.buffers import offsets
 from ..lang.dot import STORED_BIAS, dot_words
 from ..lang.memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
 from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
 
-
-def many(fmt: str) -> int:
-    """Return the rows to take at once where there are many: as many as the registers hold."""
-    return MANY if FORMATS[fmt].bits and cpu.DOT == "avx512vnni" else 8
-
-
-MANY = 16
-"""The most that `many` returns; rows of activations are followed by room for that number of rows."""
-
-FEW = 4
-"""Rows to take at once where there are a few, one each of several sequences."""
+MANY = 8
+"""Rows to take at once where there are many: on Zen 4 and Zen 5 more of them spill, and cost a quarter of the speed
+(bench/LOG.md). Rows of activations are followed by room for that number of rows."""
 
 META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
 """A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""

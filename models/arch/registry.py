@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..errors import ModelError
 from ..file.gguf import GGUF
+from ..file.lookalikes import check_model
 from ..hyper import Hyper
 from .blocks import Decoder
 from .gemma2 import Gemma2
@@ -43,6 +44,7 @@ ARCHITECTURES: dict[str, type[Decoder[Any]]] = {
 
 def read_config(g: GGUF) -> Config:
     """Return the hyperparameters of a file, as its architecture reads and checks them; raises ModelError."""
+    check_model(g)
     name = g.architecture
     if name not in ARCHITECTURES:
         problem = f"is {name[:60]!a}, which pyllm does not run"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ...kernels.formats.table import CACHE_TYPES
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 
 DEFAULT = "f16"
 """The cache's type where no flag names one."""
@@ -44,7 +44,8 @@ def _entry(item: str) -> Entry:
         raise ValueError(f"{item[:40]!r} must be layers and a type: 0-1:f16, 7:q8_0 or, the last two, -2:f16")
     star, from_end, first, last, cache_type = match.groups()
     if cache_type not in CACHE_TYPES:
-        raise ValueError(f"{item[:40]!r}: {cache_type} is no cache type; use one of {', '.join(CACHE_TYPES)}")
+        known = f"use one of {', '.join(CACHE_TYPES)}{did_you_mean(cache_type, CACHE_TYPES)}"
+        raise ValueError(f"{item[:40]!r}: {cache_type} is no cache type; {known}")
     if star:
         return Entry(item, cache_type, rest=True)
     span = (-int(from_end), -1) if from_end else (int(first), int(last or first))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ...kernels.formats.table import CACHE_TYPES, FORMATS, Format
 from ...kernels.shapes import PAGE, columns, parts
 from ..config import Config, Layer
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from . import rotation
 from .kinds import kinds
 from .spec import CacheSpec
@@ -30,7 +30,9 @@ def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
     """Return the format named `cache_type` if this model's K (side "k") or V can be kept in it; raises UsageError."""
     flag = f"--cache-type-{side} {cache_type}"
     if cache_type not in CACHE_TYPES:
-        raise UsageError(f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}")
+        raise UsageError(
+            f"{flag}: unknown cache type; use one of {', '.join(CACHE_TYPES)}{did_you_mean(cache_type, CACHE_TYPES)}"
+        )
     fmt = FORMATS[cache_type]
     for head_dim in sorted({head_size(layer, side) for layer in config.layers}):
         if head_dim % fmt.size:
@@ -103,6 +105,6 @@ def buffer_bytes(config: Config, rows: int = PREFILL_ROWS, logits: int = 8, thre
     row = 7.5 * inputs + 4 * outputs + c.expert_used_count * pair
     vectors = max(96, c.n_head // c.n_head_kv) + 32  # of queries, which a thread takes through the pages together
     thread = vectors * (4 * (k + v) + 640) + 256 * k + 512 * v + 64 * (c.n_embd + values + n_ff) + 1024
-    return (
-        rows * sums_bytes(c) + int((max(rows, 32) + 32) * row) + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread
-    )
+    padded = max(rows + 8, -(-rows // 32) * 32)
+    each = int(padded * row) + rows * sums_bytes(c)
+    return each + 4 * (logits + 31) * (c.n_vocab + 31) + threads * thread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from . import layer_map, rotation
 
 POLICIES = ("",)
@@ -29,7 +29,7 @@ class CacheSpec:
         for side in "kv":
             object.__setattr__(self, side, layer_map.normal(side, getattr(self, side)))
         if self.rotate not in rotation.MODES:
-            known = ", ".join(rotation.MODES)
+            known = ", ".join(rotation.MODES) + did_you_mean(self.rotate, rotation.MODES)
             raise UsageError(f"--cache-rotate {self.rotate[:40]}: unknown; use one of {known}")
         if self.policy not in POLICIES:
             raise UsageError(f"--cache-policy {self.policy[:40]}: unknown policy; leave it out")

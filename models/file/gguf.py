@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from .header import CONVERT, COUNT_LIMIT, DOWNLOAD, Mapped, Tensor, quote, read, short
+from .lookalikes import is_joined
 from .strings import Texts
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
@@ -60,6 +61,10 @@ class GGUF:
         count = given.integer("split.count", 0, 99999, default=0)
         if count <= 1:
             return given
+        if is_joined(given):
+            problem = f"is {count}, and other parts of the split model follow in this file, as if joined by cat"
+            cure = "join parts with llama.cpp's llama-gguf-split --merge, or keep them apart and give the first"
+            raise ModelError(given.path, "split.count", problem, cure)
         parts = [given if p == given.path else _one(p) for p in _siblings(given.path, count)]
         tensors: dict[str, Tensor] = {}
         for i, part in enumerate(parts):

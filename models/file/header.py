@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from . import lookalikes
 from .strings import Texts
 
 DOWNLOAD = "the file is damaged or incomplete: download it again"
@@ -162,8 +163,9 @@ class _Header:
     def start(self) -> int:
         """Read the magic and the version; return the version."""
         if (magic := self.buffer[:4]) != b"GGUF":
-            old = " (an older format of llama.cpp)" if magic in (b"lmgg", b"fmgg", b"tjgg", b"algg") else ""
-            self.fail("magic", f"is {magic!r}, not b'GGUF': this is not a GGUF file{old}", "give a .gguf file")
+            what, cure = lookalikes.of_bytes(self.buffer[: lookalikes.HEAD])
+            what = f"{what}, and no GGUF" if what else "not a GGUF file"
+            self.fail("magic", f"is {magic!r}, not b'GGUF': this is {what}", cure or "give a .gguf file")
         self.at = 4
         version = self.u32("version")
         if version not in (2, 3):

@@ -62,8 +62,9 @@ class Model:
         self._plans: dict[PlanKind, Plan] = {}
         self._kind = PlanKind.DECODE  # of the last step
         self.stamps: npt.NDArray[np.int64] | None = None  # where runs leave their time stamps: see Team.run
-        first = [kind for kind in PlanKind if kind is not PlanKind.FEW or sequences > 1]
-        loaded.prepare([kernel for kind in first for kernel in self.plan(kind).kernels], self.team, progress)
+        first = [*(PlanKind.of_rows(n + 1) for n in range(sequences)), PlanKind.PREFILL]
+        kernels = dict.fromkeys(kernel for kind in dict.fromkeys(first) for kernel in self.plan(kind).kernels)
+        loaded.prepare(list(kernels), self.team, progress)
 
     def plan(self, kind: PlanKind) -> Plan:
         """Return the plan for steps of a kind, which is recorded when it is first asked for."""

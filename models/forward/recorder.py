@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...kernels.lang import cpu
 from ...kernels.lang.jit import Kernel
-from ...kernels.ops import activations, embed, linear, tile_dot
+from ...kernels.ops import activations, embed, linear
 from ...kernels.plan import Cost, Plan
 from ..cache.store import KVCache
 from ..config import Config
@@ -43,7 +43,7 @@ class Recorder:
         self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind
     ) -> None:
         self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
-        self.alone, self.prefill = kind is PlanKind.DECODE, kind is PlanKind.PREFILL
+        self.kind, self.alone, self.prefill = kind, kind is PlanKind.DECODE, kind is PlanKind.PREFILL
         self.positions, self.plan = positions, Plan()
         self._mixture: Mixture | None = None
 
@@ -214,7 +214,7 @@ class Recorder:
             times = step.wide_logits_chunks if logits_rows else step.wide_chunks
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
         else:
-            kernel, items = linear.linear(name, self._at_once(name)), m.tiles
+            kernel, items = linear.linear(name, self.kind.at_once), m.tiles
             times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x
             operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
             operands |= {"meta_stride": m.columns // 2}
@@ -229,10 +229,6 @@ class Recorder:
             output=(y.x, rows),
             **operands,
         )
-
-    def _at_once(self, fmt: str) -> int:
-        """Return the rows that products with weights of a format take at once."""
-        return 1 if self.alone else tile_dot.many(fmt) if self.prefill else tile_dot.FEW
 
     def grain(self, items: int, nbytes: int) -> int:
         """Return the tiles that a thread takes at once. Decode waits for memory, so its pieces are as long as leave no

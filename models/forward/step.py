@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...kernels.attention import softmax
 from ...kernels.lang import cpu
-from ...kernels.ops import linear
+from ...kernels.ops import linear, tile_dot
 from ...kernels.shapes import PAGE
 from . import jobs
 from .span import Span
@@ -23,7 +23,9 @@ class PlanKind(Enum):
     """Kinds of steps, each with a plan of its own."""
 
     DECODE = "decode"  # one row
-    FEW = "few"  # one row each of several sequences
+    TWO = "two"  # one row each of two sequences
+    FOUR = "four"  # of three or four
+    FEW = "few"  # of more
     PREFILL = "prefill"  # rows of prompts, and one row each of other sequences
 
     @staticmethod
@@ -31,12 +33,25 @@ class PlanKind(Enum):
         """Return the kind of a step of these spans."""
         if not all(span.decode for span in spans):
             return PlanKind.PREFILL
-        return PlanKind.DECODE if len(spans) == 1 else PlanKind.FEW
+        return PlanKind.of_rows(len(spans))
+
+    @staticmethod
+    def of_rows(rows: int) -> PlanKind:
+        """Return the kind of a step of one row each of `rows` sequences."""
+        return next((kind for kind, most in _AT_ONCE.items() if rows <= most), PlanKind.FEW)
+
+    @property
+    def at_once(self) -> int:
+        """Return the rows that products take at once: with too many, some of them are for nothing."""
+        return _AT_ONCE.get(self, tile_dot.MANY)
 
     @staticmethod
     def alone(rows: int) -> PlanKind:
         """Return the kind of a step of one sequence, of a token that was generated or of a prompt's `rows` tokens."""
         return PlanKind.DECODE if rows == 1 else PlanKind.PREFILL
+
+
+_AT_ONCE = {PlanKind.DECODE: 1, PlanKind.TWO: 2, PlanKind.FOUR: 4}
 
 
 class Step:

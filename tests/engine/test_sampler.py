@@ -71,6 +71,20 @@ def test_a_penalty_of_all_tokens_or_none() -> None:
         assert s(LOGITS) == expected
 
 
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_end_tokens_are_never_chosen(penalty: float) -> None:
+    before = LOGITS.copy()
+    for ignored, expected in ((True, {3}), (False, {1})):
+        for params in ({"temperature": 0.0}, {"top_k": 1}):
+            s = Sampler(SamplingParams(ignore_eos=ignored, repeat_penalty=penalty, **params), 8, ends={5, 1})
+            s.accept(4)
+            assert {s(LOGITS) for _ in range(5)} == expected
+    everything = SamplingParams(ignore_eos=True, top_k=0, top_p=1.0, min_p=0.0, temperature=1e9)
+    ids, p = Sampler(everything, 8, ends={5, 1}).candidates(LOGITS)
+    assert {1, 5}.isdisjoint(ids[p > 0]) and np.count_nonzero(p) == 6
+    np.testing.assert_array_equal(LOGITS, before)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1),

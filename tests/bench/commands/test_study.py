@@ -7,14 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
 from pyllm.__main__ import main
 from pyllm.bench.commands import study, study_flags
+from pyllm.bench.quality.caches import EXACT, Caches
 from pyllm.bench.study import cells, filling, measure
+from pyllm.bench.study.texts import Sources
 from pyllm.engine.advice.study_file import BEGINS, StudyFile
+from pyllm.models.arch.registry import read_config
 from pyllm.models.errors import UsageError
+from pyllm.models.file.gguf import GGUF
+from pyllm.models.file.header import TENSOR_TYPES, Tensor
+from pyllm.models.forward import upcast
+from pyllm.models.text.tokenizer import Tokenizer
 
 TEXT = "hello world in the world, her hello then. " * 40
 
@@ -137,6 +145,33 @@ def test_a_study_of_something_else_is_not_mixed_in(
     code, _, err = call(capsys, *flags, "-o", str(path))
     assert code == UsageError.exit_code and "a study of another file, " in err
     assert "cell" in path.read_text()
+
+
+@pytest.mark.parametrize("words", [0, 1, 5, 20])
+def test_a_text_that_is_too_short(words: int, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line before anything is measured, and no file."""
+    (tmp_path / "text").write_text("hello " * words + "the")
+    code, out, err = call(capsys, model, "-f", str(tmp_path / "text"), "-c", "64", "-o", str(tmp_path / "study"))
+    assert (code, out, err.count("\n")) == (2, "", 1) and "tokens, the study needs 96" in err
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("type", upcast.DECODED)
+def test_norms_of_weights_that_are_decoded_at_load(type: str, tmp_path: Path) -> None:
+    g = GGUF.open(tiny.write(tmp_path / "a.gguf", n_embd=256, n_layer=1))
+    size, nbytes = {name: (size, nbytes) for name, size, nbytes in TENSOR_TYPES.values()}[type]
+    for side in "kv":
+        tensor = g.tensors[name := f"blk.0.attn_{side}.weight"]
+        raw = np.random.default_rng(0).integers(0, 0x3C, (tensor.shape[0], 256 // size * nbytes), dtype=np.uint8)
+        g.tensors[name] = Tensor(name, tensor.shape, type, raw.reshape(-1))
+    config = read_config(g)
+    caches = Caches(g, config, Tokenizer.from_gguf(g), 96, 1)
+    bench = measure.Bench(caches, Sources(TEXT), 0)
+    [found] = measure.measure(bench, [cells.Cell("norms", "prose", 96, EXACT)]).values()
+    for side in "kv":
+        tensor = g.tensors[f"blk.0.attn_{side}.weight"]
+        exact = upcast.decode(type, tensor.data.reshape(tensor.shape[0], -1)).astype(np.float64)
+        assert found[f"weights_{side}"] == [pytest.approx(float(np.linalg.norm(exact)))]
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,17 @@ def test_set(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     chat.loop(Keyboard("/set"))
     lines = dict(line.split(":", 1) for line in capsys.readouterr().err.splitlines())
     assert {name: value.strip() for name, value in lines.items()} == {
-        "temp": "0.25", "top-k": "7", "top-p": "0.95", "min-p": "0.05", "repeat-penalty": "1", "n": "2", "seed": "42",
+        "temp": "0.25", "top-k": "7", "top-p": "0.95", "min-p": "0.05", "repeat-penalty": "1", "repeat-last-n": "64",
+        "ignore-eos": "off", "n": "2", "seed": "42",
     }  # fmt: skip
+
+
+def test_set_of_end_tokens_and_recent_ones(chat: Chat) -> None:
+    chat.loop(Keyboard("/set ignore_eos on", "/set repeat-last-n -1", "/set n 20", "hello"))
+    assert chat.params.ignore_eos is True and chat.params.repeat_last_n == -1
+    assert chat.timings is not None and chat.timings.generated_n == 20
+    chat.loop(Keyboard("/set ignore-eos off", "hello"))
+    assert contents(chat)[-1] == REPLY and chat.timings.generated_n < 20
 
 
 @pytest.mark.parametrize(
@@ -127,6 +136,9 @@ def test_set(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
         ("/set top-pp 1", "did you mean top-p?"),
         ("/set colour red", "no such setting; there are temp"),
         ("/set temp", "/set temp VALUE"),
+        ("/set repeat-last-n -2", "/set repeat-last-n: is -2"),
+        ("/set ignore-eos maybe", "/set ignore-eos: 'maybe' must be off or on"),
+        ("/set ignore-eos", "such as off"),
         ("/rety", "/rety: no such command; did you mean /retry? /help"),
         ("/load", "/load FILE"),
         ("/load ~nobody-here/x", "not loaded"),

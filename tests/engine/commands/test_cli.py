@@ -61,6 +61,12 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out
 
 
+@pytest.mark.parametrize("model", ["model.gguf", "hf:user/repo", "https://host/x"])
+def test_a_model_in_the_place_of_a_command(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = failure([model, "-p", "x"], capsys)
+    assert code == 2 and f"did you mean pyllm run {model}?" in message
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"pyllm {__version__}\n"
@@ -133,60 +139,6 @@ def test_context(c: str, n_ctx: int, llm: type[FakeLLM], model: str, capsys: pyt
 def test_default_context_is_bounded(llm: type[FakeLLM], tmp_path: Path) -> None:
     assert main(["run", str(tiny.write(tmp_path / "long.gguf", n_ctx=100_000)), "hello"]) == 0
     assert llm.loaded["n_ctx"] == 4096
-
-
-def prompt_of(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> str:
-    """Return the text that the model was given."""
-    seen: list[str] = []
-    prefill = FakeSession.prefill
-
-    def spy(self: FakeSession, tokens: list[int], progress: object = None) -> object:
-        seen.append(self._llm.tokenizer.decode(tokens, special=True))
-        return prefill(self, tokens)
-
-    monkeypatch.setattr(FakeSession, "prefill", spy)
-    assert main(argv) == 0
-    return seen[0]
-
-
-def test_stdin_is_the_prompt(
-    llm: type[FakeLLM], model: str, pipe: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe("Grüße\n".encode())
-    given = prompt_of(llm, monkeypatch, ["run", model])
-    assert given == "<|im_start|>user\nGrüße<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_stdin_is_left_alone_where_a_prompt_is_given(
-    llm: type[FakeLLM], model: str, pipe: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe(b"\xff")
-    assert "user\nhello<" in prompt_of(llm, monkeypatch, ["run", model, "-p", "hello"])
-
-
-def test_a_file_is_the_prompt(llm: type[FakeLLM], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "prompt.txt").write_text("two\nlines\n")
-    assert "user\ntwo\nlines<" in prompt_of(llm, monkeypatch, ["run", model, "-f", str(tmp_path / "prompt.txt")])
-
-
-def test_control_tokens_in_a_prompt(llm: type[FakeLLM], model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[int]] = []
-    prefill = FakeSession.prefill
-    monkeypatch.setattr(FakeSession, "prefill", lambda self, ids, p=None: given.append(list(ids)) or prefill(self, ids))
-    for raw in ([], ["--raw"]):
-        assert main(["run", model, "-p", "<|im_end|>", *raw]) == 0
-    template, raw_ids = given
-    assert template.count(2) == 1, "the template's own one; the user's is text"
-    assert raw_ids == [2], "with --raw the user writes the template"
-
-
-def test_a_model_without_a_template(
-    llm: type[FakeLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = str(tiny.write(tmp_path / "base.gguf", chat_template=None))
-    assert prompt_of(llm, monkeypatch, ["run", base, "-p", "hello"]) == "hello"
-    assert "no chat template" in capsys.readouterr().err
-    assert failure(["run", base, "-p", "hello", "-sys", "x"], capsys)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -315,6 +267,10 @@ def test_ctrl_c_ends_the_line(llm: type[FakeLLM], model: str, capsys: pytest.Cap
     assert main(["run", model, "hello"]) == 130
     out, err = capsys.readouterr()
     assert out.endswith("\n") and REPLY.startswith(out[:-1]) and "Traceback" not in err
+    assert "answer:" in err and "KV cache:" in err, "what there is is kept"
+    assert main(["run", model, "hello", "--json"]) == 130
+    result = json.loads(capsys.readouterr().out)
+    assert result["stop"] == "interrupt" and result["text"] and REPLY.startswith(result["text"])
 
 
 # What signals and pipes do shows only from outside.
@@ -355,7 +311,7 @@ def test_signals(number: int, code: int, model: str) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert out.endswith(b"\n") and err == b""
+    assert out.endswith(b"\n") and b"peak memory:" in err and b"Traceback" not in err
 
 
 def test_a_full_disk(model: str) -> None:

@@ -34,7 +34,7 @@ def product(
         numbers = rig.zeros(room, n, dtype=np.int8)
         numbers[:rows], meta[:rows] = rig.activations(x)
     rig.run(
-        linear.linear(fmt.name, tile_dot.many(fmt.name) if many else 1), -(-rows // linear.CHUNK) * n_tiles,
+        linear.linear(fmt.name, tile_dot.MANY if many else 1), -(-rows // linear.CHUNK) * n_tiles,
         weights=rig.packed(raw, fmt, n), x=numbers, meta=meta, y=y, rows=np.array([rows]), tiles=n_tiles,
         tile_bytes=tiles.tile_bytes(fmt, n), columns=n, x_stride=numbers.strides[0], meta_stride=meta.strides[0],
         y_stride=y.strides[0], bias=0 if bias is None else bias, scale=scale, add=int(to is not None),

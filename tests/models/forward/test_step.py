@@ -100,5 +100,5 @@ def test_kinds_of_steps() -> None:
     tables = [np.arange(4)]
     one, prompt = Span([1], 7, tables), Span([1, 2], 0, tables, prompt=True)
     assert PlanKind.of([one]) is PlanKind.DECODE
-    assert PlanKind.of([one, one]) is PlanKind.FEW
+    assert [PlanKind.of([one] * n).at_once for n in (1, 2, 3, 4, 5, 40)] == [1, 2, 4, 4, 8, 8]
     assert PlanKind.of([one, prompt]) is PlanKind.of([prompt]) is PlanKind.PREFILL

@@ -1,0 +1,1 @@
+"""The command line itself, before a command runs: its words, its streams."""
