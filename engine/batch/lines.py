@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
-from ...models.errors import UsageError
+from ...models.errors import UsageError, did_you_mean
 from ..sampler import SamplingParams
 
 Id = str | int | float
@@ -78,7 +78,7 @@ class Lines:
     ) -> None:
         """file: can be read again from its beginning. name: for messages. The others: what lines do not say."""
         self._file, self.name = file, name
-        self._params, self._system, self._raw = params or SamplingParams(), system, raw
+        self._params, self.system, self._raw = params or SamplingParams(), system, raw
 
     def __iter__(self) -> Iterator[Line | BadLine]:
         seen: dict[Id, int] = {}
@@ -124,7 +124,7 @@ class Lines:
             if system is not None:
                 raise _FieldError("system: the messages begin with a system prompt; give one")
         elif not raw:
-            system = self._system if system is None else system
+            system = self.system if system is None else system
         return Line(number, id, prompt, messages, system, raw, self._chosen(fields), fields.get("metadata"))
 
     def _chosen(self, fields: Mapping[str, Any]) -> SamplingParams:
@@ -190,7 +190,9 @@ def _fields(content: bytes) -> dict[str, Any]:
         value = _openai(value)
     for name in value:
         if name not in KNOWN:
-            raise _FieldError(f"{name[:80]}: no such field (metadata may hold anything)")
+            raise _FieldError(
+                f"{name[:80]}: no such field{did_you_mean(name, KNOWN) or ' (metadata may hold anything)'}"
+            )
     fields = {name: field for name, field in value.items() if field is not None}
     for name, same in IGNORED.items():
         if same and name in fields and fields[name] not in same:

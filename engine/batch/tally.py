@@ -71,8 +71,13 @@ class Tally:
         self.prompt_n += timings.prompt_n
         self.reused_n += timings.reused_n
 
+    def start(self) -> None:
+        """Count time from now on."""
+        self.begin, self._end = perf_counter(), 0.0
+
     def end(self) -> None:
-        self._end = perf_counter()
+        """Count no more time."""
+        self._end = self._end or perf_counter()
 
     def status(self, running: int) -> str:
         """Return what stands beside the progress bar."""
