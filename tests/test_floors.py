@@ -39,6 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "many",
         "llm",
         "chat",
+        "batch",
         "commands",
     ),
     "bench": ("report", "machine", "speed", "quality", "bus", "study", "commands"),
