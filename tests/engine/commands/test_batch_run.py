@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
 PREFIX = "a long beginning that all of them have in common " * 3
 PROMPTS: list[Any] = [
-    *({"id": f"p{n}", "prompt": PREFIX * (n % 3) + "hello the world " * n, "seed": n} for n in range(8)),
+    *({"id": f"p{n}", "prompt": PREFIX * (n % 3) + "hello the world " * n, "seed": n} for n in range(1, 9)),
     {"id": "talk", "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the"},
                                 {"role": "user", "content": "world"}], "temperature": 0, "max_tokens": 3},
     {"id": "raw", "prompt": "hello", "raw": True, "temperature": 1.2},
@@ -44,7 +44,7 @@ def written(path: Path, *lines: Any) -> str:
 
 
 def run(model: str, prompts: str, *flags: str) -> int:
-    return main(["run", model, "-f", prompts, "-n", "12", "-c", "512", "-s", "5", "-t", "2", "--raw", *flags])
+    return main(["run", model, "-f", prompts, "-n", "12", "-c", "512", "-s", "5", "-t", "2", *flags])
 
 
 def answers(text: str) -> dict[Any, dict[str, Any]]:
@@ -135,7 +135,7 @@ def test_a_lines_error_is_its_answer(
 
     def bad(self: Scheduler, request: Any) -> int:
         id = add(self, request)
-        if len(request.prompt) == 3 and request.params.max_tokens == 7:
+        if request.params.max_tokens == 7:
             r = next(r for r in self.waiting if r.id == id)
 
             def fail(logits: Any) -> int:
@@ -149,10 +149,10 @@ def test_a_lines_error_is_its_answer(
     path, out = written(tmp_path / "p.jsonl", *prompts, nan), tmp_path / "out.jsonl"
     assert run(model, path, "--parallel", "2", "-o", str(out)) == 1
     found = answers(out.read_text())
-    assert "600" in found["long"]["error"] or "a sequence at most 512" in found["long"]["error"]
+    assert "a sequence at most 512" in found["long"]["error"] and found["nan"]["error"] == str(broken)
     assert found["a"]["text"] is not None and found["b"]["tokens"] > 0
     err = capsys.readouterr().err
-    assert "lines failed: their answers hold an error" in err and "2 answered" in err or "3 answered" in err
+    assert "2 answered, 2 failed" in err and "2 of 4 lines failed: their answers hold an error" in err
     assert run(model, path, "--parallel", "2", "-o", str(out)) == 1, "an error that is there counts too"
 
 
@@ -173,7 +173,7 @@ def test_bad_lines(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     for _ in range(2):  # the second run finds all of them answered
         assert run(model, prompts, "--parallel", "2", "-o", str(out), "--keep-going") == 1
         found = [json.loads(line) for line in out.read_text().splitlines()]
-        assert sorted((a["id"], a.get("line")) for a in found) == [(1, None), (2, 2), (3, 3)]
+        assert {(a["id"], a.get("line")) for a in found} == {(1, None), (2, 2), (None, 3)} and len(found) == 3
         assert "2 of 3 lines failed" in capsys.readouterr().err
     assert run(model, written(tmp_path / "q.jsonl", 7), "--parallel", "2", "--keep-going") == 2
     assert "none of its 1 lines can be used" in capsys.readouterr().err
