@@ -52,7 +52,7 @@ class Line:
     @property
     def digest(self) -> str:
         """Return a short hash of all that the answer depends on, besides the model."""
-        asked = [self.prompt, self.messages, self.system, self.raw, asdict(self.params)]
+        asked = [self.prompt, self.messages, self.system, self.raw, vars(self.params)]
         return _hash(json.dumps(asked, sort_keys=True).encode())
 
 
