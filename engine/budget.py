@@ -9,9 +9,15 @@ FIRST = 32
 LEAST = 16
 """Prompt tokens beside decode rows at least, so that a prompt always goes on."""
 
+FREE = 0.02
+"""Share of a step's time that its prompt tokens take at least: clocks are not exact, and nothing is free."""
+
 
 class Budget:
-    """Keeps a step with prompt tokens within `most` times the time of one without; None: no limit."""
+    """Keeps a step with prompt tokens within `most` times the time of one without; None: no limit.
+
+    What it learns is a time for each prompt token beside others and one for a step without prompts.
+    """
 
     def __init__(self, most: float | None) -> None:
         self._most = most
@@ -32,13 +38,12 @@ class Budget:
         if rows and not tokens:
             self._fixed[rows] = _mean(self._fixed.get(rows, 0.0), seconds)
         elif tokens >= LEAST:
-            rest = seconds - self._decode(rows)
-            if rest > 0:
-                self._token = _mean(self._token, rest / tokens)
+            rest = seconds - self._decode(max(rows, 1))  # a prompt alone reads the weights too
+            self._token = _mean(self._token, max(rest, FREE * seconds) / tokens)
 
     def _decode(self, rows: int) -> float:
         """Return the seconds of a decode step: those of the nearest number of rows that was measured."""
-        if not rows or not self._fixed:
+        if not self._fixed:
             return 0.0
         return self._fixed[min(self._fixed, key=lambda n: abs(n - rows))]
 

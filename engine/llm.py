@@ -31,6 +31,7 @@ from ..models.forward.probe import Attended, cached, softmax_weights
 from ..models.progress import Progress, silent
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
+from .choices import Choices
 from .generate import generate
 from .machine import host
 from .machine.fit import check_fit
@@ -134,6 +135,7 @@ class LLM:
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
         self._own: Session | None = None
+        self._choices: Choices | None = None
         self._answer, self._closed = 0, False
         self.load_time = perf_counter() - started
 
@@ -221,6 +223,12 @@ class LLM:
     def sampler(self, params: SamplingParams | None = None) -> Sampler:
         """Return a new sampler for this model's vocabulary."""
         return Sampler(params or SamplingParams(), self.config.n_vocab, self.path, ends=self.tokenizer.eog)
+
+    def choose(self, samplers: Sequence[Sampler], logits: F32Array) -> list[int | NumberError]:
+        """Return the next token of each sampler for its row of logits, or what is wrong with the row."""
+        if self._choices is None:
+            self._choices = Choices(self.model.team, self.model.max_logits)
+        return self._choices(samplers, logits)
 
     # What the model computes -----------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ class Answering(Engine, Protocol):
 class Answer:
     """The pieces of an answer until now."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int, timings: Timings) -> None:
+        self.seed, self.timings = seed, timings
         self.text = ""
         self.tokens: list[int] = []
         self.stop: Stop | None = None
@@ -32,7 +33,7 @@ def complete_all(llm: Answering, prompts: Sequence[Sequence[int]], params: Sampl
     scheduler = llm.scheduler()
     try:
         asked = [scheduler.add(Request(prompt, params or SamplingParams())) for prompt in prompts]
-        requests, answers = {r.id: r for r in scheduler.waiting}, {id: Answer() for id in asked}
+        answers = {r.id: Answer(r.sampler.seed, r.timings) for r in scheduler.waiting}
         while not scheduler.idle:
             for update in scheduler.step():
                 if update.error is not None:
@@ -45,7 +46,7 @@ def complete_all(llm: Answering, prompts: Sequence[Sequence[int]], params: Sampl
         scheduler.close()
     found = []
     for id, prompt in zip(asked, prompts, strict=True):
-        answer, r = answers[id], requests[id]
-        seed, seen = r.sampler.seed, llm.bytes(r.timings)
-        found.append(Completion(answer.text, tuple(answer.tokens), len(prompt), answer.stop, seed, r.timings, seen))
+        a = answers[id]
+        seen = llm.bytes(a.timings)
+        found.append(Completion(a.text, tuple(a.tokens), len(prompt), a.stop, a.seed, a.timings, seen))
     return found

@@ -15,11 +15,16 @@ class PoolFull(PyllmError):
 
 
 class PagePool:
-    """The page numbers of a cache. A page can have several owners: sequences with a common beginning share it."""
+    """The page numbers of a cache. A page can have several owners: sequences with a common beginning share it.
+
+    The prefix cache can be one of the owners. A page that only it owns is idle: `make_room` gives it back when needed.
+    """
 
     def __init__(self, n_pages: int) -> None:
         self._free = list(range(n_pages - 1, -1, -1))
         self._owners = [0] * n_pages
+        self._kept = [False] * n_pages  # whether the prefix cache is an owner
+        self.idle = 0  # pages that only the prefix cache owns
         self.make_room: Callable[[], bool] = lambda: False  # called when it is full; True: a page was given back
 
     @property
@@ -29,6 +34,7 @@ class PagePool:
 
     @property
     def free(self) -> int:
+        """Return the number of pages that nobody owns."""
         return len(self._free)
 
     def owners(self, page: int) -> int:
@@ -45,12 +51,30 @@ class PagePool:
         return page
 
     def share(self, page: int) -> None:
+        """Add an owner to a page."""
+        if self._kept[page] and self._owners[page] == 1:
+            self.idle -= 1
         self._owners[page] += 1
 
     def give_back(self, page: int) -> None:
+        """Take an owner from a page, which is free when it was the last."""
         self._owners[page] -= 1
         if self._owners[page] == 0:
             self._free.append(page)
+        elif self._kept[page] and self._owners[page] == 1:
+            self.idle += 1
+
+    def keep(self, page: int) -> None:
+        """Make the prefix cache an owner of a page that somebody owns."""
+        self._owners[page] += 1
+        self._kept[page] = True
+
+    def drop(self, page: int) -> None:
+        """Let the prefix cache own a page no more."""
+        if self._owners[page] == 1:
+            self.idle -= 1
+        self._kept[page] = False
+        self.give_back(page)
 
 
 class PageTable:
@@ -92,6 +116,13 @@ class PageTable:
         self.pages[first : self.count] = pages
         for page in pages:
             self._pool.share(page)
+
+    def replace(self, i: int, page: int) -> None:
+        """Give page i back and hold another with the same content instead."""
+        if self.pages[i] != page:
+            self._pool.share(page)
+            self._pool.give_back(int(self.pages[i]))
+            self.pages[i] = page
 
     def fork(self, n_tokens: int) -> PageTable:
         """Return a table that shares the full pages of the first n tokens with this one, and takes its own after them.

@@ -46,11 +46,11 @@ class Running:
         self.sequence: Sequence | None = None
         self.published = prefixes.start(request.salt)
         self.timings = Timings()
-        self.arrived = self.touched = perf_counter()
-        self.last = 0.0  # when the last token came
+        self.arrived = self.since = perf_counter()  # since: when its last token came, or it got its sequence
 
     @property
     def generated(self) -> int:
+        """Return the number of tokens of its answer until now."""
         return len(self.tokens) - len(self.request.prompt)
 
     @property
@@ -61,7 +61,15 @@ class Running:
 
     def begin(self, sequence: Sequence) -> None:
         """Begin, or begin again, with an empty sequence."""
-        self.sequence, self.touched = sequence, perf_counter()
+        self.sequence, self.since = sequence, perf_counter()
+
+    def spend(self, now: float, *, prompt: bool) -> None:
+        """Count the time until now as that of its prompt or of its answer."""
+        spent, self.since = now - self.since, now
+        if prompt:
+            self.timings.prompt += spent
+        else:
+            self.timings.decode += spent
 
     def take(self, n: int) -> Take:
         """Return the next n tokens that its sequence takes in."""
@@ -75,8 +83,10 @@ class Running:
 
     @property
     def decodes(self) -> bool:
+        """Return whether it takes in a token that it has generated itself, and nothing else."""
         return self.left == 1 and self.generated > 0
 
     @property
     def order(self) -> tuple[int, int]:
+        """Return its place among others: by priority, then as they came."""
         return self.request.priority, self.id

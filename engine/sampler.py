@@ -8,11 +8,13 @@ import secrets
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels.ops.sample import Scratch, draw, narrow
+from ..kernels.ops.next_tokens import CHOICE
+from ..kernels.ops.sample import Scratch, draw, limits_of, narrow
 from ..models.errors import NumberError, UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("repeat_penalty", "repeat_last_n", "top_k", "top_p", "min_p")}
@@ -50,6 +52,12 @@ class SamplingParams:
                 raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
 
+def address(array: npt.NDArray[Any]) -> int:
+    """Return where an array's numbers are."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
 
@@ -65,6 +73,7 @@ class Sampler:
         self._banned = np.array(sorted(ends) if params.ignore_eos else [], np.int64)
         self._penalized = np.empty(n_vocab, np.float32)
         self._scratch = Scratch(n_vocab)
+        self._choice: npt.NDArray[np.void] | None = None
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """Return the next token for logits (n_vocab,), which are not changed. Raises NumberError if they are broken."""
@@ -72,6 +81,41 @@ class Sampler:
             return int(self._penalize(logits).argmax())
         n = self._candidates(logits)
         return int(draw(self._scratch.ids, self._scratch.weight, n, self._random.random()))
+
+    def prepare(self, logits: int) -> int:
+        """Return the address of a CHOICE record for the float32 logits at an address, good until `chosen`."""
+        if self._choice is None:
+            self._choice = self._new_choice()
+        recent = np.fromiter(set(self._recent), np.int64)
+        self._held = recent  # the record has only its address
+        record = self._choice[0]
+        record["logits"], record["recent"], record["n_recent"] = logits, address(recent), len(recent)
+        if self.params.temperature > 0:
+            record["chance"] = self._random.random()
+        return address(self._choice)
+
+    def _new_choice(self) -> npt.NDArray[np.void]:
+        p, s, choice = self.params, self._scratch, np.zeros(1, CHOICE)
+        limits = limits_of(p.min_p, p.temperature) if p.temperature > 0 else (0.0, 0.0)
+        fields = {
+            "n": len(self._penalized), "changed": address(self._penalized), "banned": address(self._banned),
+            "n_banned": len(self._banned), "ids": address(s.ids), "distance": address(s.distance),
+            "weight": address(s.weight), "counts": address(s.counts), "bins": address(s.bins),
+            "top_k": p.top_k if 0 < p.top_k < len(self._penalized) else 0, "top_p": p.top_p,
+            "penalty": p.repeat_penalty, "farthest": limits[0], "scale": limits[1],
+        }  # fmt: skip
+        for name, value in fields.items():
+            choice[0][name] = value
+        return choice
+
+    def chosen(self) -> int | NumberError:
+        """Return the token that was chosen for the record, or what is wrong with its logits."""
+        assert self._choice is not None
+        token = int(self._choice[0]["token"])
+        return token if token >= 0 else self._broken()
+
+    def _broken(self) -> NumberError:
+        return NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
 
     def accept(self, token: int) -> None:
         """Count a token of the prompt or of the answer as a recent one."""
@@ -105,5 +149,5 @@ class Sampler:
             x[self._banned] = -np.inf
         # argmax takes NaN for the largest. Some logits may be -inf, but not all.
         if not math.isfinite(x[x.argmax()]):
-            raise NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
+            raise self._broken()
         return x

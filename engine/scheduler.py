@@ -3,18 +3,18 @@
 There are no phases. Every step takes in one token of each sequence that generates, and as many tokens of prompts as its
 budget allows, prompts in turn. A request is admitted when the pages that it may need are there, so that it can finish.
 With overcommit more are admitted; when no page is left then, the newest request waits and is computed again later.
+Of requests that begin alike one computes a page, and the others wait for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
+from collections.abc import Sequence as Tokens
 from itertools import accumulate, count
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from ..kernels.lang import cpu
 from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
@@ -24,9 +24,7 @@ from .request import Request, Running, Update
 from .results import Piece, Stop, Timings
 from .sampler import Sampler, SamplingParams
 from .sequence import Sequence
-from .stepper import Stepper, Take
-
-F32Array = npt.NDArray[np.float32]
+from .stepper import F32Array, Stepper, Take
 
 if TYPE_CHECKING:
     from ..models.text.tokenizer import Tokenizer
@@ -43,6 +41,7 @@ class Engine(Protocol):
 
     def sequence(self) -> Sequence: ...
     def sampler(self, params: SamplingParams | None = None) -> Sampler: ...
+    def choose(self, samplers: Tokens[Sampler], logits: F32Array) -> list[int | NumberError]: ...
 
 
 class QueueFull(PyllmError):
@@ -62,17 +61,27 @@ class Scheduler:
     ) -> None:
         """max_step: how many times as long as a step without prompts one with prompts may take; None: any.
 
-        max_queue: requests that may wait. overcommit: admit more requests than are sure to finish without waiting.
+        max_queue: requests that may wait besides those that can run at once. overcommit: admit more requests than are
+        sure to finish without waiting.
         """
+        if max_step is not None and not max_step > 1:
+            raise UsageError(f"max_step: is {max_step}, must be more than 1 (None: no limit)")
+        if max_queue is not None and max_queue < 0:
+            raise UsageError(f"max_queue: is {max_queue}, must be 0 or more (None: no limit)")
+        model = llm.stepper.model
         self.llm, self.max_queue, self.overcommit = llm, max_queue, overcommit
+        self.places = min(llm.n_sequences, model.n_batch)  # each that runs has a row of every step
         self.budget = Budget(max_step)
-        windows = [pages.window for pages in llm.stepper.model.kv.tables]
-        self.prefixes = prefixes.Prefixes(llm.pools, windows)
+        self.apart = cpu.AMX  # on the matrix unit, generated tokens beside a prompt would take its sums
+        self.prefixes = prefixes.Prefixes(llm.pools, [pages.window for pages in model.kv.tables])
         self._ids = count()
-        self.waiting: list[Running] = []
+        self.waiting: list[Running] = []  # in order
         self.running: list[Running] = []
-        self._turn: deque[Running] = deque()  # those whose prompts are taken in, the next first
+        self._turn: list[Running] = []  # those whose prompts are taken in, the next first
         self._cancelled: list[Running] = []
+        self._updates: list[Update] = []  # what `step` returns next
+        self._look = False  # whether one that waits may be admitted now
+        self._beside: list[Running] | None = None  # those that run, ones that share pages beside each other
 
     # Requests --------------------------------------------------------------------------------------------------------
 
@@ -80,18 +89,21 @@ class Scheduler:
         """Queue a request and return its number; raises UsageError for what can never run, QueueFull."""
         if not request.prompt:
             raise UsageError("the prompt is empty: there is no token to continue from")
-        most = self.llm.sequence_ctx
+        most, n_vocab = self.llm.sequence_ctx, self.llm.stepper.model.config.n_vocab
         if len(request.prompt) > most:
             raise UsageError(f"the prompt has {len(request.prompt)} tokens, a sequence at most {most}; use a larger -c")
-        if self.max_queue is not None and len(self.waiting) >= self.max_queue:
-            raise QueueFull(f"{len(self.waiting)} requests are waiting, as many as may: try again later")
+        if min(request.prompt) < 0 or max(request.prompt) >= n_vocab:
+            raise UsageError(f"the prompt has a token that is not from 0 to {n_vocab - 1}, this model's last")
+        under_way = len(self.waiting) + len(self.running)
+        if self.max_queue is not None and under_way >= self.places + self.max_queue:
+            allowed = f"{self.places} can run at once and {self.max_queue} may wait"
+            raise QueueFull(f"{under_way} requests are under way: {allowed}; try again later, or raise max_queue")
         from ..models.text.tokenizer import StreamDecoder
 
         made = Running(next(self._ids), request, self.llm.sampler(request.params), StreamDecoder(self.llm.tokenizer))
         for token in request.prompt:
             made.sampler.accept(token)
-        self.waiting.append(made)
-        self.waiting.sort(key=lambda r: r.order)
+        self._wait(made)
         return made.id
 
     def cancel(self, id: int) -> None:
@@ -101,20 +113,21 @@ class Scheduler:
                 if r.id == id:
                     group.remove(r)
                     self._cancelled.append(r)
+                    self._look = True
                     return
 
     def close(self) -> None:
         """Forget all requests and prefixes, and give their pages back."""
-        for r in self.running:
+        for r in [*self.running, *self._cancelled]:
             self._release(r)
-        for group in (self.running, self.waiting, self._cancelled):
+        for group in (self.running, self.waiting, self._cancelled, self._updates):
             group.clear()
         self.prefixes.clear()
 
     @property
     def idle(self) -> bool:
         """Return whether nothing is left to do."""
-        return not (self.waiting or self.running or self._cancelled)
+        return not (self.waiting or self.running or self._cancelled or self._updates)
 
     def timings(self, id: int) -> Timings | None:
         """Return the timings of a request under way."""
@@ -123,57 +136,132 @@ class Scheduler:
     # Steps -----------------------------------------------------------------------------------------------------------
 
     def step(self) -> list[Update]:
-        """Run one step and return what it gave, at least the ends of cancelled requests."""
-        updates = [self._end(r, "interrupt") for r in self._cancelled]
-        self._cancelled.clear()
-        updates += self._admit()
-        begin = perf_counter()
-        takes = self._compose()
-        if not takes:
-            return updates
-        ends = accumulate(len(take.tokens) for _, take in takes)
-        wanted = [(r, end - 1) for (r, take), end in zip(takes, ends, strict=True) if len(take.tokens) == r.left]
-        logits = self.llm.stepper.take([take for _, take in takes], [row for _, row in wanted])
-        self._count(takes, perf_counter() - begin)
-        for r, take in takes:
-            self.prefixes.publish(take.sequence, r.published)
-        return updates + [self._next(r, row) for (r, _), row in zip(wanted, logits, strict=True)]
+        """Run one step and return what it gave, at least the ends of cancelled requests.
+
+        After an exception the next call tries again; what ended before the exception is returned then.
+        """
+        while self._cancelled:
+            self._end(self._cancelled.pop(), "interrupt")
+        self._admit()
+        for takes in self._passes(self._compose()):
+            self._run(takes)
+        updates, self._updates = self._updates, []
+        return updates
 
     def _compose(self) -> list[tuple[Running, Take]]:
         """Return what goes into the next step: rows of those who generate, then prompts in turn."""
-        chosen = [(r, 1) for r in sorted(self.running, key=_by_prefix) if r.decodes]
+        prompts = self._prompts()
+        chosen = [(r, 1) for r in self._by_prefix() if r.decodes]
         left = self.budget.tokens(len(chosen), self.llm.stepper.model.n_batch - len(chosen))
-        for r in list(self._turn):
-            if left > 0:
-                self._turn.rotate(-1)
-                chosen.append((r, min(left, r.left)))
-                left -= chosen[-1][1]
+        for r in prompts:
+            if left == 0:
+                break
+            self._turn.remove(r)
+            self._turn.append(r)
+            chosen.append((r, min(left, r.left)))
+            left -= chosen[-1][1]
         for r, n in sorted(chosen, key=lambda each: each[0].order):
             self._reserve(r, n)
-        return [(r, r.take(n)) for r, n in chosen if r in self.running]  # the others lost their pages
+        return [(r, r.take(n)) for r, n in chosen if r.sequence is not None]  # the others lost their pages
+
+    def _passes(self, takes: list[tuple[Running, Take]]) -> list[list[tuple[Running, Take]]]:
+        """Return what goes through the weights together: all, unless prompts take other sums than generated tokens."""
+        if not self.apart:
+            return [takes] if takes else []
+        each = [[(r, take) for r, take in takes if take.prompt is prompt] for prompt in (False, True)]
+        return [some for some in each if some]
+
+    def _prompts(self) -> list[Running]:
+        """Return the requests whose prompts go on, in turn; of those with the same next page, the one furthest ahead.
+
+        The others get that page from the prefix cache, and it is computed once.
+        """
+        self._turn = [r for r in self._turn if not r.decodes]  # one that was computed again may do so
+        ahead: dict[object, Running] = {}
+        for r in self._turn:
+            name: object = self._next_page(r) or r
+            if name not in ahead or r.own.n_past > ahead[name].own.n_past:
+                ahead[name] = r
+        chosen = {r.id for r in ahead.values()}
+        return [r for r in self._turn if r.id in chosen and not r.decodes]
+
+    def _next_page(self, r: Running) -> object:
+        """Return the name of the page that a prompt fills next, after all that are in the prefix cache by now."""
+        name = self.prefixes.next(r.tokens, r.published)
+        if name not in self.prefixes:
+            return name
+        hit = self.prefixes.find(r.tokens, r.request.salt)
+        if hit.n <= r.own.n_past:  # a window has lost pages
+            return name
+        r.timings.reused_n += hit.n - r.own.n_past
+        r.own.rewind(0)
+        self._lend(hit, r)
+        return self.prefixes.next(r.tokens, r.published)
+
+    def _lend(self, hit: prefixes.Hit, r: Running) -> None:
+        """Give a prefix to a request whose sequence is empty."""
+        r.published = prefixes.start(r.request.salt)
+        self.prefixes.lend(hit, r.own, r.published)
+        self._beside = None
+
+    def _by_prefix(self) -> list[Running]:
+        """Return those that run, ones that share pages beside each other: attention reads these pages once."""
+        if self._beside is None:
+            self._beside = sorted(self.running, key=_pages_of)
+        return self._beside
 
     def _reserve(self, r: Running, n: int) -> None:
         """Take the pages for n more tokens of a request; where none is left, the newest request waits."""
-        while r in self.running and not r.own.try_reserve(r.own.n_past + n):
-            self._park(max(self.running, key=lambda other: other.order))
+        while r.sequence is not None and not r.sequence.try_reserve(r.sequence.n_past + n):
+            if self.running == [r]:  # others hold the pages, who are not ours
+                self._end(r, None, self._full(r))
+            else:
+                self._park(max(self.running, key=lambda other: other.order))
 
     def _park(self, r: Running) -> None:
         """Take the pages of a request away; it is computed again from its tokens, which are all kept."""
+        if not r.decodes:
+            r.spend(perf_counter(), prompt=True)
         self._release(r)
         self.running.remove(r)
-        self.waiting.append(r)
-        self.waiting.sort(key=lambda other: other.order)
+        self._wait(r)
+
+    def _wait(self, r: Running) -> None:
+        insort(self.waiting, r, key=lambda other: other.order)
+        self._look = True
 
     def _release(self, r: Running) -> None:
-        if r.sequence is not None:
-            r.sequence.rewind(0)
-            r.sequence = None
-        r.published = prefixes.start(r.request.salt)
+        """Take the pages of a request away, which the prefix cache may still hold."""
+        if r.sequence is None:
+            return
+        self.prefixes.touch(r.published)
+        r.sequence.rewind(0)
+        r.sequence, r.published = None, prefixes.start(r.request.salt)
         if r in self._turn:
             self._turn.remove(r)
+        self._look, self._beside = True, None
+
+    def _run(self, takes: list[tuple[Running, Take]]) -> None:
+        """Run a step. Where numbers are broken, each request is tried on its own, and only those at fault end."""
+        ends = accumulate(len(take.tokens) for _, take in takes)
+        wanted = [(each, end - 1) for each, end in zip(takes, ends, strict=True) if len(each[1].tokens) == each[0].left]
+        begin = perf_counter()
+        try:
+            logits = self.llm.stepper.take([take for _, take in takes], [row for _, row in wanted])
+        except NumberError as error:
+            if len(takes) == 1:
+                self._end(takes[0][0], None, error)
+            else:
+                for each in takes:
+                    self._run([each])
+            return
+        tokens = self.llm.choose([r.sampler for (r, _), _ in wanted], logits)
+        self._count(takes, perf_counter() - begin)
+        for ((r, take), _), token in zip(wanted, tokens, strict=True):
+            self._next(r, token, prompt=take.prompt)
 
     def _count(self, takes: list[tuple[Running, Take]], seconds: float) -> None:
-        """Count a step's tokens and time for its requests and for the budget."""
+        """Count a step's tokens and time for its requests and for the budget, and publish the pages that are full."""
         rows = sum(not take.prompt for _, take in takes)
         self.budget.measured(rows, sum(len(take.tokens) for _, take in takes if take.prompt), seconds)
         for r, take in takes:
@@ -182,88 +270,83 @@ class Scheduler:
             else:
                 r.timings.decoded_n += 1
                 r.timings.attended_n += take.sequence.n_past
+            if self.prefixes.publish(take.sequence, r.published):
+                self._look, self._beside = True, None
 
-    def _next(self, r: Running, logits: F32Array) -> Update:
-        """Choose the next token of a request, and end it where it ends."""
-        times, now = r.timings, perf_counter()
-        if r in self._turn:
+    def _next(self, r: Running, token: int | NumberError, *, prompt: bool) -> None:
+        """Give a request its next token, and end it where it ends. prompt: what it took in was not one token."""
+        limit, now = r.request.params.max_tokens, perf_counter()
+        r.spend(now, prompt=prompt)
+        if prompt:
             self._turn.remove(r)
-        if r.request.params.max_tokens == 0:
+        if limit == 0:
             return self._end(r, "limit")
-        try:
-            token = r.sampler(logits)
-        except NumberError as error:
-            return self._end(r, None, error)
+        if isinstance(token, NumberError):
+            return self._end(r, None, token)
         r.sampler.accept(token)
         if not r.generated:
-            times.first = now - r.arrived
-            times.prompt = now - r.touched
-        else:
-            times.decode += now - r.last
-        r.last = now
+            r.timings.first = now - r.arrived
         if token in self.llm.tokenizer.eog:
             return self._end(r, "eog")
-        times.generated_n += 1
+        r.timings.generated_n += 1
         r.tokens.append(token)
         piece = Piece(r.decoder.feed(token), token=token)
-        if r.generated == r.request.params.max_tokens:
+        if r.generated == limit:
             return self._end(r, "limit", piece=piece)
         if len(r.tokens) > self.llm.sequence_ctx:
             return self._end(r, "context", piece=piece)
-        return Update(r.id, piece)
+        self._updates.append(Update(r.id, piece))
 
-    def _end(
-        self, r: Running, stop: Stop | None, error: PyllmError | None = None, piece: Piece | None = None
-    ) -> Update:
+    def _end(self, r: Running, stop: Stop | None, error: PyllmError | None = None, piece: Piece | None = None) -> None:
         """End a request and free its pages, which the prefix cache may still hold."""
         self._release(r)
         for group in (self.running, self.waiting):
             if r in group:
                 group.remove(r)
+        self._look = True
         text = (piece.text if piece else "") + r.decoder.flush()
-        return Update(r.id, Piece(text, stop, piece.token if piece else None), error)
+        self._updates.append(Update(r.id, Piece(text, stop, piece.token if piece else None), error))
 
     # Admission -------------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> list[Update]:
-        """Let requests in, in order, as long as their pages are there; return the ends of those that never can."""
-        ends = []
-        while self.waiting and len(self.running) < self.llm.n_sequences:
+    def _admit(self) -> None:
+        """Let requests in, in order, as long as their pages are there; end those that never can."""
+        while self._look and self.waiting and len(self.running) < self.places:
             r = self.waiting[0]
             hit = self.prefixes.find(r.tokens, r.request.salt)
             if not self._fits(r, hit):
                 if self.running:
-                    break
-                pool, most = self.llm.pools[0], self._most(r) * PAGE
-                full = f"room for {most} tokens is needed, but {pool.free * PAGE} of {pool.size * PAGE} are free"
-                ends.append(self._end(r, None, PoolFull(f"the KV cache is full: {full}; use a larger -c")))
+                    self._look = False  # until a request ends or waits, or a page is published
+                else:  # others hold the pages, who are not ours
+                    self._end(r, None, self._full(r))
                 continue
             self.waiting.pop(0)
             r.begin(self.llm.sequence())
-            self.prefixes.lend(hit, r.own, r.published)
+            self._lend(hit, r)
             r.timings.reused_n += hit.n
             self.running.append(r)
             if not r.decodes:
                 self._turn.append(r)
-        return ends
 
     def _fits(self, r: Running, hit: prefixes.Hit) -> bool:
         """Return whether the pages that a request may need are free, or will not be needed by those before it."""
-        pool = self.llm.pools[0]
-        free = pool.free + self.prefixes.reclaimable(hit.keys)
-        if self.overcommit:
-            return _pages(len(r.tokens)) - len(hit.keys) + len(self.running) <= free  # each will soon take another
-        promised = sum(self._most(other) - other.own.tables[0].count for other in self.running)
-        return self._most(r) - len(hit.keys) + promised <= free
+        promised = sum(self._needs(other) - other.own.tables[0].count for other in self.running)
+        return self._needs(r) - len(hit.nodes) + promised <= self.prefixes.room(hit)
 
-    def _most(self, r: Running) -> int:
-        """Return the pages that a request may come to need, those of layers that keep all tokens."""
-        limit = r.request.params.max_tokens
-        tokens = self.llm.sequence_ctx if limit < 0 else min(self.llm.sequence_ctx, len(r.request.prompt) + limit)
-        return _pages(tokens)
+    def _needs(self, r: Running) -> int:
+        """Return the pages that a request may come to need, or will need soon, of layers that keep all tokens."""
+        limit, prompt = r.request.params.max_tokens, len(r.request.prompt)
+        tokens = self.llm.sequence_ctx if limit < 0 else min(self.llm.sequence_ctx, prompt + max(0, limit - 1))
+        most = _pages(tokens)  # the last token that is generated is not taken in
+        return min(most, _pages(len(r.tokens)) + 1) if self.overcommit else most
+
+    def _full(self, r: Running) -> PoolFull:
+        room, size = self.prefixes.room(prefixes.Hit()), self.llm.pools[0].size
+        full = f"room for {self._needs(r) * PAGE} tokens is needed, but {room * PAGE} of {size * PAGE} are free"
+        return PoolFull(f"the KV cache is full: {full}; use a larger -c")
 
 
-def _by_prefix(r: Running) -> bytes:
+def _pages_of(r: Running) -> bytes:
     """Return a key that puts sequences which share pages beside each other."""
     table = r.own.tables[0]
     return table.pages[: table.count].tobytes()

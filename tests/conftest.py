@@ -14,6 +14,14 @@ from pyllm.models.errors import PyllmError
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    fuzz = parser.getgroup("fuzz", "of `pytest -m fuzz`")
+    fuzz.addoption("--seconds", type=float, default=30.0, help="how long it runs (default: 30)")
+    fuzz.addoption("--seed", type=int, default=0, help="the number of the first case (default: 0)")
+    fuzz.addoption("--cases", type=int, default=0, help="how many cases it runs at most (default: any number)")
+    fuzz.addoption("--findings", metavar="FOLDER", help="where inputs and figures are kept")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """Restore Ctrl-C: the workers of pytest-xdist ignore it, and so would the programs that tests start from them."""

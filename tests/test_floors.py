@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "stepper",
         "generate",
         "prefixes",
+        "choices",
         "request",
         "budget",
         "scheduler",

@@ -21,7 +21,7 @@ from pyllm.__main__ import main
 from pyllm.bench.machine import roofs
 from pyllm.bench.report import page, plot, report
 from pyllm.engine.advice.study_file import BEGINS, StudyFile, results_of
-from pyllm.engine.chat import terminal
+from pyllm.engine.chat import slash, terminal
 from pyllm.engine.chat.chat import Chat
 from pyllm.engine.commands import screen
 from pyllm.engine.sampler import SamplingParams
@@ -184,7 +184,7 @@ def record(path: Path, model: Path, capsys: Any) -> None:
 
 def save(path: Path, model: Path, capsys: Any) -> None:
     chat = Chat(FakeLLM(GGUF.open(model)), SamplingParams(), screen, load=0.5, out=io.StringIO())  # type: ignore[arg-type]
-    chat._save(str(path))
+    slash.call(chat, "/save", str(path))  # nobody answers the question whether to overwrite it
     assert "not saved" in capsys.readouterr().err
 
 

@@ -202,20 +202,33 @@ def keep(roofs: Roofs, folder: Path) -> str:
 
 def kept(folder: Path) -> Roofs | None:
     """Return the roofs that were kept for this machine; None if there are none or the file is damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raw = json.loads(ours.read(path(folder), begins=BEGINS))
+        raw["last_level_cache"], raw["spread"] = int(_figure(raw["last_level_cache"])), _figure(raw["spread"])
         raw["streams"] = {
             kind: {int(n): _curve(curve) for n, curve in curves.items()} for kind, curves in raw["streams"].items()
         }
         raw["peaks"] = {name: _curve(curve) for name, curve in raw["peaks"].items()}
         roofs = Roofs(**raw)
-        if roofs.machine == machine() and {*ARRAYS} <= {*roofs.streams} and {*peak.PATHS} <= {*roofs.peaks}:
+        whole = all(roofs.streams[kind] for kind in ARRAYS) and all(roofs.peaks[path] for path in peak.PATHS)
+        if whole and roofs.machine == machine():
             return roofs
     return None
 
 
 def _curve(raw: Mapping[str, float]) -> Curve:
-    return {int(n): float(value) for n, value in raw.items()}
+    """Return a curve of the file; raises ValueError if it is empty or has figures that nobody measured."""
+    curve = {int(n): _figure(value) for n, value in raw.items()}
+    if min(curve) < 1:
+        raise ValueError("an array of no bytes, or no threads")
+    return curve
+
+
+def _figure(value: float) -> float:
+    """Return a figure of the file as a float; raises ValueError if it is negative, NaN or beyond any machine."""
+    if not 0 <= float(value) < 1e18:
+        raise ValueError("not a figure of this machine")
+    return float(value)
 
 
 def of_this_machine(

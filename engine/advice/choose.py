@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
+from ...models.errors import UsageError
 
 Results = Mapping[str, Mapping[str, Any]]
 """Results by the key of a study's cell: measure, task, context, K/V, rotation."""
@@ -66,13 +69,16 @@ def advise(
 
 def choices(results: Results, config: Config, tasks: tuple[str, ...]) -> Iterator[Choice]:
     """Yield each studied cache, with its loss in the task and context where it is largest."""
-    worst: dict[tuple[str, str, str], tuple[float, str]] = {}
+    worst: dict[CacheSpec, Choice] = {}
     for key, result in results.items():
-        measure, task, context, pair, rotate = key.split(" ")
+        words, loss = key.split(" "), result.get("kld_mean")
+        if len(words) != 5 or not isinstance(loss, float) or not isfinite(loss):
+            continue
+        measure, task, context, pair, rotate = words
         if measure == "score" and task in tasks and result.get("samples") and "f32" not in pair:
             k, _, v = pair.partition("/")
-            found = (float(result["kld_mean"]), f"{task} at {context} tokens")
-            worst[k, v, rotate] = max(found, worst.get((k, v, rotate), found))
-    for (k, v, rotate), (loss, where) in worst.items():
-        cache = CacheSpec(k, v, rotate)
-        yield Choice(cache, token_bytes(config, cache), loss, where)
+            with suppress(UsageError):  # no cache of this model: the file was damaged or edited
+                cache = CacheSpec(k, v, rotate)
+                found = Choice(cache, token_bytes(config, cache), loss, f"{task} at {context} tokens")
+                worst[cache] = max(found, worst.get(cache, found), key=lambda choice: (choice.loss, choice.worst))
+    yield from worst.values()

@@ -125,7 +125,7 @@ class _Download:
         # Without notes of ours beside it, a part that is not empty must begin as the file that is fetched.
         known = self.notes.exists() or not self.part.exists() or not self.part.stat().st_size
         ours.check(self.part, b"" if known else self.remote.magic)
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
             said = json.loads(ours.read(self.notes))
             self.validator, self.total = str(said["validator"]), self.total or int(said["total"])
         if not self.part.exists():

@@ -15,7 +15,7 @@ from ..lang.jit import jit
 from ..lang.memory import load_f32, store_f32
 from ..lang.simd import exp
 
-__all__ = ["Scratch", "draw", "narrow", "narrowed"]
+__all__ = ["Scratch", "draw", "limits_of", "narrow", "narrowed"]
 
 _BINS = 1 << 11
 _INF = 0x7F800000  # the bits of infinity, the distance of an excluded token
@@ -33,6 +33,12 @@ class Scratch:
         self.bins = np.zeros(_BINS, np.float64)
 
 
+def limits_of(min_p: float, temp: float) -> tuple[float, float]:
+    """Return the largest distance that min-p keeps, and 1 / temperature."""
+    farthest = -math.log(min_p) if min_p > 0 else math.inf
+    return farthest, min(max(1 / temp, 1e-30), 1e30)  # bounded: a distance of 0 or infinity times it is not NaN
+
+
 def narrow(
     logits: np.ndarray, peak: float, scratch: Scratch, *, top_k: int, top_p: float, min_p: float, temp: float
 ) -> int:
@@ -41,10 +47,7 @@ def narrow(
     logits: (n_vocab,) float32; peak: the largest of them, finite; temp: above 0. The candidates' ids and weights are in
     `scratch` afterwards, in the order of the vocabulary. top_k 0, top_p 1 and min_p 0 keep all.
     """
-    farthest = -math.log(min_p) if min_p > 0 else math.inf
-    # Bounded, so that a distance of 0 or infinity times it is not NaN.
-    scale = min(max(1 / temp, 1e-30), 1e30)
-    s = scratch
+    s, (farthest, scale) = scratch, limits_of(min_p, temp)
     return int(
         narrowed(
             logits, np.float32(peak), top_k if 0 < top_k < len(logits) else 0, top_p, np.float32(farthest),

@@ -54,9 +54,10 @@ def layer_bytes(layer: Layer, side: str, fmt: Format) -> int:
 
 def side_bytes(config: Config, spec: CacheSpec, side: str, layers: Iterable[int] | None = None) -> int:
     """Return the bytes that one token takes in K or in V, in these layers or in all; raises UsageError."""
-    formats = [check_cache_type(config, side, name) for name in spec.side(side, config.n_layer)]
+    types = spec.side(side, config.n_layer)
+    formats = {name: check_cache_type(config, side, name) for name in dict.fromkeys(types)}  # each looks at all layers
     numbers = range(config.n_layer) if layers is None else layers
-    return sum(layer_bytes(config.layers[i], side, formats[i]) for i in numbers)
+    return sum(layer_bytes(config.layers[i], side, formats[types[i]]) for i in numbers)
 
 
 def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = None) -> int:

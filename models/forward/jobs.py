@@ -15,7 +15,7 @@ from .span import Span
 Job = tuple[int, int, int, int, int]
 """A span, its first row and their number, a part of the tokens and the number of parts: see softmax.JOB."""
 
-SHARERS = 6
+SHARERS = 8
 """Rows from which on it pays to read a shared prefix for all of them together."""
 
 

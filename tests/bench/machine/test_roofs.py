@@ -67,6 +67,23 @@ def test_what_is_damaged_is_measured_again(damage: str, tmp_path: Path) -> None:
         assert roofs.kept(tmp_path) is None
 
 
+@pytest.mark.parametrize("bad", [{}, {"0": 1e9}, {"1": 10**400}, {"1": -1.0}, {"1": float("inf")}, {"1": "fast"}, [1]])
+def test_figures_that_nobody_measured(bad: Any, tmp_path: Path) -> None:
+    kept = replace(GIVEN, machine=roofs.machine())
+    assert roofs.keep(kept, tmp_path) == ""
+    raw = json.loads(roofs.path(tmp_path).read_text())
+    streams = raw["streams"]
+    for changed in (
+        {"peaks": raw["peaks"] | {"f32": bad}},
+        {"streams": streams | {"read": bad}},
+        {"streams": streams | {"read": {"1": bad}}},
+        {"spread": bad},
+        {"last_level_cache": next(iter(bad.values()), bad) if isinstance(bad, dict) and "1" in bad else bad},
+    ):
+        roofs.path(tmp_path).write_text(json.dumps(raw | changed, indent=1))
+        assert roofs.kept(tmp_path) is None, changed
+
+
 def test_a_quick_check_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     measured: list[int] = []

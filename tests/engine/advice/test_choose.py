@@ -62,6 +62,26 @@ def test_where_there_is_no_room_the_least_loss_counts(config: Config) -> None:
     assert advise({}, config, "chat") is None
 
 
+@pytest.mark.parametrize(
+    ("key", "result"),
+    [
+        ("score prose", {"kld_mean": 0.0, "samples": 2}),
+        ("score prose 512 q4_0 auto more words", {"kld_mean": 0.0, "samples": 2}),
+        ("score prose 512 q9_9/q4_0 auto", {"kld_mean": 0.0, "samples": 2}),
+        ("score prose 512 q4_0/q4_0 sometimes", {"kld_mean": 0.0, "samples": 2}),
+        ("score prose 512 0-99:q4_0/q4_0 auto", {"kld_mean": 0.0, "samples": 2}),
+        *(
+            ("score prose 512 q4_0/q4_0 auto", {"kld_mean": loss, "samples": 2})
+            for loss in ("x", None, {}, float("nan"))
+        ),
+        ("score prose 512 q4_0/q4_0 auto", {"samples": 2}),
+    ],
+)
+def test_what_no_study_writes_is_no_advice(config: Config, key: str, result: dict[str, Any]) -> None:
+    results = studied(prose={"q8_0/q8_0": 0.0045})
+    assert advise({**results, key: result}, config, "chat") == advise(results, config, "chat")
+
+
 def test_a_study_belongs_to_a_model(gguf: GGUF, tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     assert results_of(gguf, path) == {}

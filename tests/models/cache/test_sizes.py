@@ -9,9 +9,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.kernels.formats.table import CACHE_TYPES
+from pyllm.kernels.formats.table import CACHE_TYPES, Format
 from pyllm.kernels.shapes import MAX_TABLES
 from pyllm.models.arch.registry import read_config
+from pyllm.models.cache import sizes
 from pyllm.models.cache.sizes import cache_bytes, side_bytes, token_bytes
 from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.cache.store import KVCache
@@ -48,3 +49,17 @@ def test_cache_bytes(
     assert token_bytes(config, spec) == side_bytes(config, spec, "k") + side_bytes(config, spec, "v")
     if not any(windows):
         assert kv.nbytes == kv.tokens * token_bytes(config, spec)
+
+
+def test_a_type_is_checked_once_for_all_layers(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check looks at all layers, so the time must not grow with the square of their number."""
+    checked: list[str] = []
+    check = sizes.check_cache_type
+
+    def count(config: Config, side: str, name: str) -> Format:
+        checked.append(name)
+        return check(config, side, name)
+
+    monkeypatch.setattr(sizes, "check_cache_type", count)
+    side_bytes(config, CacheSpec("0:f16,1:q8_0,*:q4_0", "f16"), "k")
+    assert sorted(checked) == ["f16", "q4_0", "q8_0"]

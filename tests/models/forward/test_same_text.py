@@ -123,13 +123,13 @@ def test_neighbours_change_no_bit(tmp_path_factory: pytest.TempPathFactory, path
 
 def test_a_shared_prefix_changes_no_bit(path: Path) -> None:
     """Rows that share the pages of a prefix attend to them together, and get what each gets alone."""
-    with LLM(path, n_ctx=4096, sequences=7, cache=CacheSpec("q8_0", "q4_1"), n_threads=2, max_logits=8) as llm:
+    with LLM(path, n_ctx=8192, sequences=9, cache=CacheSpec("q8_0", "q4_1"), n_threads=2, max_logits=9) as llm:
         tables = [PageTable(PagePool(t.pool), 1024, t.kept) for t in llm.model.kv.tables]
         for table in tables:
             table.reserve(512)
         llm.model.step([Span(TOKENS[:512], 0, [table.pages for table in tables], prompt=True)], [])
         spans, alone = [], []
-        for i in range(7):
+        for i in range(9):
             own = [table.fork(512) for table in tables]
             for table in own:
                 table.reserve(520)
@@ -137,6 +137,6 @@ def test_a_shared_prefix_changes_no_bit(path: Path) -> None:
             llm.model.step([Span(TOKENS[i : i + 5], 512, pages, prompt=True)], [])
             spans.append(Span([TOKENS[50 + i]], 517, pages))
             alone.append(llm.model.step(spans[-1:], [0])[0].copy())
-        together = llm.model.step(spans, range(7))
+        together = llm.model.step(spans, range(9))
         assert llm.model._step.n_blocks[0, 0] > 0, "they were read together"
         np.testing.assert_array_equal(together, np.stack(alone))

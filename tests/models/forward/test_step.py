@@ -53,7 +53,7 @@ def test_each_row_is_done_once(spans: list[int], group: int) -> None:
 
 
 @given(
-    prefixes=st.lists(st.lists(st.integers(0, 2), min_size=0, max_size=4), min_size=1, max_size=9),
+    prefixes=st.lists(st.lists(st.integers(0, 1), min_size=0, max_size=3), min_size=1, max_size=30),
     own=st.integers(0, 700),
     group=st.integers(1, 40),
 )
