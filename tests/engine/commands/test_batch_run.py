@@ -143,11 +143,7 @@ def test_a_lines_error_is_its_answer(
         id = add(self, request)
         if request.params.max_tokens == 7:
             r = next(r for r in self.waiting if r.id == id)
-
-            def fail(logits: Any) -> int:
-                raise broken
-
-            monkeypatch.setattr(r, "sampler", fail_sampler(r.sampler, fail))
+            monkeypatch.setattr(r.sampler, "chosen", lambda: broken)
         return id
 
     monkeypatch.setattr(Scheduler, "add", bad)
@@ -160,15 +156,6 @@ def test_a_lines_error_is_its_answer(
     err = capsys.readouterr().err
     assert "2 answered, 2 failed" in err and "2 of 4 lines failed: their answers hold an error" in err
     assert run(model, path, "--parallel", "2", "-o", str(out)) == 1, "an error that is there counts too"
-
-
-def fail_sampler(sampler: Any, fail: Any) -> Any:
-    class Failing:
-        seed = sampler.seed
-        accept = sampler.accept
-        __call__ = staticmethod(fail)
-
-    return Failing()
 
 
 def test_bad_lines(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
