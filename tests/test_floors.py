@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "many",
         "llm",
         "chat",
+        "batch",
         "commands",
     ),
     "bench": ("report", "machine", "speed", "batched", "quality", "bus", "study", "commands"),

@@ -26,9 +26,7 @@ def read_prompt(args: argparse.Namespace) -> str | None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)}: give one prompt (the first word that is not a flag is MODEL)")
-    args.system_prompt = _system_prompt(args)
-    if args.raw and args.system_prompt is not None:
-        raise UsageError("-sys and --raw: a system prompt needs the chat template that --raw leaves out")
+    system_prompt(args)
     if not names:
         if sys.stdin is None or sys.stdin.isatty():
             return None
@@ -44,6 +42,14 @@ def read_prompt(args: argparse.Namespace) -> str | None:
         where = "" if names else " (stdin gave none, and the first word that is not a flag is MODEL)"
         raise UsageError(f"the prompt is empty{where}: give a text with -p, or a file with -f")
     return text
+
+
+def system_prompt(args: argparse.Namespace) -> str | None:
+    """Return the system prompt of the flags, and put it into `args.system_prompt`; raises UsageError."""
+    args.system_prompt = _system_prompt(args)
+    if args.raw and args.system_prompt is not None:
+        raise UsageError("-sys and --raw: a system prompt needs the chat template that --raw leaves out")
+    return args.system_prompt  # type: ignore[no-any-return]
 
 
 def _system_prompt(args: argparse.Namespace) -> str | None:

@@ -7,16 +7,13 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ...models.arch.registry import read_config
-from ...models.cache.spec import CacheSpec
-from ...models.errors import UsageError
 from ..chat import statistics
-from ..chat.interrupt import at_once, impatient
+from ..chat.interrupt import impatient
 from ..chat.prompt import check_length
 from ..chat.stream import stream
 from ..generate import generate
@@ -25,18 +22,19 @@ from ..machine.plain import plain
 from ..results import Piece, Stop, Timings
 from ..store import sources
 from . import screen
+from .ask import batch_run
+from .ask.chosen import cache_of, context_size, loaded, sampling, warn_of_context
 from .asked import check_chat, check_template, read_prompt, tokens_of
-from .flags import DEFAULT_CTX
 
 if TYPE_CHECKING:
-    from ...models.config import Config
-    from ...models.file.gguf import GGUF
     from ..llm import LLM
-    from ..sampler import Sampler, SamplingParams
+    from ..sampler import Sampler
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer the prompt from the flags or stdin; without one, chat at the terminal. Return the exit code."""
+    """Answer the prompt from the flags or stdin, or those of a file; without one, chat. Return the exit code."""
+    if batch_run.asked(args):
+        return batch_run.answer_lines(args)
     prompt = read_prompt(args)
     if prompt is None:
         check_chat(args)
@@ -63,7 +61,7 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     gguf = GGUF.open(path)
     config = read_config(gguf)
     n_ctx = context_size(args.ctx_size, config)
-    cache = advised(gguf, config, args) if args.cache_type == "auto" else asked_cache(args)
+    cache = cache_of(gguf, config, args)
     check_fit(gguf, config, n_ctx, cache)
     template, tokens = ChatTemplate.from_gguf(gguf), list[int]()
     if template is not None and not args.raw:
@@ -74,63 +72,9 @@ def load(path: Path, args: argparse.Namespace, prompt: str | None, progress: Bar
     else:
         tokens = tokens_of(tokenizer, template, args, prompt)
         check_length(tokens, n_ctx, config)
-    if n_ctx > config.n_ctx_train:
-        warning = f"-c {n_ctx} is more than the {config.n_ctx_train} tokens that the model was trained on"
-        screen.warn(f"{warning}: beyond them, answers get worse")
-
-    from ..llm import LLM
-
-    with at_once(progress.close), impatient():
-        llm = LLM(
-            gguf, n_ctx=n_ctx, cache=cache, n_threads=args.threads, tokenizer=tokenizer, check=args.check,
-            progress=progress,
-        )  # fmt: skip
-        if args.cpu_strict:
-            llm.pin()
+    warn_of_context(n_ctx, config)
+    llm = loaded(gguf, args, progress, n_ctx=n_ctx, cache=cache, tokenizer=tokenizer)
     return llm, tokens, perf_counter() - begin
-
-
-def asked_cache(args: argparse.Namespace) -> CacheSpec:
-    """Return the cache that the flags ask for; raises UsageError."""
-    return CacheSpec.of_flags(
-        args.cache_type_k, args.cache_type_k_layers, args.cache_type_v, args.cache_type_v_layers, args.cache_rotate
-    )
-
-
-def advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
-    """Return the cache that the model's study advises for chat; without a study, SAFE."""
-    from ..advice.choose import SAFE, advise
-    from ..advice.study_file import results_of
-
-    if any((args.cache_type_k, args.cache_type_v, args.cache_type_k_layers, args.cache_type_v_layers)):
-        raise UsageError("--cache-type auto and other cache types: give the one or the others")
-    found = advise(results_of(gguf), config, "chat")
-    if found is None:
-        screen.warn("no study of this model: K and V in q8_0 (pyllm study kv measures more)")
-        return replace(SAFE, rotate=args.cache_rotate)
-    return found.chosen.cache
-
-
-def context_size(asked: int | None, config: Config) -> int:
-    """Return the context's tokens: as asked, 0 for the model's own; without -c the model's, at most DEFAULT_CTX."""
-    return min(DEFAULT_CTX, config.n_ctx_train) if asked is None else asked or config.n_ctx_train
-
-
-def sampling(args: argparse.Namespace) -> SamplingParams:
-    """Return the sampling parameters that the flags give."""
-    from ..sampler import SamplingParams
-
-    return SamplingParams(
-        temperature=args.temp,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repeat_penalty=args.repeat_penalty,
-        repeat_last_n=args.repeat_last_n,
-        ignore_eos=args.ignore_eos,
-        seed=args.seed,
-        max_tokens=args.predict,
-    )
 
 
 def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:

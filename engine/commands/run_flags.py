@@ -19,9 +19,14 @@ the prompt with -p. What is piped to stdin is the prompt; with -p, -f or PROMPT 
   pyllm run model.gguf "Why is the sky blue?" -c 32768 --cache-type-k q8_0 --cache-type-v q4_0
   pyllm run model.gguf < question.txt > answer.txt
   git diff | pyllm run model.gguf -p "Sum this change up."
+  pyllm run model.gguf --parallel 8 -f prompts.jsonl -o answers.jsonl
 
 The answer goes to stdout, everything else to stderr. Ctrl-C ends it, and what there is is kept. llama.cpp's other flags
-are accepted where they have no meaning here, and named where pyllm lacks them. Exit codes: pyllm --help"""
+are accepted where they have no meaning here, and named where pyllm lacks them. Exit codes: pyllm --help
+
+Many prompts: each line of the file that -f names is {"prompt": "..."}, {"messages": [...]}, "..." or a line of an
+OpenAI batch. It may have an id, a system prompt and settings of its own: max_tokens, temperature, top_k, top_p, min_p,
+repeat_penalty, seed. Answers do not depend on N or on the order. All lines are checked before the first is answered."""
 
 DOCTOR = """\
 Reports what pyllm finds on this machine: the CPU's features and the kernels chosen for them, cores and caches, limits,
@@ -37,7 +42,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
     prompt = parser.add_argument_group("prompt")
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt to answer")
-    prompt.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt, UTF-8 (-: stdin)")
+    prompt.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt, UTF-8 (-: stdin); see --parallel")
     prompt.add_argument("-sys", "--system-prompt", metavar="TEXT", help="a system prompt for the chat template")
     prompt.add_argument("-sysf", "--system-prompt-file", metavar="FILE", help="a file with it, UTF-8")
     escape = r"replace \n, \t, \r, \', \", \\ and \xHH in -p, PROMPT and -sys, not in files and stdin (default: on)"
@@ -45,6 +50,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--no-escape", dest="escape", action="store_false", help="leave them as they are")
     raw = "no chat template: the text is continued as it stands, and control tokens written in it count as such"
     prompt.add_argument("--raw", action="store_true", help=raw)
+
+    many = parser.add_argument_group("many prompts")
+    parallel = "answer each line of -f, N at once, each with a context of -c tokens (auto: as many as fit, at most 16)"
+    value(many, "-np --parallel", "N", sequences, None, parallel)
+    output = "the file of answers; a run that was ended goes on with it (default: stdout)"
+    many.add_argument("-o", "--output", "--output-file", metavar="FILE", help=output)
+    order = "answers in the order of the lines (default: as they are done)"
+    many.add_argument("--keep-order", action="store_true", help=order)
+    many.add_argument("--keep-going", action="store_true", help="a line that cannot be used gets an error for answer")
+    room = "take the memory that there is, if it does not hold N contexts; when it is full, the newest line waits"
+    many.add_argument("--overcommit", action="store_true", help=room)
+    step = "how much longer a step may be that reads prompts beside answers, as a multiple (off: any; default: off)"
+    value(many, "--max-step", "X", multiple, None, step)
 
     types = f"cache: {', '.join(CACHE_TYPES)} (default: f16)"
     engine = parser.add_argument_group("engine")
@@ -81,6 +99,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     check = "look for NaN and infinity after each step, and name the layer and operation that gave the first"
     other.add_argument("--check", action="store_true", help=check)
     add_offline(other)
+
+
+def sequences(text: str) -> int | str:
+    """Check the value of --parallel."""
+    return text if text == "auto" else whole(1, 256)(text)
+
+
+def multiple(text: str) -> float | str:
+    """Check the value of --max-step."""
+    return text if text == "off" else real(1, math.inf)(text)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ class Model:
         self._net = loaded.net
         c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        places = max(n_batch, sums_places(n_ctx, sequences))
+        places = n_batch + sums_places(n_ctx, sequences)  # a step may have prompts and decode rows
         self._step = Step(
             n_batch,
             threads,

@@ -50,17 +50,14 @@ RAW = ("-no-cnv", "--no-conversation")
 
 SAMPLING = "--temp, --top-k, --top-p, --min-p and --repeat-penalty choose tokens here"
 TEMPLATE = "the model's own template is used, or none with --raw"
-OUTPUT = "write > FILE after the command"
 ADAPTER = "merge it into the model with llama.cpp's llama-export-lora"
 DRAFT = "leave it out: the text is the same without"
 FILE = "name the model's file, or hf:USER/REPO/FILE"
 
 LACKING: tuple[tuple[str, str, str | None, str], ...] = (
-    ("-np --parallel", "N", "1", "run answers one prompt at a time"),
     ("--keep", "N", "0", "a full context ends the answer"),
     ("--context-shift", "", None, "a full context ends the answer; a larger -c holds more"),
     ("-bf --binary-file", "N", None, "-f reads a text in UTF-8"),
-    ("-o --output --output-file", "N", None, OUTPUT),
     ("-r --reverse-prompt", "N", None, "leave it out"),
     ("-sp --special", "", None, "leave it out"),
     ("--in-prefix --in-suffix", "N", None, "write them into the prompt, with --raw"),
