@@ -6,7 +6,7 @@ SHARE = 0.2
 """Weight of a new measurement in the running means."""
 FIRST = 32
 """Prompt tokens beside decode rows as long as nothing was measured."""
-LEAST = 16
+LEAST = 4
 """Prompt tokens beside decode rows at least, so that a prompt always goes on."""
 
 FREE = 0.02
