@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels.lang.buffers import address
 from ..kernels.ops.next_tokens import choose
 from ..kernels.plan import Plan, Team
 from ..models.errors import NumberError
@@ -24,9 +25,9 @@ class Choices:
 
     def __call__(self, samplers: Sequence[Sampler], logits: npt.NDArray[np.float32]) -> list[int | NumberError]:
         """Return the next token of each sampler for its row of logits, (n, n_vocab), or what is wrong with the row."""
-        address, stride = logits.__array_interface__["data"][0], logits.strides[0]
+        begin, stride = address(logits), logits.strides[0]
         for i, sampler in enumerate(samplers):
-            self._addresses[i] = sampler.prepare(address + i * stride)
+            self._addresses[i] = sampler.prepare(begin + i * stride)
         self._count[0] = len(samplers)
         self._team.run(self._plan)
         return [sampler.chosen() for sampler in samplers]

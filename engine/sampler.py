@@ -8,11 +8,11 @@ import secrets
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels.lang.buffers import address
 from ..kernels.ops.next_tokens import CHOICE
 from ..kernels.ops.sample import Scratch, draw, limits_of, narrow
 from ..models.errors import NumberError, UsageError
@@ -52,12 +52,6 @@ class SamplingParams:
                 raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
 
-def address(array: npt.NDArray[Any]) -> int:
-    """Return where an array's numbers are."""
-    found: int = array.__array_interface__["data"][0]
-    return found
-
-
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
 
@@ -74,6 +68,8 @@ class Sampler:
         self._penalized = np.empty(n_vocab, np.float32)
         self._scratch = Scratch(n_vocab)
         self._choice: npt.NDArray[np.void] | None = None
+        self._choice_at = 0  # its address
+        self._held = np.empty(0, np.int64)  # recent tokens, of which the record has only the address
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
         """Return the next token for logits (n_vocab,), which are not changed. Raises NumberError if they are broken."""
@@ -86,13 +82,13 @@ class Sampler:
         """Return the address of a CHOICE record for the float32 logits at an address, good until `chosen`."""
         if self._choice is None:
             self._choice = self._new_choice()
-        recent = np.fromiter(set(self._recent), np.int64)
-        self._held = recent  # the record has only its address
+            self._choice_at = self._choice.ctypes.data
+        self._held = self._distinct()
         record = self._choice[0]
-        record["logits"], record["recent"], record["n_recent"] = logits, address(recent), len(recent)
+        record["logits"], record["recent"], record["n_recent"] = logits, address(self._held), len(self._held)
         if self.params.temperature > 0:
             record["chance"] = self._random.random()
-        return address(self._choice)
+        return self._choice_at
 
     def _new_choice(self) -> npt.NDArray[np.void]:
         p, s, choice = self.params, self._scratch, np.zeros(1, CHOICE)
@@ -113,6 +109,10 @@ class Sampler:
         assert self._choice is not None
         token = int(self._choice[0]["token"])
         return token if token >= 0 else self._broken()
+
+    def _distinct(self) -> npt.NDArray[np.int64]:
+        """Return the recent tokens, each once."""
+        return np.fromiter(set(self._recent), np.int64)
 
     def _broken(self) -> NumberError:
         return NumberError(self._path, "weights", "they give logits that are not numbers", "--check says where")
@@ -142,7 +142,7 @@ class Sampler:
             x = self._penalized
             np.copyto(x, logits)
         if self._recent:
-            recent = np.fromiter(set(self._recent), np.int64)
+            recent = self._distinct()
             held, penalty = x[recent], np.float32(self.params.repeat_penalty)
             x[recent] = np.where(held > 0, held / penalty, held * penalty)
         if self._banned.size:

@@ -18,6 +18,16 @@ def offsets(record: np.dtype[Any]) -> tuple[int, ...]:
     return tuple(record.fields[name][1] for name in record.names or ())
 
 
+def address(array: npt.NDArray[Any]) -> int:
+    """Return where an array's numbers are, which must be plain numbers.
+
+    Unlike `array.ctypes.data` this leaves no cycle to the garbage collector. For records NumPy runs Python code here,
+    and swallows what a signal raises in it.
+    """
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
 def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
     """Return zeroed bytes that start at a cache line. The system provides a large piece only as it is touched."""
     if nbytes < 1 << 21:

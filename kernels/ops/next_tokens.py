@@ -30,9 +30,9 @@ CHOICE = np.dtype(
         ("penalty", "<f4"),
         ("farthest", "<f4"),  # the largest distance that min_p keeps
         ("scale", "<f4"),  # 1 / temperature; 0: the likeliest token is taken
-        ("unused", "<f4"),
         ("token", "<i8"),  # the result; -1: the logits are not numbers
-    ]
+    ],
+    align=True,
 )
 """What the choice of one sequence needs, and what comes of it."""
 

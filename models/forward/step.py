@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...kernels.attention import softmax
 from ...kernels.lang import cpu
+from ...kernels.lang.buffers import address
 from ...kernels.ops import linear, tile_dot
 from ...kernels.shapes import PAGE
 from . import jobs
@@ -126,7 +127,7 @@ class Step:
         at = position if n == 1 else self.positions[row : row + n]
         for kind, table in enumerate(span.tables):
             self.slots[kind, row : row + n] = table[at // PAGE] * PAGE + at % PAGE
-            self._span_records[i, 3 + kind] = table.__array_interface__["data"][0]
+            self._span_records[i, 3 + kind] = address(table)
 
     def _share(self, spans: Sequence[Span], rows: int, group: int) -> None:
         """Set what attention does: the jobs, and the places where the sums of each row go."""

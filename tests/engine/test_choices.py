@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,3 +67,23 @@ def test_a_row_that_is_no_number_ends_alone(team: Team, temperature: float, wron
     assert isinstance(found[1], NumberError) and not any(isinstance(found[i], NumberError) for i in (0, 2))
     with pytest.raises(NumberError):
         samplers[1](logits[1])
+
+
+def test_what_a_signal_raises_is_not_lost(team: Team) -> None:
+    """Python handles a signal between any two of its instructions: none of them may be where NumPy clears errors."""
+    choices, samplers = Choices(team, 2), [Sampler(SamplingParams(seed=i), 40) for i in range(2)]
+    logits = np.zeros((2, 40), np.float32)
+    choices(samplers, logits)
+
+    ran: list[str] = []  # an error here would be cleared too
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            ran.append(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        choices(samplers, logits)
+    finally:
+        sys.setprofile(None)
+    assert ran and not [name for name in ran if "numpy" in name]
