@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyllm.__main__ import main
 from pyllm.engine.llm import moved
 from pyllm.engine.results import Bytes, Timings
 from pyllm.kernels.plan import Cost
@@ -168,3 +169,11 @@ def said(chat: Any) -> str:
     """Return what a chat wrote as answers."""
     assert isinstance(chat._out, io.StringIO)
     return chat._out.getvalue()
+
+
+def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return (exit code, message) of a command, after checking that it fails with one line and no result."""
+    code = main(argv)
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("pyllm: ") and err.count("\n") == 1, err
+    return code, err

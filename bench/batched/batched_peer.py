@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import UsageError
-from ..speed.peer import NO_ROTATION, complaint
+from ..speed.peer import NO_ROTATION, complaint, help_of
 from ..speed.throughput import Unable
 from .grid import BatchedCase
 from .steps import Sample
@@ -37,12 +37,7 @@ class BatchedPeer:
 
         rotation: whether it may rotate K and V of quantized caches.
         """
-        try:
-            done = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no path
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"--against {path}: {reason}; give the path of a llama-batched-bench") from None
-        text = done.stdout + done.stderr
+        text = help_of(path, "llama-batched-bench")
         if "-npl" not in text:
             raise UsageError(
                 f"--against {path}: its --help is not that of a llama-batched-bench; with -npp, -ntg and -npl, "

@@ -9,10 +9,9 @@ from statistics import median
 import numpy as np
 
 from ...engine.machine.tables import Table
-from ...engine.machine.units import size
 from ..machine.roofs import Roofs
 from ..speed import output
-from ..speed.output import Column, number
+from ..speed.output import NO_PEER, SETUP, Column, in_bytes, number
 from ..speed.record import Record
 from .grid import BatchedCase
 from .steps import Sample, StepCost
@@ -111,19 +110,9 @@ def gains(records: Sequence[Record]) -> None:
             r["gain"] = r["speed_tg"] / alone
 
 
-def _size(name: str) -> Callable[[Record], str]:
-    return lambda record: "" if record[name] is None else size(record[name])
-
-
-_PEER = ("peer", None)
 COLUMNS = (
     Column("model", number("model_type", "{}"), left=True, names=True),
-    Column("threads", number("n_threads", "{}"), names=True),
-    Column("n_batch", number("n_batch", "{}"), names=True, usual=("n_batch", 2048)),
-    Column("n_ubatch", number("n_ubatch", "{}"), names=True, usual=("n_ubatch", 512)),
-    Column("type_k", number("type_k", "{}"), names=True, usual=("type_k", "f16")),
-    Column("type_v", number("type_v", "{}"), names=True, usual=("type_v", "f16")),
-    Column("rotate", number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
+    *SETUP,
     Column("PP", number("pp", "{}"), names=True),
     Column("TG", number("tg", "{}"), names=True),
     Column("B", number("pl", "{}"), names=True, key=True),
@@ -135,15 +124,15 @@ COLUMNS = (
     Column("T s", number("t", "{:.3f}")),
     Column("S t/s", number("speed", "{:.2f}")),
     Column("× B=1", number("gain", "{:.2f}")),
-    Column("peer S_PP", number("peer_speed_pp", "{:.2f}"), usual=_PEER),
-    Column("peer S_TG", number("peer_speed_tg", "{:.2f}"), usual=_PEER),
-    Column("ratio PP", number("ratio_pp", "{:.2f}"), usual=_PEER),
-    Column("ratio TG", number("ratio_tg", "{:.2f}"), usual=_PEER),
+    Column("peer S_PP", number("peer_speed_pp", "{:.2f}"), usual=NO_PEER),
+    Column("peer S_TG", number("peer_speed_tg", "{:.2f}"), usual=NO_PEER),
+    Column("ratio PP", number("ratio_pp", "{:.2f}"), usual=NO_PEER),
+    Column("ratio TG", number("ratio_tg", "{:.2f}"), usual=NO_PEER),
     Column("p50 ms", number("itl_p50_ms", "{:.2f}")),
     Column("p99 ms", number("itl_p99_ms", "{:.2f}")),
-    Column("weights/step", _size("bytes_weights")),
-    Column("K/step", _size("bytes_k")),
-    Column("V/step", _size("bytes_v")),
+    Column("weights/step", in_bytes("bytes_weights")),
+    Column("K/step", in_bytes("bytes_k")),
+    Column("V/step", in_bytes("bytes_v")),
     Column("GB/s", number("gbps", "{:.1f}")),
     Column("bus", number("bus", "{:.0%}")),
     Column("unit", number("unit", "{:.0%}")),

@@ -103,31 +103,36 @@ def number(name: str, form: str) -> Callable[[Record], str]:
     return lambda record: "" if record[name] is None else form.format(record[name])
 
 
-def _size(name: str) -> Callable[[Record], str]:
-    return lambda record: size(record[name])
+def in_bytes(name: str) -> Callable[[Record], str]:
+    return lambda record: "" if record[name] is None else size(record[name])
 
 
-_NO_PEER = ("peer", None)
-COLUMNS = (
-    Column("model", number("model_type", "{}"), left=True, names=True),
-    Column("size", _size("model_size")),
-    Column("params", lambda record: f"{record['model_n_params'] / 1e6:.2f} M"),
-    Column("backend", number("backends", "{}"), left=True, names=True),
+NO_PEER = ("peer", None)
+"""The value of `peer` for which its columns are left out."""
+SETUP = (
     Column("threads", number("n_threads", "{}"), names=True),
     Column("n_batch", number("n_batch", "{}"), names=True, usual=("n_batch", 2048)),
     Column("n_ubatch", number("n_ubatch", "{}"), names=True, usual=("n_ubatch", 512)),
     Column("type_k", number("type_k", "{}"), names=True, usual=("type_k", "f16")),
     Column("type_v", number("type_v", "{}"), names=True, usual=("type_v", "f16")),
     Column("rotate", number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
+)
+"""What each case runs with; columns that all results of `bench` have."""
+COLUMNS = (
+    Column("model", number("model_type", "{}"), left=True, names=True),
+    Column("size", in_bytes("model_size")),
+    Column("params", lambda record: f"{record['model_n_params'] / 1e6:.2f} M"),
+    Column("backend", number("backends", "{}"), left=True, names=True),
+    *SETUP,
     Column("test", lambda record: label(record["n_prompt"], record["n_gen"], record["n_depth"]), names=True, key=True),
     Column("t/s", number("median_ts", "{:.2f}")),
     Column("min – max", _spread("")),
-    Column("peer t/s", number("peer_median_ts", "{:.2f}"), usual=_NO_PEER),
-    Column("min – max", _spread("peer_"), usual=_NO_PEER),
-    Column("ratio", number("ratio", "{:.2f}"), usual=_NO_PEER),
-    Column("weights/token", _size("bytes_weights")),
-    Column("K/token", _size("bytes_k")),
-    Column("V/token", _size("bytes_v")),
+    Column("peer t/s", number("peer_median_ts", "{:.2f}"), usual=NO_PEER),
+    Column("min – max", _spread("peer_"), usual=NO_PEER),
+    Column("ratio", number("ratio", "{:.2f}"), usual=NO_PEER),
+    Column("weights/token", in_bytes("bytes_weights")),
+    Column("K/token", in_bytes("bytes_k")),
+    Column("V/token", in_bytes("bytes_v")),
     Column("GB/s", number("gbps", "{:.1f}")),
     Column("bus", number("mbu", "{:.0%}")),
 )

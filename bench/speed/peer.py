@@ -19,6 +19,16 @@ from .throughput import Unable
 NO_ROTATION = {"LLAMA_ATTN_ROT_DISABLE": "1"}
 
 
+def help_of(path: str, program: str) -> str:
+    """Return what a program prints for --help; raise UsageError, which asks for `program`, if it cannot be run."""
+    try:
+        done = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"--against {path}: {reason}; give the path of a {program}") from None
+    return done.stdout + done.stderr
+
+
 @dataclass(frozen=True)
 class Peer:
     """A llama-bench and its dialect. Each sample is a new process, which loads the model and warms up itself."""
@@ -35,12 +45,7 @@ class Peer:
 
         rotation: whether it may rotate K and V of quantized caches.
         """
-        try:
-            done = subprocess.run([path, "--help"], capture_output=True, text=True, errors="replace", timeout=60)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no path
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"--against {path}: {reason}; give the path of a llama-bench") from None
-        text = done.stdout + done.stderr
+        text = help_of(path, "llama-bench")
         flash = re.search(r"--flash-attn <([^>]*)>", text)
         if flash is None:
             raise UsageError(f"--against {path}: its --help is not that of a llama-bench; give the path of one")

@@ -1,7 +1,7 @@
 """Records a mixture of experts: routing, the products by expert, and their weighted sum. Knows no architecture.
 
-A row and one of its experts are a pair. A row alone reads the matrices of its experts in place; of
-several rows, copies are gathered by expert.
+A row and one of its experts are a pair. A row alone reads the matrices of its experts in place; of several rows, copies
+are gathered by expert.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 PREFILL_TILES = 8
-"""Tiles of an expert that a thread takes at once for more rows."""
+"""Tiles of an expert that a thread takes at once where there are several rows."""
 
 
 class Experts(Protocol):
@@ -128,7 +128,7 @@ class Mixture:
                    cost=self._cost(s), output=(y.x, r.step.pairs), **common)  # fmt: skip
 
     def _sum_many(self, x: Rows) -> None:
-        """Record x += the weighted sum of each row's products, for more rows."""
+        """Record x += the weighted sum of each row's products, where there are several rows."""
         self.r.plan.add(
             "sum",
             experts.sum_many,

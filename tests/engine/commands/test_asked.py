@@ -11,33 +11,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from fake_llm import REPLY, FakeLLM, FakeSession, install
+from fake_llm import REPLY, FakeLLM, FakeSession, failure
 
 from pyllm.__main__ import main
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return str(tiny.write(tmp_path / "tiny.gguf"))
-
-
-@pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
-    return install(monkeypatch)
-
-
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    """Put bytes on stdin."""
-    return lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-
-
-def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return (exit code, message) of a command, after checking that it fails with one line and no result."""
-    code = main(argv)
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("pyllm: ") and err.count("\n") == 1, err
-    return code, err
 
 
 def prompt_of(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from fake_llm import REPLY, FakeLLM, FakeSession, install
+from fake_llm import REPLY, FakeLLM, FakeSession, failure
 
 from pyllm import __version__
 from pyllm.__main__ import main
@@ -24,30 +23,6 @@ from pyllm.models.errors import ModelError
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return str(tiny.write(tmp_path / "tiny.gguf"))
-
-
-@pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
-    return install(monkeypatch)
-
-
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    """Put bytes on stdin."""
-    return lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-
-
-def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return (exit code, message) of a command, after checking that it fails with one line and no result."""
-    code = main(argv)
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("pyllm: ") and err.count("\n") == 1, err
-    return code, err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-import tiny
-from fake_llm import FakeLLM, install
+from fake_llm import FakeLLM
 
 from pyllm.__main__ import COMMANDS, main
 from pyllm.engine.commands.line import llama_flags
@@ -16,16 +14,6 @@ from pyllm.models.errors import UsageError
 
 IGNORED = [name for name in VALUES if name not in LACKING and name not in MODELS and name not in llama_flags.RAW]
 SAMPLE = {"N": ["7"], "N N": ["7", "8"], "": []}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return str(tiny.write(tmp_path / "tiny.gguf"))
-
-
-@pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch) -> type[FakeLLM]:
-    return install(monkeypatch)
 
 
 def values(name: str) -> list[list[str]]:

@@ -25,11 +25,6 @@ def run(*argv: str, **settings: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "pyllm", *argv], timeout=60, **(given | settings))  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    return str(tiny.write(tmp_path / "tiny.gguf"))
-
-
 @unix
 @pytest.mark.parametrize(
     "argv",
