@@ -14,7 +14,7 @@ if INTERRUPTIBLE := _signal.getsignal(_signal.SIGINT) is _signal.default_int_han
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pyllm.bench.commands import bench_flags, profile_flags, study_flags
+from pyllm.bench.commands import bench_flags, concurrency_flags, profile_flags, study_flags
 from pyllm.engine.commands import cli, model_flags, run_flags
 from pyllm.engine.commands.cli import Command
 
@@ -33,6 +33,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command("say what pyllm finds on this machine", run_flags.add_doctor, f"{_ENGINE}.doctor"),
     "study": Command("measure what K and V cost in each cache type", study_flags.add_study, f"{_BENCH}.study"),
+    "study concurrency": Command(
+        "say how many sequences fit, how fast they are, and what limits them",
+        concurrency_flags.add_concurrency,
+        f"{_BENCH}.concurrency",
+    ),
     "advise": Command("say which cache types to use", study_flags.add_advise, f"{_BENCH}.advise"),
     "inspect": Command("say what is in a model file", model_flags.add_inspect, f"{_ENGINE}.inspect", takes_path=True),
     "verify": Command("check a model file for damage", model_flags.add_verify, f"{_ENGINE}.verify", takes_path=True),

@@ -44,7 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "batch",
         "commands",
     ),
-    "bench": ("report", "machine", "speed", "batched", "quality", "bus", "study", "commands"),
+    "bench": ("report", "machine", "speed", "batched", "quality", "bus", "study", "concurrency", "commands"),
 }
 """The rooms of each floor, from the lowest to the highest: a folder, or a module that stands on the floor itself."""
 

@@ -1,4 +1,4 @@
-"""Shared by `bench` and `profile`: what their flags name, the status line, and how a result is printed."""
+"""Shared by commands that measure: what their flags name, the status line, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..speed import cases, synthetic
 from ..speed.record import Record
 
 THREADS = 1024  # most that -t takes
+STUDY_FORMATS = (*tables.FORMATS, "json")  # what -o of a study may say besides a file
 
 
 def whole(flag: str, texts: Sequence[str] | None, default: str, low: int, high: int = cases.LIMIT) -> list[int]:
@@ -51,6 +52,17 @@ def models(args: argparse.Namespace, progress: Progress) -> Iterator[Path]:
     for name in made:
         for weight_type in types:
             yield synthetic.make(sources.cache_folder(), name, weight_type, progress)
+
+
+def formats(args: argparse.Namespace) -> list[str]:
+    """Return how the flags of a study say to print the tables; the last one counts."""
+    return ["table", *(name for name in args.output if name in STUDY_FORMATS)]
+
+
+def file_of(args: argparse.Namespace) -> Path | None:
+    """Return the study's file that the flags name."""
+    files = [name for name in args.output if name not in STUDY_FORMATS]
+    return Path(files[-1]) if files else None
 
 
 def deliver(

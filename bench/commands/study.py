@@ -19,6 +19,7 @@ from ...models.cache import rotation
 from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
+from ...models.errors import UsageError
 from ...models.file.gguf import GGUF
 from ...models.text.tokenizer import Tokenizer
 from ..quality import text_windows
@@ -31,12 +32,13 @@ from ..study.filling import all_types, fill, headed, in_order
 from ..study.findings import Findings
 from ..study.measure import Bench
 from ..study.texts import check_length, collect
-
-FORMATS = (*tables.FORMATS, "json")  # what -o may say besides a file
+from .shared import file_of, formats
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; after Ctrl-C, print what is known until then."""
+    if args.subject != "kv":
+        raise UsageError(f"study {args.subject}: write these two words first, and its flags after them")
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
@@ -56,17 +58,6 @@ def run(args: argparse.Namespace) -> int:
             if study.results:
                 show(args, study, config, options)
     return 0
-
-
-def formats(args: argparse.Namespace) -> list[str]:
-    """Return how the flags say to print the tables; the last one counts."""
-    return ["table", *(name for name in args.output if name in FORMATS)]
-
-
-def file_of(args: argparse.Namespace) -> Path | None:
-    """Return the study's file that the flags name."""
-    files = [name for name in args.output if name not in FORMATS]
-    return Path(files[-1]) if files else None
 
 
 def chosen(args: argparse.Namespace, config: Config) -> Options:

@@ -113,7 +113,8 @@ def _prepare() -> None:
 
 
 def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
-    command = commands.get(argv[0]) if argv else None
+    name = next((name for n in (2, 1) if (name := " ".join(argv[:n])) in commands), "")
+    command = commands.get(name)
     try:
         if command is None:
             if argv and (argv[0].endswith(".gguf") or argv[0].startswith(("hf:", "pypi:", "https:"))):
@@ -122,10 +123,10 @@ def _dispatch(commands: Mapping[str, Command], argv: list[str]) -> int:
             parser.parse_args(argv)
             parser.print_help(sys.stderr)
             return UsageError.exit_code
-        parser = Parser(f"pyllm {argv[0]}")
+        parser = Parser(f"pyllm {name}")
         with at_once():
             command.add_flags(parser)
-        args, ignored = parser.read(argv[1:])
+        args, ignored = parser.read(argv[len(name.split()) :])
         if ignored and "--log-disable" not in ignored:
             warn(f"{', '.join(ignored)}: llama.cpp's, without a meaning here")
     except SystemExit as ended:  # --help and --version

@@ -1,0 +1,127 @@
+"""`pyllm study concurrency`: runs trial after trial until the budget is spent, keeps each, and shows the outcome."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ...engine.advice.study_file import StudyFile, default_path, results_of
+from ...engine.chat.interrupt import impatient
+from ...engine.commands import screen
+from ...engine.llm import Opened
+from ...engine.machine import host
+from ...engine.machine.bars import Bars
+from ...engine.machine.fit import free_memory
+from ...engine.machine.units import size
+from ...engine.store import sources
+from ...kernels.formats.table import CACHE_TYPES
+from ...models.arch.registry import read_config
+from ...models.cache import sizes
+from ...models.config import Config
+from ...models.errors import FitError, UsageError
+from ...models.file.gguf import GGUF
+from ..concurrency import concurrency_page
+from ..concurrency.instrument import Instrument, fill, headed
+from ..concurrency.outcome import Outcome
+from ..concurrency.sessions import Memory
+from ..concurrency.step_model import Machine
+from ..concurrency.trials import Options
+from ..machine import roofs
+from ..quality import text_windows
+from ..report import plot
+from ..report.report import check_folder
+from ..speed import cases
+from ..study.filling import in_order
+from ..study.texts import collect
+from .shared import file_of, formats
+
+DEPTHS, TYPES = "512,2048,8192", "f16,q8_0,q4_0"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; after Ctrl-C, print what is known until then."""
+    machines = [Machine.parse(text) for text in args.machine]
+    if args.report:
+        check_folder(Path(args.report))
+    budget = args.budget if args.minutes is None else 60 * args.minutes
+    with Bars() as progress:
+        gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
+        config = read_config(gguf)
+        options = chosen(args, gguf, config)
+        path = default_path(gguf)
+        study = StudyFile.open(
+            file_of(args) or path.with_name(f"{path.stem}-concurrency.json"), headed(gguf, config, options)
+        )
+        if study.set_aside:
+            screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
+        outcome = Outcome(study.heading, study.results, options, Memory(gguf, config), machines)
+        try:
+            if budget > 0:
+                measure(args, gguf, config, study, options, budget, progress)
+        finally:
+            progress.close()
+            outcome.results = study.results
+            if study.results:
+                show(args, study, outcome)
+    return 0
+
+
+def measure(
+    args: argparse.Namespace, gguf: GGUF, config: Config, study: StudyFile, options: Options, budget: float,
+    progress: Bars,
+) -> None:  # fmt: skip
+    """Add results to the study until `budget` seconds are over, without the time to compile kernels."""
+    most = min(host.affinity(), max(host.usable_cores(), options.threads))
+    here = roofs.of_this_machine(most, sources.cache_folder(), progress, screen.warn)
+    studied = results_of(gguf, Path(args.study) if args.study else None)
+    instrument = Instrument(Opened.open(gguf, config), options, here, collect(args.file, None).prose, studied, progress)
+    try:
+        with impatient():
+            instrument.compile()
+            fill(instrument, study, budget, progress)
+    finally:
+        instrument.close()
+
+
+def chosen(args: argparse.Namespace, gguf: GGUF, config: Config) -> Options:
+    """Return the options that the flags give. Raises UsageError, and FitError if not one sequence fits."""
+    types = in_order(cases.names("--types", args.types or [TYPES], CACHE_TYPES))
+    if len(types) < 2:
+        raise UsageError(f"--types {types[0]}: name two types or more, to compare them")
+    asked = cases.numbers("--depth", args.depth or [DEPTHS], 64)
+    depths = sorted({n for n in asked if args.depth or n <= config.n_ctx_train} or {config.n_ctx_train})
+    for depth in depths:
+        text_windows.check_context(depth, config)
+    memory = args.memory or free_memory(gguf.nbytes)[0]
+    latency = args.latency / 1000 if args.latency else None
+    options = Options(
+        tuple(types), tuple(depths), args.cache_rotate, memory, args.parallel, latency, args.turn, args.answer,
+        args.seed, args.threads or host.usable_cores(),
+    )  # fmt: skip
+    for cache in options.caches:
+        sizes.check(config, cache)
+    least = Memory(gguf, config).taken(options.caches[1], depths[0], 1)
+    if least > memory:
+        raise FitError(
+            f"--memory {size(memory)}: a sequence of {depths[0]} tokens takes {size(least)} with the weights; give more"
+        )
+    return options
+
+
+def show(args: argparse.Namespace, study: StudyFile, outcome: Outcome) -> None:
+    how = formats(args)[-1]
+    if how == "json":
+        found = [{"caption": t.caption, "columns": t.columns, "rows": t.rows} for t in outcome.tables()]
+        told = {"found": [*outcome.sentences()], "warnings": [*outcome.warnings()], "tables": found}
+        print(json.dumps({"heading": study.heading, "results": study.results, **told}, sort_keys=True))
+    else:
+        concurrency_page.report(outcome).show(sys.stdout, how)
+        for warning in outcome.warnings():
+            screen.warn(warning)
+    screen.say(f"study: {study.path} ({len(study.results)} trials)", sys.stderr)
+    if args.report:
+        written = concurrency_page.write(outcome, Path(args.report))
+        more = "" if plot.available() else " (the picture needs matplotlib: pip install 'pyllm[plot]')"
+        screen.say(f"report: {written}{more}", sys.stderr)

@@ -1,0 +1,1 @@
+"""How many sequences a memory holds, how fast they are, and what limits them, by the types of K and V."""

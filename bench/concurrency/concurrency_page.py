@@ -1,0 +1,74 @@
+"""A study of concurrency as a report: what was found, one picture, and the tables; computes nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from ..report.plot import MARKERS, Axes, Look, Plot
+from ..report.report import Report, Section
+from .outcome import Outcome
+
+PAGE = "report.html"
+LINES = 5
+"""Caches in the picture, at most."""
+
+
+def report(outcome: Outcome) -> Report:
+    """Return the report, for a terminal and for a page."""
+    heading, options = outcome.heading, outcome.options
+    about = f"{heading['file']}, {heading['cpu']}, {options.threads} threads, {options.memory / (1 << 30):g} GiB"
+    plots = [(picture(outcome), CAPTION)] if shown(outcome) else []
+    found = Section("What was found", list(outcome.sentences()), plots=plots)
+    sections = [found, *(Section(_title(table.caption), tables=[table]) for table in outcome.tables())]
+    return Report(f"Concurrency: {heading['model']}", about, list(outcome.warnings()), sections)
+
+
+def _title(caption: str) -> str:
+    return caption.split(":")[0].split(",")[0].split(" (")[0]
+
+
+CAPTION = (
+    "Points are measured (bars: the range of three rounds), lines are the model, dashed where it goes on beyond what "
+    "was measured, up to the sessions that fit in the memory."
+)
+
+
+def shown(outcome: Outcome) -> bool:
+    """Return whether there is something to draw."""
+    return any(outcome.steps(cache, outcome.options.main) for cache in outcome.options.caches)
+
+
+def picture(outcome: Outcome) -> Plot:
+    """Return tokens/s by the number of sequences."""
+    title = f"Tokens/s of all sequences, {outcome.options.main} tokens each"
+    return Plot("concurrency", title, "sequences at once", "tokens/s", partial(_paint, outcome=outcome), height=4.2)
+
+
+def _paint(axes: Axes, look: Look, outcome: Outcome) -> None:
+    depth = outcome.options.main
+    known = [cache for cache in outcome.by_size() if outcome.steps(cache, depth)]
+    chosen = known if len(known) <= LINES else [*known[:: max(1, len(known) // (LINES - 1))][: LINES - 1], known[-1]]
+    for i, cache in enumerate(chosen):
+        colour, points, fitted = look.series[i], outcome.steps(cache, depth), outcome.fitted(cache)
+        x = [p["sequences"] for p in points]
+        rates = [n / p["seconds"] for n, p in zip(x, points, strict=True)]
+        spread = [[r - n / p["high"], n / p["low"] - r] for n, r, p in zip(x, rates, points, strict=True)]
+        low, high = ([max(0.0, s[side]) for s in spread] for side in (0, 1))
+        axes.errorbar(x, rates, yerr=[low, high], fmt=MARKERS[i], color=colour, elinewidth=1, label=cache.pair)
+        if fitted is None:
+            continue
+        end = max(x[-1], min(outcome.sessions(cache, depth), 4 * outcome.options.most))
+        for begin, stop, style in ((1, x[-1], "-"), (x[-1], end, "--")):
+            at = [begin * (stop / begin) ** (k / 40) for k in range(41)]
+            axes.plot(at, [n / fitted.model.seconds(n, depth) for n in at], style, color=colour, linewidth=1.4)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_ylim(bottom=0)
+
+
+def write(outcome: Outcome, folder: Path) -> Path:
+    """Write the page, and return its path. Raises PyllmError."""
+    path = folder / PAGE
+    report(outcome).page().write(path)
+    return path
