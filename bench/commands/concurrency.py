@@ -113,7 +113,10 @@ def chosen(args: argparse.Namespace, gguf: GGUF, config: Config) -> Options:
 def show(args: argparse.Namespace, study: StudyFile, outcome: Outcome) -> None:
     how = formats(args)[-1]
     if how == "json":
-        found = [{"caption": t.caption, "columns": t.columns, "rows": t.rows} for t in outcome.tables()]
+        found = [
+            {"caption": t.caption, "note": outcome.note(t.caption), "columns": t.columns, "rows": t.rows}
+            for t in outcome.tables()
+        ]
         told = {"found": [*outcome.sentences()], "warnings": [*outcome.warnings()], "tables": found}
         print(json.dumps({"heading": study.heading, "results": study.results, **told}, sort_keys=True))
     else:

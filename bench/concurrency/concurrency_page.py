@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +21,9 @@ def report(outcome: Outcome) -> Report:
     about = f"{heading['file']}, {heading['cpu']}, {options.threads} threads, {options.memory / (1 << 30):g} GiB"
     plots = [(picture(outcome), CAPTION)] if shown(outcome) else []
     found = Section("What was found", list(outcome.sentences()), plots=plots)
-    sections = [found, *(Section(_title(table.caption), tables=[table]) for table in outcome.tables())]
+    tables = (Section(t.caption, [outcome.note(t.caption)], [replace(t, caption="")]) for t in outcome.tables())
+    sections = [found, *tables]
     return Report(f"Concurrency: {heading['model']}", about, list(outcome.warnings()), sections)
-
-
-def _title(caption: str) -> str:
-    return caption.split(":")[0].split(",")[0].split(" (")[0]
 
 
 CAPTION = (

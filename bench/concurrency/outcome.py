@@ -15,6 +15,8 @@ from .sessions import Limits, Memory
 from .step_model import Checked, Elsewhere, Machine, Point
 from .trials import LOADS, Options, Results, Trial, paths
 
+BUS = 0.5
+"""The share of a step from which on its bytes count as what limits it; below, the cores are busy with other work."""
 LOSSES = (0.001, 0.01, 0.05)
 """Nats above the noise up to which sessions are counted."""
 
@@ -65,7 +67,8 @@ class Outcome:
         if fitted is None or not steps:
             return None
         latency = fitted.model.within(self.options.latency, depth) if self.options.latency else math.inf
-        by = "bus" if steps[-1].get("bus", 0.0) > steps[-1].get("unit", 0.0) else "units"
+        bus, unit = (steps[-1].get(name, 0.0) for name in ("bus", "unit"))
+        by = "bus" if bus >= max(unit, BUS) else "units"
         return Limits(self.sessions(cache, depth), latency, fitted.model.saturation(depth), by)
 
     def seconds(self, cache: CacheSpec, depth: int, n: int) -> float | None:
@@ -73,6 +76,12 @@ class Outcome:
         measured = next((p["seconds"] for p in self.steps(cache, depth) if p["sequences"] == n), None)
         fitted = self.fitted(cache)
         return measured if measured is not None else fitted.model.seconds(n, depth) if fitted and n else None
+
+    def _speed(self, cache: CacheSpec, depth: int, n: int) -> tuple[str, str]:
+        """Return tokens/s and the milliseconds of a step of n sequences, marked where they are computed."""
+        seconds = self.seconds(cache, depth, n)
+        mark = "" if any(p["sequences"] == n for p in self.steps(cache, depth)) else "≈"
+        return (mark + _rate(n, seconds), mark + _ms(seconds)) if seconds else ("", "")
 
     def per_token(self, cache: CacheSpec) -> int:
         return token_bytes(self.memory.config, cache)
@@ -123,6 +132,22 @@ class Outcome:
 
     # Tables ----------------------------------------------------------------------------------------------------------
 
+    def note(self, caption: str) -> str:
+        """Return what a reader must know about a table."""
+        asked = self.options
+        notes = {
+            SESSIONS: "worth: as many of them as give 90 % of the most tokens/s, or fill the memory, or let a token take "
+            "as long as was allowed. t/s and ms are those of that many at once; ≈: computed by the model of a step.",
+            AT_LOSS: "The pair with the most sessions among those that lose no more nats (above the noise).",
+            STEP_BY_STEP: f"At {asked.main} tokens; × compares with the step before.",
+            CLOSED: f"Each user holds a conversation, asks {asked.turn} tokens more and gets {asked.answer}, again and "
+            "again. first: the time to the first token.",
+            RANDOM: "Requests arrive independently (Poisson), at a share of the answers/s of the busiest closed loop.",
+            MODEL: "t = a + b·B + e·B·L for a step of B sequences with L tokens; errors: the median and the largest.",
+        }
+        elsewhere = f"Cores count as fast as the {asked.threads} of this machine, and nothing is faster than its bytes "
+        return notes.get(caption, f"{elsewhere}over the bus.")
+
     def tables(self) -> Iterator[Table]:
         made = (self._main(), self._at_loss(), self._paths(), self._closed(), self._open(), self._model())
         for table in (*made, *self._elsewhere()):
@@ -135,17 +160,13 @@ class Outcome:
             for cache in self.by_size():
                 if not (limits := self.limits(cache, depth)):
                     continue
-                alone, there = self.seconds(cache, depth, 1), self.seconds(cache, depth, limits.sequences)
+                alone = self.seconds(cache, depth, 1)
                 rows.append([
                     cache.pair, str(depth), _kib(self.per_token(cache)), _nats(self.loss(cache)), str(limits.memory),
-                    _rate(1, alone), str(limits.sequences), limits.binding, _rate(limits.sequences, there), _ms(there),
+                    _rate(1, alone), str(limits.sequences), limits.binding, *self._speed(cache, depth, limits.sequences),
                 ])  # fmt: skip
         columns = ["K/V", "tokens", "per token", "loss", "sessions", "t/s alone", "worth", "limit", "t/s", "ms"]
-        return Table(
-            "Sessions that fit, how many are worth running, and the limit that comes first. worth: with them, "
-            "90 % of the most tokens/s is reached, or the memory is full, or a token takes as long as was allowed",
-            columns, rows, left=(0, 7), keys=(0, 1),
-        )  # fmt: skip
+        return Table(SESSIONS, columns, rows, left=(0, 7), keys=(0, 1))
 
     def _at_loss(self) -> Table:
         rows = []
@@ -157,11 +178,12 @@ class Outcome:
                 best = max(good, key=lambda c: (self.sessions(c, depth), -(self.loss(c) or 0)))
                 limits = self.limits(best, depth)
                 n = limits.sequences if limits else 0
-                speed = _rate(n, self.seconds(best, depth, n))
-                held, lost = str(self.sessions(best, depth)), _nats(self.loss(best))
-                rows.append([str(depth), f"{most:g}", best.pair, held, lost, str(n or ""), speed])
+                held, cost = str(self.sessions(best, depth)), _nats(self.loss(best))
+                rows.append(
+                    [str(depth), f"{most:g}", best.pair, held, cost, str(n or ""), self._speed(best, depth, n)[0]]
+                )
         columns = ["tokens", "loss at most", "K/V", "sessions", "loss", "worth", "t/s"]
-        return Table("The most sessions at a loss (nats above the noise)", columns, rows, left=(2,), keys=(0, 1))
+        return Table(AT_LOSS, columns, rows, left=(2,), keys=(0, 1))
 
     def _paths(self) -> Table:
         rows, depth = [], self.options.main
@@ -181,9 +203,7 @@ class Outcome:
                 rows.append([name, cache.pair, *cells, _nats(self.loss(cache))])
                 before = now
         columns = ["path", "K/V", "sessions", f"ms of a step of {n}", "t/s at its limit", "loss"]
-        return Table(
-            f"Step by step, at {depth} tokens (×: of the step before)", columns, rows, left=(0, 1), keys=(0, 1)
-        )
+        return Table(STEP_BY_STEP, columns, rows, left=(0, 1), keys=(0, 1))
 
     def _closed(self) -> Table:
         rows = []
@@ -194,9 +214,8 @@ class Outcome:
                     for n in range(1, self.options.most + 1)
                     if (r := self.of(Trial("closed", cache, depth, n)))
                 ]
-        asked = f"each user asks {self.options.turn} tokens more and gets {self.options.answer}, again and again"
         return Table(
-            f"Closed loop: {asked}",
+            CLOSED,
             ["K/V", "tokens", "users", "t/s", "t/s each", *LATENCIES, "answers"], rows, keys=(0, 1, 2),
         )  # fmt: skip
 
@@ -209,7 +228,7 @@ class Outcome:
                         asked = [f"{load:.0%}", f"{r['arrivals_per_s']:.2f}"]
                         rows.append([cache.pair, str(depth), *asked, *_loop(r, 0), str(r["answers"])])
         return Table(
-            "Requests that arrive at random (Poisson), at shares of the answers/s that the closed loop gives at most",
+            RANDOM,
             ["K/V", "tokens", "load", "requests/s", "t/s", *LATENCIES, "answers"], rows, keys=(0, 1, 2),
         )  # fmt: skip
 
@@ -222,10 +241,7 @@ class Outcome:
                 rows.append([cache.pair, f"{m.a * 1e3:.2f}", f"{m.b * 1e3:.3f}", f"{m.e * 1e6:.3f}",
                              f"{s['seen_median']:.0%}, {s['seen_max']:.0%}", unseen, str(len(f.unseen))])  # fmt: skip
         columns = ["K/V", "a ms", "b ms", "e µs", "error, seen", "error, unseen", "points unseen"]
-        return Table(
-            "The model of a step, t = a + b·B + e·B·L, for B sequences of L tokens; errors: median and largest",
-            columns, rows,
-        )  # fmt: skip
+        return Table(MODEL, columns, rows)
 
     def _elsewhere(self) -> Iterator[Table]:
         for machine in self.machines:
@@ -243,11 +259,8 @@ class Outcome:
                     by = "units" if units > bus else "bus"
                     limit = "memory" if n == fit else by if self.options.latency is None else f"latency or {by}"
                     rows.append([cache.pair, str(depth), str(fit), str(n), limit, _rate(n, step), _ms(step)])
-            yield Table(
-                f"Computed, not measured: {machine}. Cores count as fast as this machine's "
-                f"{self.options.threads}, and nothing is faster than its bytes over the bus",
-                ["K/V", "tokens", "sessions", "worth", "limit", "t/s", "ms"], rows, left=(0, 4), keys=(0, 1),
-            )  # fmt: skip
+            columns = ["K/V", "tokens", "sessions", "worth", "limit", "t/s", "ms"]
+            yield Table(f"Computed, not measured: {machine}", columns, rows, left=(0, 4), keys=(0, 1))
 
     def warnings(self) -> Iterator[str]:
         """Yield what a reader must know before trusting the figures."""
@@ -260,6 +273,8 @@ class Outcome:
             )
 
 
+SESSIONS, AT_LOSS, STEP_BY_STEP = "Sessions, speed and limits", "The most sessions at a loss", "Step by step"
+CLOSED, RANDOM, MODEL = "Users in a closed loop", "Requests that arrive at random", "The model of a step"
 WORDS = {
     "memory": "the memory is full",
     "latency": "a token takes as long as was allowed",
