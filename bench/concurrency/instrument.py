@@ -105,7 +105,7 @@ class Instrument:
             )
             return {first.key: {"points": found}}
         until = min(until, perf_counter() + LONGEST)
-        most, rate = busiest(results, first.cache, first.depth) or (1, 1.0)
+        most, rate = busiest(results, first.cache, first.depth, options.most) or (1, 1.0)
         n = int(first.load) if first.kind == "closed" else self.room(first.cache, first.depth)
         users = Users(llm, n, first.depth, options.turn, options.answer, options.seed)
         try:

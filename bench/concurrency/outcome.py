@@ -136,8 +136,8 @@ class Outcome:
         """Return what a reader must know about a table."""
         asked = self.options
         notes = {
-            SESSIONS: "worth: as many of them as give 90 % of the most tokens/s, or fill the memory, or let a token take "
-            "as long as was allowed. t/s and ms are those of that many at once; ≈: computed by the model of a step.",
+            SESSIONS: "worth: as many of them as give 90 % of the most tokens/s, or fill the memory, or let a token "
+            "take as long as was allowed. t/s and ms: with that many at once; ≈: computed by the model of a step.",
             AT_LOSS: "The pair with the most sessions among those that lose no more nats (above the noise).",
             STEP_BY_STEP: f"At {asked.main} tokens; × compares with the step before.",
             CLOSED: f"Each user holds a conversation, asks {asked.turn} tokens more and gets {asked.answer}, again and "
@@ -161,9 +161,10 @@ class Outcome:
                 if not (limits := self.limits(cache, depth)):
                     continue
                 alone = self.seconds(cache, depth, 1)
+                n = limits.sequences
                 rows.append([
                     cache.pair, str(depth), _kib(self.per_token(cache)), _nats(self.loss(cache)), str(limits.memory),
-                    _rate(1, alone), str(limits.sequences), limits.binding, *self._speed(cache, depth, limits.sequences),
+                    _rate(1, alone), str(n), limits.binding, *self._speed(cache, depth, n),
                 ])  # fmt: skip
         columns = ["K/V", "tokens", "per token", "loss", "sessions", "t/s alone", "worth", "limit", "t/s", "ms"]
         return Table(SESSIONS, columns, rows, left=(0, 7), keys=(0, 1))

@@ -97,7 +97,7 @@ def trials(options: Options, room: Callable[[CacheSpec, int], int], results: Res
 
     def arrivals(caches: Sequence[CacheSpec], depth: int) -> Iterator[Trial]:
         for cache in caches:
-            if busiest(results, cache, depth) is not None:
+            if busiest(results, cache, depth, options.most) is not None:
                 yield from (Trial("poisson", cache, depth, load) for load in LOADS)
 
     yield from steps(ends, main)
@@ -114,11 +114,11 @@ def trials(options: Options, room: Callable[[CacheSpec, int], int], results: Res
         yield from arrivals(every, depth)
 
 
-def busiest(results: Results, cache: CacheSpec, depth: int) -> tuple[int, float] | None:
-    """Return the users of the closed loop with the most answers a second, and that rate; None: not measured."""
+def busiest(results: Results, cache: CacheSpec, depth: int, most: int) -> tuple[int, float] | None:
+    """Return the users, `most` or fewer, with the most answers a second in a closed loop, and that rate; None: none."""
     at = [
         (found["answers_per_s"], n)
-        for n in range(1, 4097)
+        for n in range(1, most + 1)
         if (found := results.get(Trial("closed", cache, depth, n).key))
     ]
     return (max(at)[1], max(at)[0]) if at else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.bench.concurrency.instrument import Pace
@@ -41,6 +41,7 @@ def test_counts_double_up_to_the_most(most: int) -> None:
     assert all(b <= 2 * a for a, b in pairwise(found)) and found[:1] == [1][: bool(most)]
 
 
+@settings(deadline=None, max_examples=8)
 @given(TYPES, DEPTHS, st.integers(0, 20))
 def test_every_trial_once_it_can_be(types: tuple[str, ...], depths: list[int], room: int) -> None:
     asked = options(types, depths, 16)
@@ -62,7 +63,7 @@ def test_every_trial_once_it_can_be(types: tuple[str, ...], depths: list[int], r
             assert [t.kind for t in there].count("steps") == bool(n)
             assert sorted(t.load for t in there if t.kind == "closed") == n
             assert sorted(t.load for t in there if t.kind == "poisson") == (sorted(LOADS) if n else [])
-            assert busiest(results, cache, depth) == ((n[-1], 1 + n[-1]) if n else None)
+            assert busiest(results, cache, depth, 16) == ((n[-1], 1 + n[-1]) if n else None)
     ends = {asked.cache(types[0], types[0]), asked.cache(types[-1], types[-1])}
     if of(asked.caches[0], asked.main):
         assert {t.cache for t in order[:2]} == ends and {t.depth for t in order[:2]} == {asked.main}
