@@ -6,13 +6,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ...models.cache.spec import CacheSpec
 from ..report.plot import MARKERS, Axes, Look, Plot
 from ..report.report import Report, Section
 from .outcome import Outcome
 
 PAGE = "report.html"
-LINES = 5
-"""Caches in the picture, at most."""
 
 
 def report(outcome: Outcome) -> Report:
@@ -27,14 +26,14 @@ def report(outcome: Outcome) -> Report:
 
 
 CAPTION = (
-    "Points are measured (bars: the range of three rounds), lines are the model, dashed where it goes on beyond what "
+    "Points are measured (bars: the range of all rounds), lines are the model, dashed where it goes on beyond what "
     "was measured, up to the sessions that fit in the memory."
 )
 
 
 def shown(outcome: Outcome) -> bool:
     """Return whether there is something to draw."""
-    return any(outcome.steps(cache, outcome.options.main) for cache in outcome.options.caches)
+    return bool(pictured(outcome))
 
 
 def picture(outcome: Outcome) -> Plot:
@@ -43,11 +42,20 @@ def picture(outcome: Outcome) -> Plot:
     return Plot("concurrency", title, "sequences at once", "tokens/s", partial(_paint, outcome=outcome), height=4.2)
 
 
+def pictured(outcome: Outcome) -> list[CacheSpec]:
+    """Return the caches in the picture: both ends, K alone and V alone at the end, and K a step down with V at the end.
+
+    The largest comes first.
+    """
+    first, *_, last = types = outcome.options.types
+    pairs = [(first, first), (last, first), (first, last), (types[1], last), (last, last)]
+    chosen = {outcome.options.cache(*pair) for pair in pairs}
+    return [cache for cache in outcome.by_size() if cache in chosen and outcome.steps(cache, outcome.options.main)]
+
+
 def _paint(axes: Axes, look: Look, outcome: Outcome) -> None:
     depth = outcome.options.main
-    known = [cache for cache in outcome.by_size() if outcome.steps(cache, depth)]
-    chosen = known if len(known) <= LINES else [*known[:: max(1, len(known) // (LINES - 1))][: LINES - 1], known[-1]]
-    for i, cache in enumerate(chosen):
+    for i, cache in enumerate(pictured(outcome)):
         colour, points, fitted = look.series[i], outcome.steps(cache, depth), outcome.fitted(cache)
         x = [p["sequences"] for p in points]
         rates = [n / p["seconds"] for n, p in zip(x, points, strict=True)]

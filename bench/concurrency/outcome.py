@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import Any
 
 from ...models.cache.sizes import token_bytes
@@ -13,7 +14,7 @@ from ..machine.noise import BUSY
 from ..report.report import Table
 from .sessions import Limits, Memory
 from .step_model import Checked, Elsewhere, Machine, Point
-from .trials import LOADS, Options, Results, Trial, paths
+from .trials import LOADS, VISITS, Options, Results, Trial, paths
 
 BUS = 0.5
 """The share of a step from which on its bytes count as what limits it; below, the cores are busy with other work."""
@@ -38,9 +39,11 @@ class Outcome:
         return self.results.get(trial.key)
 
     def steps(self, cache: CacheSpec, depth: int) -> list[dict[str, Any]]:
-        """Return the measured steps of a cache at a depth, by rising number of sequences."""
-        found = self.of(Trial("steps", cache, depth))
-        return found["points"] if found else []
+        """Return the measured steps of a cache at a depth, by rising number of sequences, all visits together."""
+        visits = [found["points"] for n in range(VISITS) if (found := self.of(Trial("steps", cache, depth, n)))]
+        by = {p["sequences"]: [q for points in visits for q in points if q["sequences"] == p["sequences"]]
+              for points in visits for p in points}  # fmt: skip
+        return [_joined(by[n]) for n in sorted(by)]
 
     def points(self, cache: CacheSpec) -> list[Point]:
         every = (p for depth in self.options.depths for p in self.steps(cache, depth))
@@ -113,9 +116,8 @@ class Outcome:
                 )
         errors = [e for cache in self.options.caches if (f := self.fitted(cache)) for e in f.unseen]
         if errors:
-            middle = sorted(errors)[len(errors) // 2]
             yield (
-                f"The model of a step's time is off by {middle:.0%} (median, at most {max(errors):.0%}) at "
+                f"The model of a step's time is off by {median(errors):.0%} (median, at most {max(errors):.0%}) at "
                 f"{len(errors)} points that it did not see."
             )
 
@@ -284,6 +286,13 @@ WORDS = {
 }
 LATENCIES = ("ms p50", "ms p99", "first p50", "first p99")
 """Titles: the time between tokens, and to the first one."""
+
+
+def _joined(visits: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return several measurements of one step as one: the median time, and the whole range."""
+    spread = {"low": min(p["low"] for p in visits), "high": max(p["high"] for p in visits)}
+    means = {name: fmean(p[name] for p in visits) for name in ("bus", "unit") if name in visits[0]}
+    return {**visits[0], "seconds": median(p["seconds"] for p in visits), **spread, **means}
 
 
 def _loop(r: Mapping[str, float], users: int) -> list[str]:

@@ -12,6 +12,8 @@ from ...models.cache.spec import CacheSpec
 Results = Mapping[str, Mapping[str, Any]]
 """Results by the trial's key."""
 Kind = Literal["steps", "loss", "closed", "poisson"]
+VISITS = 2
+"""How often steps are measured: what a machine does in one minute it may not do in another."""
 LOADS = (0.8, 0.5, 0.95)
 """Arrivals as shares of what the closed loop answers at most, the most telling first."""
 
@@ -20,8 +22,9 @@ LOADS = (0.8, 0.5, 0.95)
 class Trial:
     """One measurement.
 
-    steps: decode steps of 1 to n sequences. closed: `load` users, each of whom asks again once answered. poisson:
-    requests that arrive at random, at `load` times the closed loop's rate. loss: what the cache costs, in nats.
+    steps: decode steps of 1 to n sequences; `load` numbers the visits, between which other trials are run. closed:
+    `load` users, each of whom asks again once answered. poisson: requests that arrive at random, at `load` times the
+    closed loop's rate. loss: what the cache costs, in nats.
     """
 
     kind: Kind
@@ -86,8 +89,8 @@ def trials(options: Options, room: Callable[[CacheSpec, int], int], results: Res
     ends, others = every[:2], every[2:]
     depths = [main, *sorted((d for d in options.depths if d != main), reverse=True)]
 
-    def steps(caches: Sequence[CacheSpec], depth: int) -> Iterator[Trial]:
-        return (Trial("steps", cache, depth) for cache in caches if room(cache, depth))
+    def steps(caches: Sequence[CacheSpec], depth: int, visit: int = 0) -> Iterator[Trial]:
+        return (Trial("steps", cache, depth, visit) for cache in caches if room(cache, depth))
 
     def loops(caches: Sequence[CacheSpec], depth: int) -> Iterator[Trial]:
         for cache in caches:
@@ -109,6 +112,9 @@ def trials(options: Options, room: Callable[[CacheSpec, int], int], results: Res
     yield from arrivals(ends, main)
     for depth in depths[1:]:
         yield from steps(others, depth)
+    for visit in range(1, VISITS):
+        for depth in depths:
+            yield from steps(every, depth, visit)
     for depth in depths:
         yield from loops(every, depth)
         yield from arrivals(every, depth)

@@ -53,7 +53,7 @@ def test_a_whole_study(model: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "<svg" in (report / "report.html").read_text()
     saved = json.loads(path.read_text())
     kinds = [key.split()[0] for key in saved["results"]]
-    assert [kinds.count(k) for k in ("loss", "steps", "closed", "poisson")] == [4, 8, 16, 24]
+    assert [kinds.count(k) for k in ("loss", "steps", "closed", "poisson")] == [4, 16, 16, 24]
     assert saved["results"]["loss 0 0 q4_0/q4_0 auto"]["kld"] > saved["results"]["loss 0 0 f16/f16 auto"]["kld"] >= 0
     for result in saved["results"].values():
         assert 0 <= result["others"] <= 1

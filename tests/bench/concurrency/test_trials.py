@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.bench.concurrency.instrument import Pace
-from pyllm.bench.concurrency.trials import LOADS, Options, Trial, busiest, counts, paths, trials
+from pyllm.bench.concurrency.trials import LOADS, VISITS, Options, Trial, busiest, counts, paths, trials
 from pyllm.models.cache.spec import CacheSpec
 
 ALL = ("f16", "q8_0", "q5_1", "q4_0", "q2_1")
@@ -51,16 +51,16 @@ def test_every_trial_once_it_can_be(types: tuple[str, ...], depths: list[int], r
 
     results: dict[str, dict[str, float]] = {}
     order = list[Trial]()
-    while new := [t for t in trials(asked, of, results) if t.key not in results]:
-        order.append(new[0])
-        results[new[0].key] = {"answers_per_s": 1 + new[0].load}
+    while new := list({t.key: t for t in trials(asked, of, results) if t.key not in results}.values()):
+        order += new
+        results |= {t.key: {"answers_per_s": 1 + t.load} for t in new}
     assert len({t.key for t in order}) == len(order)
     for cache in asked.caches:
         assert Trial("loss", cache) in order
         for depth in depths:
             there = [t for t in order if (t.cache, t.depth) == (cache, depth)]
             n = counts(of(cache, depth))
-            assert [t.kind for t in there].count("steps") == bool(n)
+            assert [t.kind for t in there].count("steps") == (VISITS if n else 0)
             assert sorted(t.load for t in there if t.kind == "closed") == n
             assert sorted(t.load for t in there if t.kind == "poisson") == (sorted(LOADS) if n else [])
             assert busiest(results, cache, depth, 16) == ((n[-1], 1 + n[-1]) if n else None)
