@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-Stop = Literal["eog", "limit", "context", "interrupt"]
-"""Why an answer ended: an end-of-generation token, the limit on tokens, a full context, or the user."""
+Stop = Literal["eog", "stop", "limit", "context", "interrupt"]
+"""Why an answer ended: an end-of-generation token, a stop string, the limit on tokens, a full context, or the user."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
+from .ending import Ending
 from .page_table import PagePool, PoolFull
 from .parking import Parking
 from .request import Request, Running, Update
@@ -83,6 +84,7 @@ class Scheduler:
         self._turn: list[Running] = []  # those whose prompts are taken in, the next first
         self._cancelled: list[Running] = []
         self._updates: list[Update] = []  # what `step` returns next
+        self._closed = False
         self._half_done = False  # whether a step ended by an exception
         self._look = False  # whether one that waits may be admitted now
         self._beside: list[Running] | None = None  # those that run, ones that share pages beside each other
@@ -91,6 +93,8 @@ class Scheduler:
 
     def add(self, request: Request) -> int:
         """Queue a request and return its number; raises UsageError for what can never run, QueueFull."""
+        if self._closed:
+            raise UsageError("this scheduler is closed; LLM.scheduler returns a new one")
         if not request.prompt:
             raise UsageError("the prompt is empty: there is no token to continue from")
         most, n_vocab = self.llm.sequence_ctx, self.llm.stepper.model.config.n_vocab
@@ -102,11 +106,9 @@ class Scheduler:
         if self.max_queue is not None and under_way >= self.places + self.max_queue:
             allowed = f"{self.places} can run at once and {self.max_queue} may wait"
             raise QueueFull(f"{under_way} requests are under way: {allowed}; try again later, or raise max_queue")
-        from ..models.text.tokenizer import StreamDecoder
-
-        made = Running(next(self._ids), request, self.llm.sampler(request.params), StreamDecoder(self.llm.tokenizer))
-        for token in request.prompt:
-            made.sampler.accept(token)
+        params = request.params
+        ending = Ending(self.llm.tokenizer, len(request.prompt), most, params.max_tokens, params.stop)
+        made = Running(next(self._ids), request, ending)
         self._wait(made)
         return made.id
 
@@ -129,6 +131,7 @@ class Scheduler:
         for group in (self.running, self.waiting, self._cancelled, self._updates):
             group.clear()
         self.prefixes.clear()
+        self._closed = True
 
     @property
     def idle(self) -> bool:
@@ -294,26 +297,23 @@ class Scheduler:
 
     def _next(self, r: Running, token: int | NumberError, *, prompt: bool) -> None:
         """Give a request its next token, and end it where it ends. prompt: what it took in was not one token."""
-        limit, now = r.request.params.max_tokens, perf_counter()
+        now = perf_counter()
         r.spend(now, prompt=prompt)
         if prompt:
             self._turn.remove(r)
-        if limit == 0:
+        if r.ending.empty:
             return self._end(r, "limit")
         if isinstance(token, NumberError):
             return self._end(r, None, token)
         r.sampler.accept(token)
         if not r.generated:
             r.timings.first = now - r.arrived
-        if token in self.llm.tokenizer.eog:
-            return self._end(r, "eog")
-        r.timings.generated_n += 1
-        r.tokens.append(token)
-        piece = Piece(r.decoder.feed(token), token=token)
-        if r.generated == limit:
-            return self._end(r, "limit", piece=piece)
-        if len(r.tokens) > self.llm.sequence_ctx:
-            return self._end(r, "context", piece=piece)
+        piece = r.ending.take(token)
+        if piece.token is not None:
+            r.timings.generated_n += 1
+            r.tokens.append(token)
+        if piece.stop is not None:
+            return self._end(r, piece.stop, piece=piece)
         self._updates.append(Update(r.id, piece))
 
     def _end(self, r: Running, stop: Stop | None, error: PyllmError | None = None, piece: Piece | None = None) -> None:
@@ -324,7 +324,7 @@ class Scheduler:
             if r in group:
                 group.remove(r)
         self._look = True
-        text = (piece.text if piece else "") + r.decoder.flush()
+        text = (piece.text if piece else "") + r.ending.flush()
         self._updates.append(Update(r.id, Piece(text, stop, piece.token if piece else None), error))
 
     # Admission -------------------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class Scheduler:
                     self._end(r, None, self._full(r))
                 continue
             self.waiting.pop(0)
-            r.begin(self.llm.sequence())
+            r.begin(self.llm.sequence(), self.llm.sampler)
             if hit.n or not self._restore(r):
                 self._lend(hit if hit.n else self.prefixes.find(r.tokens, r.request.salt), r)
             _forget(r)

@@ -189,5 +189,5 @@ def settings_of(args: argparse.Namespace, gguf: GGUF, config: Config, cache: Cac
         "cache_rotate": cache.rotate,
         "raw": args.raw,
         "system_prompt": args.system_prompt,
-        **asdict(sampling(args)),
+        **{name: value for name, value in asdict(sampling(args)).items() if name != "stop"},  # only lines have it
     }
