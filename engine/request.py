@@ -48,7 +48,8 @@ class Running:
         self.tokens = list(request.prompt)  # to take in, generated ones too
         self.sequence: Sequence | None = None
         self.published = prefixes.start(request.salt)
-        self.parked: Parked | None = None  # its pages on the disk, while it waits
+        self.parked: Parked | None = None  # a copy of its pages, while it waits
+        self.exact = True  # whether its pages hold what they hold alone; requantized ones do not
         self.timings = Timings()
         self.arrived = self.since = perf_counter()  # since: when its last token came, or it got its sequence
 
@@ -70,12 +71,18 @@ class Running:
         return self._sampler
 
     def begin(self, sequence: Sequence, sampler: Callable[[SamplingParams], Sampler]) -> None:
-        """Begin, or begin again, with an empty sequence."""
+        """Begin, or begin again, with an empty sequence; sampler: makes one."""
         self.sequence, self.since = sequence, perf_counter()
         if self._sampler is None:
             self._sampler = sampler(self.params)
             for token in self.request.prompt:
                 self._sampler.accept(token)
+
+    def forget(self) -> None:
+        """Remove the copy of its pages."""
+        if self.parked is not None:
+            self.parked.close()
+            self.parked = None
 
     def spend(self, now: float, *, prompt: bool) -> None:
         """Count the time until now as that of its prompt or of its answer."""
