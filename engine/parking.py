@@ -171,7 +171,7 @@ def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator
         table = sequence.tables[layer.kind]
         held = table.pages[table.first : table.count]
         for pool, page, side in ((layer.k_pool, layer.k_page, "k"), (layer.v_pool, layer.v_page, "v")):
-            how = smaller and _reencoding(model, i, layer, "k" if side == "k" else "v", smaller)
+            how = None if smaller is None else _reencoding(model, i, layer, "k" if side == "k" else "v", smaller)
             yield _Side(pool.reshape(-1, model.kv.tables[layer.kind].pool, page), held, how)
 
 

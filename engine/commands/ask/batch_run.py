@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ....models.file.gguf import GGUF
     from ...llm import LLM
 
-ONLY = ("output", "keep_order", "keep_going", "overcommit", "park", "park_limit", "park_type", "retry_errors", "max_step")
+PARK = ("park", "park_type", "park_limit")
+ONLY = ("output", "keep_order", "keep_going", "retry_errors", "overcommit", *PARK, "max_step")
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -109,11 +110,12 @@ class _Batch:
     def run(self) -> int:
         """Answer what has no answer yet; return the exit code."""
         settings = settings_of(self.args, self.gguf, self.config, self.cache, self.n_ctx)
-        sink = Printed() if self.args.output is None else Kept(Path(self.args.output), settings, retry=self.args.retry_errors)
+        output, retry = self.args.output, self.args.retry_errors
+        sink = Printed() if output is None else Kept(Path(output), settings, retry=retry)
         with closing(sink):
             tally = Tally(self.total, sum(map(sink.has, self.lines)))
             if tally.before == self.total:
-                screen.warn(f"all {self.total} lines have their answers in {self.args.output}")
+                screen.warn(f"all {self.total} lines have their answers in {output}")
                 return _code(tally, sink)
             return self._answer(sink, tally)
 
@@ -198,7 +200,7 @@ def _code(tally: Tally, sink: Printed | Kept) -> int:
 
 def parking_of(args: argparse.Namespace) -> Parking | None:
     """Return where pages of lines that wait go, by the flags; raises UsageError for a folder that will not do."""
-    given = [f"--park{name}" for name in ("", "-type", "-limit") if getattr(args, f"park{name}".replace("-", "_"))]
+    given = [f"--{name.replace('_', '-')}" for name in PARK if getattr(args, name)]
     if not given:
         return None
     if not args.overcommit:
