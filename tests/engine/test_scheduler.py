@@ -333,6 +333,22 @@ def test_a_queue_has_a_limit() -> None:
     scheduler.add(ask(10))
 
 
+def test_samplers_are_made_when_requests_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, made = FakeLLM(20, sequences=2), []
+    make = llm.sampler
+    monkeypatch.setattr(llm, "sampler", lambda params: made.append(params.seed) or make(params))
+    scheduler = Scheduler(llm)
+    for i in range(5):
+        scheduler.add(Request([3 + i], SamplingParams(temperature=0, max_tokens=3, seed=-1)))
+    seeds = [r.params.seed for r in scheduler.waiting]
+    assert len(set(seeds)) == 5 and not made, "seeds are known before"
+    scheduler.step()
+    assert made == seeds[:2]
+    while not scheduler.idle:
+        scheduler.step()
+    assert made == seeds
+
+
 def test_what_can_never_run_is_refused() -> None:
     llm = FakeLLM(20, sequence_ctx=100)
     scheduler = Scheduler(llm)
