@@ -13,7 +13,7 @@ import architectures
 import numpy as np
 import pytest
 from fake_pages import N_VOCAB, FakeLLM
-from schedules import World, request
+from schedules import Inexact, World, request
 
 from pyllm.engine.llm import LLM
 from pyllm.engine.parking import Parking
@@ -144,7 +144,7 @@ def test_a_smaller_type(tmp_path: Path, k: str, v: str, smaller: str) -> None:
 def test_random_schedules(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     llm = FakeLLM(draw.randint(4, 6), sequences=4, sequence_ctx=300, windows=draw.choice([(), (24,), (100, 7)]))
-    parking = Parking(draw.choice([tmp_path, None]), limit=draw.choice([20_000, 1 << 30]))
+    parking = draw.choice([Parking, Inexact])(draw.choice([tmp_path, None]), limit=draw.choice([20_000, 1 << 30]))
     world = World(llm, lambda r: llm.alone(r.prompt, r.params.max_tokens), overcommit=True, parking=parking, seed=seed)
     families = [draw.choices(range(3, N_VOCAB), k=300) for _ in range(2)]
     with warnings.catch_warnings():

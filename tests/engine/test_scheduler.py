@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,10 +11,11 @@ from fake_pages import N_VOCAB, POISON, FakeLLM
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from schedules import RUNS, World, request
+from schedules import RUNS, Inexact, World, request
 
 from pyllm.engine.budget import Budget
 from pyllm.engine.page_table import PoolFull
+from pyllm.engine.parking import Parking
 from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
 from pyllm.engine.scheduler import QueueFull, Scheduler
@@ -22,6 +23,14 @@ from pyllm.kernels.shapes import PAGE
 from pyllm.models.errors import UsageError
 
 WORDS = range(3, N_VOCAB)
+
+
+PARKING: dict[str, Callable[[], Parking | None]] = {
+    "none": lambda: None,
+    "memory": Parking,
+    "inexact": Inexact,
+    "little memory": lambda: Parking(limit=5000, warn=lambda _: None),
+}
 
 
 class Schedules(RuleBasedStateMachine):
@@ -38,6 +47,7 @@ class Schedules(RuleBasedStateMachine):
         checked=st.booleans(),
         apart=st.booleans(),
         ctx=st.integers(1, 300),
+        parking=st.sampled_from(["none", "memory", "inexact", "little memory"]),
     )
     def start(
         self,
@@ -51,11 +61,12 @@ class Schedules(RuleBasedStateMachine):
         checked: bool,
         apart: bool,
         ctx: int,
+        parking: str,
     ) -> None:
         self.llm = FakeLLM(
             n_pages, n_batch=n_batch, sequences=sequences, windows=windows, checked=checked, sequence_ctx=ctx
         )
-        self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed)
+        self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed, parking=PARKING[parking]())
         self.world.scheduler.apart = apart
         self.grows = grows
         self.random = random.Random(seed)

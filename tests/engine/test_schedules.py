@@ -61,7 +61,7 @@ class Rig:
 
     def alone(self, request: Request) -> tuple[list[int], str | None]:
         """Return the answer, from that of the longest request with this prompt."""
-        limit, params = request.params.max_tokens, replace(request.params, max_tokens=LONGEST)
+        limit, params = request.params.max_tokens, replace(request.params, max_tokens=LONGEST, stop=())
         key = params, tuple(request.prompt)
         if key not in self._answers:
             found = self.lone._complete(list(request.prompt), params)
@@ -72,7 +72,7 @@ class Rig:
     def request(self, draw: random.Random, grows: bool) -> Request:
         """Return a request; grows: its answer is longer than its prompt, so that overcommitted pools overflow."""
         limit = draw.choice([100, LONGEST] if grows else [0, 1, 5, 20, 20, 70, 100])
-        params = replace(draw.choice(PARAMS), max_tokens=limit)
+        params = replace(draw.choice(PARAMS), max_tokens=limit, stop=draw.choice([(), (), ("e",), ("the", "ö", "in ")]))
         prompt = draw.choice(self.short if grows else self.prompts)
         return Request(prompt, params, draw.choice([0, 0, 1, -1]), draw.choice([0, 0, 7]))
 
