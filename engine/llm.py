@@ -111,7 +111,7 @@ class LLM:
             raise UsageError("cache: says types and rotation; leave out cache_type_k, cache_type_v and cache_rotate")
         spec = cache or spec
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
-        for name, size in {**sizes, "n_threads": n_threads or 1}.items():
+        for name, size in {**sizes, "n_threads": n_threads or 1, "sequence_ctx": sequence_ctx or 1}.items():
             if size < 1:
                 raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
@@ -129,6 +129,7 @@ class LLM:
             n_batch=n_batch,
             max_logits=max(max_logits, sequences),
             sequences=sequences,
+            sequence_ctx=self.sequence_ctx,
             progress=progress,
         )
         model.gguf.check_unchanged()
@@ -136,13 +137,15 @@ class LLM:
         self.pools = pools(self.model.kv)
         self._own: Session | None = None
         self._choices: Choices | None = None
+        self._scheduler: Scheduler | None = None  # the last one
         self._answer, self._closed = 0, False
         self.load_time = perf_counter() - started
 
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
-               progress: Progress = silent) -> LLM:  # fmt: skip
-        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here."""
+               sequence_ctx: int | None = None, progress: Progress = silent) -> LLM:  # fmt: skip
+        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here,
+        but of sequence_ctx n_ctx."""
         return LLM(
             self._opened,
             cache=cache,
@@ -151,6 +154,7 @@ class LLM:
             n_batch=n_batch or self.model.n_batch,
             max_logits=max_logits or self.model.max_logits,
             sequences=sequences,
+            sequence_ctx=sequence_ctx,
             progress=progress,
         )
 
@@ -208,6 +212,7 @@ class LLM:
     def _pieces(
         self, tokens: list[int], params: SamplingParams | None, timings: Timings, sampler: Sampler
     ) -> Iterator[Piece]:
+        params = params or SamplingParams()
         self._answer += 1  # ends the answer before, if somebody still reads it: there is one session for all
         mine = self._answer
         yield from generate(
@@ -215,7 +220,8 @@ class LLM:
             tokens,
             sampler,
             self.tokenizer,
-            n_predict=(params or SamplingParams()).max_tokens,
+            n_predict=params.max_tokens,
+            stop_strings=params.stop,
             timings=timings,
             interrupted=lambda: mine != self._answer,
         )
@@ -295,11 +301,19 @@ class LLM:
         return TokenSequence(self.pools, self.model.kv, self.sequence_ctx)
 
     def scheduler(self, **options: Any) -> Scheduler:
-        """Return a scheduler that runs many requests at once; options: see Scheduler. It takes over the whole cache."""
+        """Return a scheduler that runs many requests at once; options: see Scheduler. It takes over the whole cache.
+
+        Raises UsageError while another one has requests under way; one that has none is closed.
+        """
+        if self._scheduler is not None:
+            if not self._scheduler.idle:
+                raise UsageError("scheduler: another one has requests under way; use that, or close it first")
+            self._scheduler.close()
         self._answer += 1
         if self._own is not None:
             self._own.close()
-        return Scheduler(self, **options)
+        self._scheduler = Scheduler(self, **options)
+        return self._scheduler
 
     def session(self) -> Session:
         """Return a new, empty sequence with the stepper that runs it."""

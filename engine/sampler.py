@@ -35,8 +35,13 @@ class SamplingParams:
     seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
     ignore_eos: bool = False  # never choose an end token
+    stop: tuple[str, ...] = ()  # texts that end the answer, which does not hold them
 
     def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise UsageError("stop: must be texts that are not empty")
+        object.__setattr__(self, "stop", stop)  # a list or a text will do too
         for name, low, high, wanted in (
             ("repeat_penalty", 1e-6, 1e6, "from 1e-6 to 1e6 (1: off)"),
             ("repeat_last_n", -1, math.inf, "-1 (all), 0 (none) or more"),

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...engine.generate import common_prefix
 from ...engine.stepper import Session
+from ...kernels.lang import cpu
 from .divergence import Divergence, log_softmax, surprise
 
 F32Array = npt.NDArray[np.float32]
@@ -55,6 +57,14 @@ def divergences(
 
 
 def _fill(session: Session, tokens: Sequence[int]) -> None:
-    session.rewind(0)
-    if tokens:
-        session.prefill(tokens)
+    known = restart(session, tokens)
+    if tokens[known:]:
+        session.prefill(tokens[known:])
+
+
+def restart(session: Session, tokens: Sequence[int]) -> int:
+    """Go back to what these tokens have in common with those in the cache, and return how many they are.
+
+    It changes no bit, so it is nothing where tokens that were decoded take other sums than a prompt's.
+    """
+    return session.rewind(0 if cpu.AMX else common_prefix(session.tokens, tokens))

@@ -16,7 +16,7 @@ from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
 from ..quality.divergence import Divergence
-from ..quality.scoring import divergences
+from ..quality.scoring import divergences, restart
 from .cells import Cell
 from .tasks import TASKS, Sample, samples
 from .texts import Sources
@@ -127,8 +127,8 @@ def _generate(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session
 
 
 def _greedy(session: Session, prompt: Sequence[int], eog: frozenset[int]) -> list[int]:
-    session.rewind(0)
-    logits, found = session.prefill(prompt), list[int]()
+    known = restart(session, prompt[:-1])  # the last is taken in again, for its logits
+    logits, found = session.prefill(prompt[known:]), list[int]()
     while len(found) < GENERATED and (token := int(logits.argmax())) not in eog:
         found.append(token)
         logits = session.decode(token)

@@ -161,6 +161,7 @@ def _answer(pending: Pending, stop: str) -> Answer:
     line, times = pending.line, pending.timings
     answer: dict[str, Any] = {"id": line.id, "text": "".join(pending.pieces), "stop": stop}
     answer |= {"prompt_tokens": pending.prompt, "reused_tokens": times.reused_n, "tokens": times.generated_n}
+    answer |= {"requantized_tokens": times.requantized_n} if times.requantized_n else {}
     answer |= {"seed": pending.seed, "seconds": round(times.prompt + times.decode, 4)}
     return _with_metadata(answer, line)
 

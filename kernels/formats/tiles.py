@@ -226,3 +226,17 @@ def from_planes(words: U8Array, bits: int) -> U8Array:
                 out[..., first : first + 4] |= field << np.uint8(left)
         at, left = at + b, left + b
     return out
+
+
+def to_planes(integers: U8Array, bits: int) -> U8Array:
+    """Return the words (..., bits, 4 bytes) of 32 integers (..., 32)."""
+    out = np.zeros((*integers.shape[:-1], bits, 4), np.uint8)
+    at = left = 0
+    for b in planes(bits):
+        for word in range(b):
+            for p in range(8 // b):
+                first = columns_of(b, word, p)
+                field = integers[..., first : first + 4] >> np.uint8(left) & np.uint8((1 << b) - 1)
+                out[..., at + word, :] |= field << np.uint8(b * p)
+        at, left = at + b, left + b
+    return out

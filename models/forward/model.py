@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.plan import Cost, Plan, Team
+from ...kernels.shapes import PAGE
+from ..cache.kinds import pages
 from ..cache.sizes import PREFILL_ROWS, sums_places
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
@@ -35,19 +37,21 @@ class Model:
         n_batch: int = PREFILL_ROWS,
         max_logits: int = 8,
         sequences: int = 1,
+        sequence_ctx: int | None = None,
         progress: Progress = silent,
     ) -> None:
         """n_ctx: tokens that the cache holds, of all sequences together. n_batch: tokens of a step at most.
 
         max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once; each has
-        pages for its own windows.
+        pages for its own windows. sequence_ctx: tokens that each can have; None: n_ctx.
         """
         self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
         self.team = Team(threads)
         self._net = loaded.net
         c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        places = n_batch + sums_places(n_ctx, sequences)  # a step may have prompts and decode rows
+        longest = min(self.kv.tokens, pages(sequence_ctx or n_ctx) * PAGE)
+        places = n_batch + sums_places(longest, sequences)  # a step may have prompts and decode rows
         self._step = Step(
             n_batch,
             threads,
@@ -58,7 +62,7 @@ class Model:
             experts_used=c.expert_used_count,
         )
         self._buffers = Buffers(self.config, n_batch, max_logits, threads, places)
-        self._positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
+        self._positions = Positions(self.config, loaded.net.rope_factors, longest)
         self._plans: dict[PlanKind, Plan] = {}
         self._kind = PlanKind.DECODE  # of the last step
         self.stamps: npt.NDArray[np.int64] | None = None  # where runs leave their time stamps: see Team.run

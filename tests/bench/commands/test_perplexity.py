@@ -120,7 +120,14 @@ def test_ctrl_c_prints_what_is_there(
 
     monkeypatch.setattr(perplexity, "surprises", impatient)
     code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
-    assert code == 130 and json.loads(out)["results"][0]["windows"] == 2
+    found = json.loads(out)
+    assert code == 130 and found["results"][0]["windows"] == 2 and found["stop"] == "interrupt"
+    calls[0] = 2
+    code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
+    found = json.loads(out)
+    assert code == 130 and found["results"] == [] and found["stop"] == "interrupt"
+    code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
+    assert code == 0 and json.loads(out)["stop"] == "end"
 
 
 @pytest.mark.parametrize(
