@@ -92,6 +92,7 @@ class LLM:
         sequence_ctx: int | None = None,
         tokenizer: Tokenizer | None = None,
         check: bool = False,
+        exact: bool = False,
         offline: bool = False,
         progress: Progress = silent,
     ) -> None:
@@ -103,7 +104,8 @@ class LLM:
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
-        look for NaN and infinity after each step.
+        look for NaN and infinity after each step. exact: keep activations in float32, with sums in one order, so that
+        logits are the same on every CPU, and differ between caches by the caches alone; takes longer.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -116,7 +118,7 @@ class LLM:
                 raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
-        self._opened, self.cache, self.n_ctx, self.checked = model, spec, n_ctx, check
+        self._opened, self.cache, self.n_ctx, self.checked, self.exact = model, spec, n_ctx, check, exact
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
@@ -129,6 +131,7 @@ class LLM:
             n_batch=n_batch,
             max_logits=max(max_logits, sequences),
             sequences=sequences,
+            exact=exact,
             progress=progress,
         )
         model.gguf.check_unchanged()
@@ -142,7 +145,7 @@ class LLM:
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
                progress: Progress = silent) -> LLM:  # fmt: skip
-        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here."""
+        """Return an LLM with the same weights, held in memory once, and another cache; None: the same as here."""
         return LLM(
             self._opened,
             cache=cache,
@@ -151,6 +154,7 @@ class LLM:
             n_batch=n_batch or self.model.n_batch,
             max_logits=max_logits or self.model.max_logits,
             sequences=sequences,
+            exact=self.exact,
             progress=progress,
         )
 
