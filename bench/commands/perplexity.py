@@ -33,6 +33,10 @@ from ..quality.scoring import divergences, surprises
 from ..speed import cases
 
 
+FLOOR = CacheSpec("f16", "f16")
+"""The cache whose divergence is that of --fast itself; its row is always there."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Score and print; after Ctrl-C, print what was scored until then. Return the exit code."""
     text = text_windows.read(args.file)
@@ -40,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         pairs = chosen(args, config)
+        floor = [] if not (args.fast and args.kl) or FLOOR in pairs else [FLOOR]
         text_windows.check_context(args.ctx_size, config)
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
-        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
-        results = [Result(pair) for pair in pairs]
+        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress, exact=not args.fast)
+        results = [Result(pair) for pair in [*pairs, *floor]]
 
         def so_far() -> None:
             progress.close()
@@ -132,7 +137,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
             for r, statistics in found
         ]  # fmt: skip
         about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
-                 "cache_rotate": args.cache_rotate,
+                 "cache_rotate": args.cache_rotate, "arithmetic": "fast" if args.fast else "exact",
                  "build": noise.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return
@@ -160,4 +165,8 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
     said = f"{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    if args.fast:
+        said += " with activations rounded as in answers" + (": f16/f16 is the floor" if args.kl else "")
+    else:
+        said += " with float32 activations"
     print(f"\n{window.filled(said, sys.stdout)}")
