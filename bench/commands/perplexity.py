@@ -32,7 +32,6 @@ from ..quality.divergence import Divergence
 from ..quality.scoring import divergences, surprises
 from ..speed import cases
 
-
 FLOOR = CacheSpec("f16", "f16")
 """The cache whose divergence is that of --fast itself; its row is always there."""
 

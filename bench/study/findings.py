@@ -80,7 +80,8 @@ class Findings:
                     losses = k["kld_mean"], v["kld_mean"]
                     bits = more_bits(*losses, noise["kld_mean"])
                     said = "in the noise" if bits is None else f"{bits:+.1f}"
-                    rows.append([t, rotate, *(f"{x:.5f}" for x in losses), f"{losses[0] / losses[1]:.1f}" if losses[1] else "", said])
+                    ratio = f"{losses[0] / losses[1]:.1f}" if losses[1] > 0 else ""
+                    rows.append([t, rotate, *(f"{x:.5f}" for x in losses), ratio, said])
         columns = ["type", "rotation", "KLD of K", "KLD of V", "K / V", "bits that K needs more"]
         return Table("K alone and V alone in a type, the other exact", columns, rows, keys=(0, 1))
 

@@ -77,9 +77,7 @@ def test_f32_does_not_diverge_from_itself(
     assert other["bytes_per_token"] == 3 * 2 * (34 + 128)
 
 
-def test_the_arithmetic_of_answers_and_its_floor(
-    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_arithmetic_of_answers_and_its_floor(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny.write(tmp_path / "tiny.gguf", types={"": "q8_0"})
     flags = [str(model), "-f", text, "-c", "80", "--chunks", "2", "--kl", "-ctk", "q8_0", "-ctv", "q8_0"]
     found = results(capsys, *flags, "--exact")
