@@ -32,10 +32,6 @@ from ..quality.divergence import Divergence
 from ..quality.scoring import divergences, surprises
 from ..speed import cases
 
-FLOOR = CacheSpec("f16", "f16")
-"""The cache whose divergence is that of --fast itself; its row is always there."""
-
-
 def run(args: argparse.Namespace) -> int:
     """Score and print; after Ctrl-C, print what was scored until then. Return the exit code."""
     text = text_windows.read(args.file)
@@ -43,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         pairs = chosen(args, config)
-        floor = [] if not (args.fast and args.kl) or FLOOR in pairs else [FLOOR]
+        if args.fast and args.kl:  # the floor: what this arithmetic adds, whatever the cache
+            pairs = list(dict.fromkeys([*pairs, CacheSpec("f16", "f16", args.cache_rotate)]))
         text_windows.check_context(args.ctx_size, config)
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
         caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress, exact=not args.fast)
-        results = [Result(pair) for pair in [*pairs, *floor]]
+        results = [Result(pair) for pair in pairs]
 
         def so_far() -> None:
             progress.close()
