@@ -11,7 +11,7 @@ from ..lang import amx
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_i64, store_f32, store_rows
 from ..lang.simd import below, splat
-from .tile_dot import tile_dot
+from .tile_dot import AHEAD, tile_dot
 
 CHUNK = 32
 """Rows of activations that stay in the core's cache while it goes through the tiles."""
@@ -37,7 +37,7 @@ def linear(fmt: str, rows: int) -> Kernel:
             start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, peek_i64(a.rows))
             for r in range(start, stop, rows):  # 16 outputs of a few rows
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
-                total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                total = tile_dot(fmt, rows, AHEAD, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64
                 if a.bias != 0:
                     total = total + load_f32(a.bias + tile * 64)
