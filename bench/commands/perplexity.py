@@ -32,6 +32,7 @@ from ..quality.divergence import Divergence
 from ..quality.scoring import divergences, surprises
 from ..speed import cases
 
+
 def run(args: argparse.Namespace) -> int:
     """Score and print; after Ctrl-C, print what was scored until then. Return the exit code."""
     text = text_windows.read(args.file)
