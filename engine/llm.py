@@ -92,6 +92,7 @@ class LLM:
         sequence_ctx: int | None = None,
         tokenizer: Tokenizer | None = None,
         check: bool = False,
+        exact: bool = False,
         offline: bool = False,
         progress: Progress = silent,
     ) -> None:
@@ -103,7 +104,8 @@ class LLM:
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
-        look for NaN and infinity after each step.
+        look for NaN and infinity after each step. exact: keep activations in float32, with sums in one order, so that
+        logits are the same on every CPU, and differ between caches by the caches alone; takes longer.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -116,22 +118,16 @@ class LLM:
                 raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
-        self._opened, self.cache, self.n_ctx, self.checked = model, spec, n_ctx, check
+        self._opened, self.cache, self.n_ctx, self.checked, self.exact = model, spec, n_ctx, check, exact
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
         self.n_sequences, self.sequence_ctx = sequences, min(sequence_ctx or n_ctx, n_ctx)
         self.model = Model(
-            model.loaded,
-            spec,
-            n_ctx=n_ctx,
-            threads=self.n_threads,
-            n_batch=n_batch,
-            max_logits=max(max_logits, sequences),
-            sequences=sequences,
-            sequence_ctx=self.sequence_ctx,
-            progress=progress,
-        )
+            model.loaded, spec, n_ctx=n_ctx, threads=self.n_threads, n_batch=n_batch,
+            max_logits=max(max_logits, sequences), sequences=sequences, sequence_ctx=self.sequence_ctx,
+            exact=exact, progress=progress,
+        )  # fmt: skip
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
@@ -155,6 +151,7 @@ class LLM:
             max_logits=max_logits or self.model.max_logits,
             sequences=sequences,
             sequence_ctx=sequence_ctx,
+            exact=self.exact,
             progress=progress,
         )
 

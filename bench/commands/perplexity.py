@@ -41,9 +41,11 @@ def run(args: argparse.Namespace) -> int:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         pairs = chosen(args, config)
+        if args.fast and args.kl:  # the floor: what this arithmetic adds, whatever the cache
+            pairs = list(dict.fromkeys([*pairs, CacheSpec("f16", "f16", args.cache_rotate)]))
         text_windows.check_context(args.ctx_size, config)
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
-        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
+        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress, exact=not args.fast)
         results = [Result(pair) for pair in pairs]
 
         stop = "interrupt"  # until all is scored
@@ -140,7 +142,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result], st
             for r, statistics in found
         ]  # fmt: skip
         about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
-                 "cache_rotate": args.cache_rotate, "stop": stop,
+                 "cache_rotate": args.cache_rotate, "arithmetic": "fast" if args.fast else "exact", "stop": stop,
                  "build": noise.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return
@@ -168,4 +170,8 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result], st
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
     said = f"{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    if args.fast:
+        said += " with activations rounded as in answers" + (": f16/f16 is the floor" if args.kl else "")
+    else:
+        said += " with float32 activations"
     print(f"\n{window.filled(said, sys.stdout)}")

@@ -38,12 +38,14 @@ class Model:
         max_logits: int = 8,
         sequences: int = 1,
         sequence_ctx: int | None = None,
+        exact: bool = False,
         progress: Progress = silent,
     ) -> None:
         """n_ctx: tokens that the cache holds, of all sequences together. n_batch: tokens of a step at most.
 
         max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once; each has
-        pages for its own windows. sequence_ctx: tokens that each can have; None: n_ctx.
+        pages for its own windows. sequence_ctx: tokens that each can have; None: n_ctx. exact: activations stay float32
+        in all products, and sums have one order, so that logits depend on no CPU, no threads and no other rows.
         """
         self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
         self.team = Team(threads)
@@ -60,8 +62,9 @@ class Model:
             places=places,
             experts=c.expert_count,
             experts_used=c.expert_used_count,
+            exact=exact,
         )
-        self._buffers = Buffers(self.config, n_batch, max_logits, threads, places)
+        self._buffers = Buffers(self.config, n_batch, max_logits, threads, places, exact)
         self._positions = Positions(self.config, loaded.net.rope_factors, longest)
         self._plans: dict[PlanKind, Plan] = {}
         self._kind = PlanKind.DECODE  # of the last step

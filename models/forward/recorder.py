@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...kernels.lang import cpu
 from ...kernels.lang.jit import Kernel
-from ...kernels.ops import activations, embed, linear
+from ...kernels.ops import activations, embed, exact, linear
 from ...kernels.plan import Cost, Plan
 from ..cache.store import KVCache
 from ..config import Config
@@ -44,7 +44,7 @@ class Recorder:
     ) -> None:
         self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
         self.kind, self.alone, self.prefill = kind, kind is PlanKind.DECODE, kind is PlanKind.PREFILL
-        self.positions, self.plan = positions, Plan()
+        self.positions, self.plan, self.exact = positions, Plan(), step.exact
         self._mixture: Mixture | None = None
 
     @property
@@ -142,14 +142,15 @@ class Recorder:
         return x
 
     def handed_over(self, x: Rows, *, logits_rows: bool = False) -> dict[str, Any]:
-        """Return the operands of a kernel that writes x in the forms that products take."""
+        """Return the operands of a kernel that writes x in the forms that products take; float32 is always one."""
         wide = self._is_wide(logits_rows)
         blocks = not wide or self.config.expert_count > 0  # rows are gathered for their experts as blocks
-        return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
+        return {"q": x.q, "meta": x.meta if blocks and not self.exact else 0, "half": x.half if wide else 0}
 
     def _is_wide(self, logits_rows: bool) -> bool:
         """Return whether products use the matrix unit. A few rows of logits do not: widening weights takes longer."""
-        return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW_LOGITS)
+        few = logits_rows and self.buffers.max_logits < FEW_LOGITS
+        return cpu.AMX and self.prefill and not few and not self.exact
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Return the products of x with each of the matrices; threads do not wait for each other between them."""
@@ -194,7 +195,7 @@ class Recorder:
     ) -> None:
         step, name = self.step, m.format.name
         wide = self._is_wide(logits_rows) and name not in ("f32", "f16")
-        ints = m.format.bits > 0 and not wide
+        ints = m.format.bits > 0 and not wide and not self.exact
         assert x.n == m.columns
         macs = m.rows * m.columns
 
@@ -213,6 +214,10 @@ class Recorder:
             kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
             times = step.wide_logits_chunks if logits_rows else step.wide_chunks
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
+        elif self.exact:
+            kernel, items = exact.linear_exact(name, self.kind.at_once), -(-m.tiles // 2)
+            times = step.exact_logits_chunks if logits_rows else step.exact_chunks
+            operands |= {"x": x.x, "x_stride": x.x.strides[0], "scratch": self.buffers.exact}
         else:
             kernel, items = linear.linear(name, self.kind.at_once), m.tiles
             times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x

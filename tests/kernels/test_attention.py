@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.kernels import pages
-from pyllm.kernels.attention import softmax
+from pyllm.kernels.attention import attend_exact, softmax
 from pyllm.kernels.attention.combine import combine
 from pyllm.kernels.attention.decode import attend_one
 from pyllm.kernels.attention.prefill import attend_many
@@ -30,7 +30,7 @@ KERNELS = [(k, v, 3) for k, v in [*NEXT, *((t, t) for t in CACHE_TYPES)]]
 KERNELS += [(k, v, g) for k, v in (("f32", "f32"), ("f16", "bf16"), ("q8_0", "q4_0")) for g in (1, 2, 4, 8)]
 KERNELS += [("q8_0", "f16", 16)]
 FLOATS = [(k, v) for k, v in NEXT if not FORMATS[k].bits and not FORMATS[v].bits]
-WIDE = -1
+WIDE, EXACT = -1, -2
 LENGTHS = (1, 15, 16, 17, 63, 64, 65, 128, 300)
 
 
@@ -54,7 +54,7 @@ def attend(
     """Got and expected, (rows, heads, v_dim), for spans of (rows, length): a span's rows are the last of its tokens.
 
     size: parts of the tokens in a job, for spans of one row; 0: the kernel for many rows; WIDE: that for the matrix
-    unit. Tokens before all windows are not there.
+    unit; EXACT: that for queries as float32. Tokens before all windows are not there.
     """
     rng = np.random.default_rng(seed)
     kf, vf, v_dim = FORMATS[k_type], FORMATS[v_type], v_dim or head_dim
@@ -84,14 +84,14 @@ def attend(
             v_pool[head, used] = rig.stored(_padded(v[gone:, head], m), vf, slots[gone:], n_pages)[1][used]
         own = q[row : row + count]
         out[:, row : row + count, :, :head_dim] = own.reshape(count, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
-        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and size != WIDE else own
+        seen = naive.dequantized(_padded(own, n))[..., :head_dim] if kf.bits and size not in (WIDE, EXACT) else own
         stored = naive.decoded(k, k_type), naive.decoded(v, v_type)
         expected.append(naive.attention(seen, *stored, window, softcap, sinks))
         records[i] = row, count, length - count, (0, table.ctypes.data, 0, 0)  # the second kind's table
         row += count
 
-    wide, many = size == WIDE, size <= 0
-    ints = kf.bits > 0 and not wide
+    many = {0: attend_many, WIDE: attend_wide, EXACT: attend_exact.attend_exact}.get(size)
+    ints = kf.bits > 0 and size not in (WIDE, EXACT)
     numbers, meta = out, rig.zeros(kv_heads, max_rows, group, n // 32, 4, dtype=np.int32)
     room = rig.zeros(out.size // n + 8, n, dtype=np.int8 if ints else np.float32)  # kernels read groups of 8
     metas = rig.zeros(len(room), n // 32, 4, dtype=np.int32)
@@ -101,10 +101,10 @@ def attend(
 
     work, parts = _work(spans, window, group, size)
     ends = np.cumsum(parts)
-    scratch = max(softmax.scratch_bytes(group, m), wide_scratch_bytes(group, n, m))
+    scratch = max(attend_exact.scratch_bytes(group, n, m), wide_scratch_bytes(group, n, m))
     sums, sums_at = rig.zeros(ends[-1], heads, m + softmax.TAIL), ends - parts
     rig.run(
-        attend_one(k_type, v_type, group) if not many else (attend_wide if wide else attend_many)(k_type, v_type),
+        many(k_type, v_type) if many else attend_one(k_type, v_type, group),
         kv_heads * len(work),
         spans=records, table=softmax.table_at(1), window=window or softmax.ALL, softcap=softcap,
         jobs=work, n_jobs=np.array([len(work)]), q=room, meta=metas,
@@ -186,6 +186,13 @@ def test_many_rows(k_type: str, v_type: str) -> None:
     close(*attend(k_type, v_type, group=3, head_dim=32, spans=[(130, 300)]))
 
 
+@pytest.mark.parametrize(("k_type", "v_type"), NEXT)
+def test_queries_as_float32(k_type: str, v_type: str) -> None:
+    for group in (1, 3, 8):
+        spans = [(17, 65), (1, 64), (64, 64), (33, 129), (1, 600)]
+        close(*attend(k_type, v_type, group=group, head_dim=64, spans=spans, size=EXACT))
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     pair=st.sampled_from([("f32", "f32"), ("q8_0", "q4_0")]),
@@ -194,13 +201,13 @@ def test_many_rows(k_type: str, v_type: str) -> None:
     window=st.integers(1, 600),
     softcap=st.sampled_from([0.0, 2.0]),
     sinks=st.booleans(),
-    size=st.integers(0, 3),
+    size=st.sampled_from([EXACT, 0, 1, 2, 3]),
 )
 def test_windows_soft_caps_and_sinks(
     pair: tuple[str, str], group: int, spans: list[tuple[int, int]], window: int, softcap: float, sinks: bool,
     size: int,
 ) -> None:  # fmt: skip
-    spans = [(1 if size else rows, rows + past) for rows, past in spans]
+    spans = [(1 if size > 0 else rows, rows + past) for rows, past in spans]
     heads = np.linspace(-3, 5, 2 * group, dtype=np.float32) if sinks else None
     close(*attend(*pair, group=group, head_dim=64, spans=spans, size=size, window=window, softcap=softcap,
                   sinks=heads))  # fmt: skip
@@ -232,7 +239,7 @@ def test_any_lengths(pair: tuple[str, str], group: int, head_dim: int, lengths: 
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), FLOATS)
-@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize("size", [EXACT, 0, 2])
 def test_heads_that_are_no_multiple_of_a_block(k_type: str, v_type: str, size: int) -> None:
     close(*attend(k_type, v_type, group=3, head_dim=80, spans=[(1, 130), (1, 7)], size=size))
     close(*attend(k_type, v_type, group=3, head_dim=80, v_dim=48, spans=[(1, 70)], size=size))
