@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Ending:
-    """An answer until now. It ends with an end token, a stop string, a number of tokens, or a full context."""
+    """The text of an answer so far. It ends with an end token, a stop string, a number of tokens, or a full context."""
 
     def __init__(
         self, tokenizer: Tokenizer, prompt: int, n_ctx: int, limit: int = -1, stop_strings: Sequence[str] = ()
@@ -59,7 +59,7 @@ class Ending:
         return text + held
 
     def _shown(self, text: str) -> str:
-        """Return the text that can be shown: nothing from a stop string on, nor what may be the beginning of one."""
+        """Return the text that can be shown: what comes before a stop string, and before what may become one."""
         if self._cut or not self._stop_strings:
             return "" if self._cut else text
         text = self._held + text

@@ -140,8 +140,10 @@ class LLM:
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
                sequence_ctx: int | None = None, progress: Progress = silent) -> LLM:  # fmt: skip
-        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here,
-        but of sequence_ctx n_ctx."""
+        """Return an LLM with the same weights, held in memory once, and another cache.
+
+        None: the same value as here; for sequence_ctx, n_ctx.
+        """
         return LLM(
             self._opened,
             cache=cache,

@@ -22,7 +22,6 @@ import numpy.typing as npt
 from ..kernels.formats.table import FORMATS, Format
 from ..kernels.page_copies import SmallerCopy
 from ..kernels.shapes import columns
-from ..models.cache.store import LayerCache
 from ..models.forward.model import Model
 from .page_table import PoolFull
 from .sequence import Sequence
@@ -167,19 +166,19 @@ class _Side:
 
 def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator[_Side]:
     """Yield K and V of each layer."""
-    for i, layer in enumerate(model.kv.layers):
+    for at, layer in zip(model.config.layers, model.kv.layers, strict=True):
         table = sequence.tables[layer.kind]
-        held = table.pages[table.first : table.count]
-        for pool, page, side in ((layer.k_pool, layer.k_page, "k"), (layer.v_pool, layer.v_page, "v")):
-            how = None if smaller is None else _smaller_copy(model, i, layer, "k" if side == "k" else "v", smaller)
-            yield _Side(pool.reshape(-1, model.kv.tables[layer.kind].pool, page), held, how)
+        held, n_pages = table.pages[table.first : table.count], model.kv.tables[layer.kind].pool
+        k, v = (layer.k_pool.reshape(-1, n_pages, layer.k_page), layer.v_pool.reshape(-1, n_pages, layer.v_page))
+        yield _Side(k, held, _smaller_copy("k", layer.k_format, smaller, at.head_dim_k))
+        yield _Side(v, held, _smaller_copy("v", layer.v_format, smaller, at.head_dim_v))
 
 
-def _smaller_copy(model: Model, i: int, layer: LayerCache, side: Literal["k", "v"], to: Format) -> SmallerCopy | None:
-    """Return how a side of layer i is copied in a format; None: as it is, because the format is not smaller."""
-    at = model.config.layers[i]
-    fmt, n = (layer.k_format, at.head_dim_k) if side == "k" else (layer.v_format, at.head_dim_v)
-    return SmallerCopy(side, fmt, to, columns(n)) if to.bits_per_value < fmt.bits_per_value else None
+def _smaller_copy(side: Literal["k", "v"], held: Format, smaller: Format | None, head_dim: int) -> SmallerCopy | None:
+    """Return how pages are copied in a format; None: as they are, because there is none, or it is not smaller."""
+    if smaller is None or smaller.bits_per_value >= held.bits_per_value:
+        return None
+    return SmallerCopy(side, held, smaller, columns(head_dim))
 
 
 def _warn(text: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from ..models.errors import PyllmError
@@ -42,8 +41,7 @@ class Running:
 
     def __init__(self, id: int, request: Request, ending: Ending) -> None:
         self.id, self.request, self.ending = id, request, ending
-        seed = secrets.randbits(32) if request.params.seed == -1 else request.params.seed
-        self.params = replace(request.params, seed=seed)
+        self.params = request.params.seeded()  # the seed is known while it waits
         self._sampler: Sampler | None = None  # large, so it is made when the request first runs
         self.tokens = list(request.prompt)  # to take in, generated ones too
         self.sequence: Sequence | None = None

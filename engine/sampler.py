@@ -7,7 +7,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,10 @@ class SamplingParams:
             if not low <= value <= high or (isinstance(value, float) and math.isinf(value)):  # NaN too
                 raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
+    def seeded(self) -> SamplingParams:
+        """Return the same with a seed that was drawn, where it says -1."""
+        return replace(self, seed=secrets.randbits(32)) if self.seed == -1 else self
+
 
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
@@ -65,7 +69,7 @@ class Sampler:
     ) -> None:
         """path: the model's file, for messages. ends: what ignore_eos bans. `self.seed` is the seed in use."""
         self.params, self._path = params, path
-        self.seed = secrets.randbits(32) if params.seed == -1 else params.seed
+        self.seed = params.seeded().seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
         self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)

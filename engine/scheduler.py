@@ -208,7 +208,7 @@ class Scheduler:
     def _next_page(self, r: Running) -> object:
         """Return the name of the page that a prompt fills next, after all that are in the prefix cache by now.
 
-        None: nobody can wait for it.
+        None: nobody else can use it.
         """
         if not r.exact:
             return None
@@ -343,6 +343,7 @@ class Scheduler:
         while self._look and self.waiting and len(self.running) < self.places:
             r = self.waiting[0]
             hit = self.prefixes.find(r.tokens, r.request.salt)
+            # What is in the prefix cache is exact, so a copy that is not must save the work of a page at least.
             if r.parked is not None and len(r.parked.tokens) >= hit.n + (1 if r.parked.exact else PAGE):
                 hit = prefixes.Hit()
             if not self._fits(r, hit):

@@ -63,8 +63,9 @@ def _fill(session: Session, tokens: Sequence[int]) -> None:
 
 
 def restart(session: Session, tokens: Sequence[int]) -> int:
-    """Go back to what these tokens have in common with those in the cache, and return how many they are.
+    """Keep the beginning of the cache that these tokens share, drop the rest, and return how many tokens were kept.
 
-    It changes no bit, so it is nothing where tokens that were decoded take other sums than a prompt's.
+    With AMX nothing is kept: generated tokens take other sums there than a prompt's, and a score must not depend on
+    what was in the cache.
     """
     return session.rewind(0 if cpu.AMX else common_prefix(session.tokens, tokens))

@@ -51,12 +51,12 @@ class Kept:
     def __init__(self, path: Path, settings: Mapping[str, Any], *, retry: bool = False) -> None:
         """Open the file, or make it; a line that an earlier run did not finish is taken away.
 
-        settings: all that answers depend on besides their lines. retry: an error counts for no answer. Raises
+        settings: all that answers depend on besides their lines. retry: an error does not count as an answer. Raises
         UsageError for a file that holds something else, or answers by other settings.
         """
         self.path, self._settings, self._retry = path, dict(settings), retry
         self._done: dict[tuple[Any, ...], str] = {}  # digests of the lines that have an answer
-        self._failed: set[tuple[Any, ...]] = set()  # those of them whose answers are errors
+        self._failed: set[tuple[Any, ...]] = set()  # those whose answers are errors
         self._said = False  # whether the settings are in the file
         self._synced = monotonic()
         if kind := ours.problem(path):
@@ -78,7 +78,7 @@ class Kept:
 
     @property
     def failed(self) -> int:
-        """Return how many lines have an error for an answer, from earlier runs, which this run does not try again."""
+        """Return how many lines got an error in an earlier run and are not tried again."""
         return 0 if self._retry else len(self._failed)
 
     def has(self, line: Line | BadLine) -> bool:

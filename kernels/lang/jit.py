@@ -65,6 +65,18 @@ class Kernel:
             self._compiled = compiled
         return int(self._compiled.address)
 
+    def record(self, **operands: npt.NDArray[Any] | int | float) -> npt.NDArray[np.void]:
+        """Return the args record (1,) of operands, which are its fields by name; an array stands for its address.
+
+        The arrays must outlive the record.
+        """
+        args = np.zeros(1, self.args)
+        names = set(self.args.names or ())
+        assert set(operands) == names, (self.name, set(operands) ^ names)
+        for name, value in operands.items():
+            args[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        return args
+
     def run(self, args: npt.NDArray[np.void], begin: int, end: int, thread: int = 0) -> None:
         """Do items begin to end - 1 from Python, on this thread: for tests and for work outside of a plan."""
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(self.address)
