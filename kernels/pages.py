@@ -39,7 +39,7 @@ from .lang.memory import (
     store_f16,
     store_f32,
 )
-from .lang.simd import below, row, splat
+from .lang.simd import below, first_lanes, row, splat
 from .shapes import PAGE, columns
 
 TILES = PAGE // tiles.ROWS
@@ -121,6 +121,16 @@ def packed_v(blocks: U8Array, fmt: Format, head_dim: int) -> U8Array:
 def _scales_at(fmt: Format) -> list[int]:
     """Return where the scale and the minimum of a canonical block lie."""
     return [at for at in (fmt.layout.d, fmt.layout.m) if at >= 0] if fmt.layout else []
+
+
+@inline
+def seen_scales(scales, t, first, end):
+    """Return the scales (or minima) of 16 tokens of a block of a V page, from token 16 t on.
+
+    They are 0 for tokens before `first`, which is not negative, and from `end` on: anything may be there.
+    """
+    d = first_lanes(end - tiles.ROWS * t, load_f16(scales + t * 2 * tiles.ROWS), splat(0.0))
+    return first_lanes(first - tiles.ROWS * t, splat(0.0), d)
 
 
 # Into the pages and out of them: stubs that kernels call with a constant `fmt`, and their code per format -------------

@@ -13,7 +13,7 @@ from ..pages import TILES
 from ..shapes import PAGE, PART
 from . import softmax
 from .softmax import ATTEND, EACH, SCORE_ROW, SUMS, TAIL, WEIGHTS, leave, row_block, start, weigh
-from .values import add_page, load_page
+from .values import add_floats, load_floats
 
 
 def scratch_bytes(group: int, k_columns: int, v_columns: int) -> int:
@@ -47,6 +47,7 @@ def attend_exact(k_type: str, v_type: str) -> Kernel:
                         start(state + i * size, a.v_columns)
                 page = peek_i64(table + 8 * p)
                 k, v = a.k_pool + head * a.k_head + page * a.k_page, a.v_pool + head * a.v_head + page * a.v_page
+                seen = position + 1 - PAGE * p  # tokens of the page and after it, by the first row
                 for t in range(0, TILES, 2):  # scores of all vectors with 32 tokens
                     at, to = k + t * a.k_tile, keys + t * k_floats
                     left_k = floats_of(k_type, at, a.k_columns, 0, a.k_columns, to)
@@ -56,14 +57,13 @@ def attend_exact(k_type: str, v_type: str) -> Kernel:
                         store_rows(scores + i * SCORE_ROW + 64 * t, SCORE_ROW, left)
                         store_rows(scores + i * SCORE_ROW + 64 * t + 64, SCORE_ROW, right)
                 for i in range(vectors if a.upto >= WEIGHTS else 0):
-                    seen = position + i // a.group + 1 - PAGE * p
-                    weigh(a, scores + i * SCORE_ROW, seen, state + i * size)
-                hidden, tokens = max(0, first - PAGE * p), min(PAGE, position + rows - PAGE * p)
+                    weigh(a, scores + i * SCORE_ROW, seen + i // a.group, state + i * size)
                 if a.upto >= SUMS:
-                    load_page(v_type, a, v, tokens, values)
+                    tokens = min(PAGE, seen + rows - 1)
+                    load_floats(v_type, a, v, tokens, values)
                     for i in range(0, vectors, EACH):
                         weights, sums = scores + i * SCORE_ROW, state + i * size
-                        add_page(v_type, EACH, True, a, v, values, hidden, tokens, weights, room, sums, size, 0, 0)
+                        add_floats(v_type, EACH, True, a, v, values, seen, i, tokens, weights, room, sums, size, 0, 0)
                 if (p + 1) % PART == 0 or p == last:
                     leave(a, head, row, vectors, state, 0, p // PART > begin_page // PART)
 

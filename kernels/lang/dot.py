@@ -80,7 +80,7 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
     """Return acc + w · x, a group i32x16 of rows.
 
     words: w as a group i8x64, vector j with columns 4 j .. 4 j + 3 of 16 rows; `count` of them from `first` on
-    (constants) are used. x: address of the signed bytes of all columns, rows `stride` bytes apart.
+    (constants) are used; or one such vector. x: address of the signed bytes of all columns, rows `stride` bytes apart.
 
     AVX512-VNNI reads the bytes of w as unsigned, the others as signed. Bytes below 128 mean the same on both, and
     weights of 8 bits are stored with STORED_BIAS added.
@@ -90,7 +90,8 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
         step = context.cast(builder, args[5], sig.args[5], types.int64)
         sums = [builder.extract_value(args[0], row) for row in range(acc.rows)]
         for j in range(first.literal_value, first.literal_value + count.literal_value):
-            word, where = builder.extract_value(args[1], j), builder.add(args[4], I64(4 * j))
+            word = builder.extract_value(args[1], j) if words.rows else args[1]
+            where = builder.add(args[4], I64(4 * j))
             for row in range(acc.rows):
                 sums[row] = _emit_dot(builder, sums[row], word, splatted(builder, read(builder, where, I32), 16))
                 where = builder.add(where, step)

@@ -57,7 +57,7 @@ def _tile_dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
     return (_by_32 if f.layout.group == 32 else _by_16)(f.name, f.layout, n)
 
 
-def _zero(layout: Layout) -> int:
+def zero_of(layout: Layout) -> int:
     """Return the byte of `load_words` that means 0."""
     return STORED_BIAS if layout.integers.width == 8 or layout.values else layout.zero
 
@@ -76,7 +76,7 @@ def _by_columns(layout: Layout) -> int:
 
 def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     """Return the product for formats with a scale for 32 columns."""
-    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), _zero(layout), layout.has_min
+    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), zero_of(layout), layout.has_min
 
     def dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
         w, later = integers_at(name, tile, columns), tile + ahead
@@ -103,7 +103,7 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
 
 def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     """Return the product for formats with a scale for 16 columns: each half of a block has its own."""
-    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), _zero(layout), layout.has_min
+    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), zero_of(layout), layout.has_min
 
     def dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
         w, later = integers_at(name, tile, columns), tile + ahead

@@ -63,7 +63,7 @@ def bias_rounding(fmt: Format, raw: np.ndarray, x: np.ndarray) -> np.ndarray:
     d, _, _, scales = layout.split(raw)
     scale = d[..., None] if scales is None else d[..., None] * layout.scale_meaning[scales[..., : layout.groups]]
     sums = naive.dequantized(x).reshape(len(x), -1, 32).sum(axis=-1)
-    return 2 * 2.0**-24 * tile_dot._zero(layout) * (np.abs(sums) @ np.abs(scale.reshape(len(raw), -1)).T)
+    return 2 * 2.0**-24 * tile_dot.zero_of(layout) * (np.abs(sums) @ np.abs(scale.reshape(len(raw), -1)).T)
 
 
 @FORMAT
