@@ -35,15 +35,15 @@ def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
 
 
 def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Value:
-    """Emit table[index] for bytes below 16, by an instruction or by choosing between constants bit by bit."""
+    """Emit table[index] for a table of 4, 8 or 16 bytes, by an instruction or by choosing between constants."""
     if not _SHUFFLES:
         found = [constant(index.type, value) for value in table]
-        for bit in range(4):
+        for bit in range(len(table).bit_length() - 1):
             is_set = b.icmp_unsigned("!=", b.and_(index, constant(index.type, 1 << bit)), constant(index.type, 0))
             found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
         return found[0]
     lanes = max(n for n in _SHUFFLES if n <= index.type.count)
-    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // 16))
+    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // len(table)))
     parts = halves(b, index, index.type.count // lanes)
     return joined(b, [call(b, _SHUFFLES[lanes], values.type, values, part) for part in parts])
 
