@@ -42,7 +42,7 @@ from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
 from .sequence import pools
 from .stepper import Session, Stepper
-from .store import sources
+from .store import sources, tuned
 
 F32Array = npt.NDArray[np.float32]
 Messages = Sequence[dict[str, str]]
@@ -93,6 +93,7 @@ class LLM:
         tokenizer: Tokenizer | None = None,
         check: bool = False,
         offline: bool = False,
+        tune: bool = True,
         progress: Progress = silent,
     ) -> None:
         """Fetch the model if it is not on this machine, read its weights and compile the kernels that it needs.
@@ -103,7 +104,7 @@ class LLM:
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
-        look for NaN and infinity after each step.
+        look for NaN and infinity after each step. tune: take the shapes of kernels that `pyllm tune` kept.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -116,7 +117,7 @@ class LLM:
                 raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
-        self._opened, self.cache, self.n_ctx, self.checked = model, spec, n_ctx, check
+        self._opened, self.cache, self.n_ctx, self.checked, self._tune = model, spec, n_ctx, check, tune
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
@@ -129,6 +130,7 @@ class LLM:
             n_batch=n_batch,
             max_logits=max(max_logits, sequences),
             sequences=sequences,
+            shapes=tuned.shapes() if tune else {},
             progress=progress,
         )
         model.gguf.check_unchanged()
@@ -151,6 +153,7 @@ class LLM:
             n_batch=n_batch or self.model.n_batch,
             max_logits=max_logits or self.model.max_logits,
             sequences=sequences,
+            tune=self._tune,
             progress=progress,
         )
 
