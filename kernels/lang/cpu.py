@@ -103,6 +103,9 @@ def _dot() -> str:
 DOT: str = _dot()
 """The instruction set of the int8 dot product: avx512vnni, avx2, neon (sdot) or portable."""
 
+I8MM: bool = DOT == "neon" and "i8mm" in FEATURES
+"""True if an ARM core multiplies 2 rows of int8 by 2 others in one instruction (smmla)."""
+
 
 def _amx() -> bool:
     """Tell whether there is a matrix unit for bfloat16 that the system lets us use. Ask before a thread is started."""
