@@ -72,7 +72,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                 for t in range(hidden // ROWS, (tokens + ROWS - 1) // ROWS):  # scores of 16 tokens
                     if a.upto < SUMS:  # otherwise `add_page` does it
                         fetch(k_next + t * a.k_tile, a.k_tile)
-                    s = tile_dot(k_type, group, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
+                    s = tile_dot(k_type, group, 0, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, SCORE_ROW, s)
                 for g in range(group if a.upto >= WEIGHTS else 0):
                     weigh(a, scores + g * SCORE_ROW, length - PAGE * p, sums + g * stride)

@@ -60,7 +60,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                 for i in range(0, vectors, n):
                     for t in range(TILES):  # scores of n vectors with 16 tokens
                         x, m = q + i * a.q_bytes, meta + i * a.meta_bytes
-                        s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
+                        s = tile_dot(k_type, n, 0, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
                         store_rows(scores + i * SCORE_ROW + 64 * t, SCORE_ROW, s)
                 for i in range(vectors if a.upto >= WEIGHTS else 0):
                     seen = position + i // a.group + 1 - PAGE * p

@@ -15,7 +15,7 @@ from ..lang.buffers import offsets
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from ..lang.simd import fma, splat
-from .tile_dot import tile_dot
+from .tile_dot import AHEAD, tile_dot
 
 ROUTE = record(logits="ptr", stride="int", experts="int", used="int", chosen="ptr", shares="ptr")
 
@@ -132,7 +132,7 @@ def project_one(fmt: str) -> Kernel:
             j, tile = divmod(item, a.tiles)
             expert = peek_i64(a.chosen + 8 * j)
             weights = a.weights + (expert * a.tiles + tile) * a.tile_bytes
-            total = tile_dot(fmt, 1, weights, a.columns, a.x, 0, a.meta, 0)
+            total = tile_dot(fmt, 1, AHEAD, weights, a.columns, a.x, 0, a.meta, 0)
             store_rows(a.y + j * a.y_stride + tile * 64, 0, total + _bias(a, expert, tile))
 
     return project_one
@@ -157,7 +157,7 @@ def sum_one(fmt: str) -> Kernel:
                 expert = peek_i64(a.chosen + 8 * j)
                 weights = a.weights + (expert * a.tiles + tile) * a.tile_bytes
                 x, meta = a.x + j * a.x_stride, a.meta + j * a.meta_stride
-                part = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0) + _bias(a, expert, tile)
+                part = tile_dot(fmt, 1, AHEAD, weights, a.columns, x, 0, meta, 0) + _bias(a, expert, tile)
                 y = fma(part, peek_f32(a.shares + 4 * j), y)
             store_rows(a.y + tile * 64, 0, y)
 
@@ -198,14 +198,14 @@ def project_many(fmt: str, n: int) -> Kernel:
                     y = a.y + tile * 64
                     while last - row > few:  # n rows at once
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                        total = tile_dot(fmt, n, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                        total = tile_dot(fmt, n, AHEAD, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                         store_rows(scratch, 64, total + bias)
                         for i in range(min(n, last - row)):  # the rows after them belong to another expert
                             store_f32(y + (row + i) * a.y_stride, load_f32(scratch + 64 * i))
                         row += min(n, last - row)
                     while row < last:  # one by one
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                        total = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0)
+                        total = tile_dot(fmt, 1, AHEAD, weights, a.columns, x, 0, meta, 0)
                         store_rows(y + row * a.y_stride, 0, total + bias)
                         row += 1
 

@@ -12,7 +12,7 @@ from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_i64, store_f32, store_rows
 from ..lang.simd import below, splat
 from ..shapes import DEFAULTS, Shape
-from .tile_dot import tile_dot
+from .tile_dot import AHEAD, tile_dot
 
 SHAPE: Shape = DEFAULTS[cpu.DOT]
 """The shape of products of many rows where none was measured; see Shape."""
@@ -39,7 +39,7 @@ def linear(fmt: str, rows: int) -> Kernel:
             start, stop = chunk * a.chunk, min((chunk + 1) * a.chunk, peek_i64(a.rows))
             for r in range(start, stop, rows):  # 16 outputs of a few rows
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
-                total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                total = tile_dot(fmt, rows, AHEAD, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64
                 if a.bias != 0:
                     total = total + load_f32(a.bias + tile * 64)
