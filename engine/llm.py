@@ -42,7 +42,7 @@ from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
 from .sequence import pools
 from .stepper import Session, Stepper
-from .store import sources
+from .store import sources, tuned
 
 F32Array = npt.NDArray[np.float32]
 Messages = Sequence[dict[str, str]]
@@ -94,6 +94,7 @@ class LLM:
         check: bool = False,
         exact: bool = False,
         offline: bool = False,
+        tune: bool = True,
         progress: Progress = silent,
     ) -> None:
         """Fetch the model if it is not on this machine, read its weights and compile the kernels that it needs.
@@ -105,7 +106,8 @@ class LLM:
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
         look for NaN and infinity after each step. exact: keep activations in float32, with sums in one order, so that
-        logits are the same on every CPU, and differ between caches by the caches alone; takes longer.
+        logits are the same on every CPU, and differ between caches by the caches alone; takes longer. tune: take the
+        shapes of kernels that `pyllm tune` kept.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -119,6 +121,7 @@ class LLM:
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
         self._opened, self.cache, self.n_ctx, self.checked, self.exact = model, spec, n_ctx, check, exact
+        self._tune = tune
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
@@ -126,7 +129,7 @@ class LLM:
         self.model = Model(
             model.loaded, spec, n_ctx=n_ctx, threads=self.n_threads, n_batch=n_batch,
             max_logits=max(max_logits, sequences), sequences=sequences, sequence_ctx=self.sequence_ctx,
-            exact=exact, progress=progress,
+            exact=exact, shapes=tuned.shapes() if tune else {}, progress=progress,
         )  # fmt: skip
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
@@ -145,17 +148,10 @@ class LLM:
         None: the same value as here; for sequence_ctx, n_ctx.
         """
         return LLM(
-            self._opened,
-            cache=cache,
-            n_ctx=n_ctx or self.n_ctx,
-            n_threads=n_threads or self.n_threads,
-            n_batch=n_batch or self.model.n_batch,
-            max_logits=max_logits or self.model.max_logits,
-            sequences=sequences,
-            sequence_ctx=sequence_ctx,
-            exact=self.exact,
-            progress=progress,
-        )
+            self._opened, cache=cache, n_ctx=n_ctx or self.n_ctx, n_threads=n_threads or self.n_threads,
+            n_batch=n_batch or self.model.n_batch, max_logits=max_logits or self.model.max_logits,
+            sequences=sequences, sequence_ctx=sequence_ctx, exact=self.exact, tune=self._tune, progress=progress,
+        )  # fmt: skip
 
     # Text in, text out -----------------------------------------------------------------------------------------------
 

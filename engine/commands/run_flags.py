@@ -87,6 +87,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_layers(engine, "k")
     add_layers(engine, "v")
     add_rotate(engine)
+    tune = "do not take the shapes of kernels that `pyllm tune` found to be the fastest here"
+    engine.add_argument("--no-tune", dest="tune", action="store_false", help=tune)
     auto = "auto: the types that `pyllm advise` finds in the model's study for chat; without a study, q8_0"
     engine.add_argument("--cache-type", choices=("auto",), help=auto)
 

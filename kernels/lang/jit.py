@@ -18,12 +18,15 @@ from numba import types
 from numba.core import config
 from numba.core.ccallback import CFunc
 
+from . import cpu
 from .kept import Kept
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set, and pyllm's kernels must be compiled: unset it")
-if config.CPU_NAME and config.CPU_FEATURES is None:
+if config.CPU_FEATURES is None and (config.CPU_NAME or "host") != "host":
     config.CPU_FEATURES = ""  # the features of the CPU of that name; Numba would add those of the host
+elif config.CPU_FEATURES is None and "neon" in cpu.FEATURES:  # LLVM does not ask the system for all of them
+    config.CPU_FEATURES = ",".join(f"+{name}" for name in sorted(cpu.FEATURES))
 
 
 def jit(function: Any = None, **options: Any) -> Any:

@@ -15,8 +15,7 @@ from ..lang.buffers import offsets
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from ..lang.simd import fma, splat
-from .linear import CHUNK
-from .tile_dot import AHEAD, MANY, tile_dot
+from .tile_dot import AHEAD, tile_dot
 
 ROUTE = record(logits="ptr", stride="int", experts="int", used="int", chosen="ptr", shares="ptr")
 
@@ -169,22 +168,21 @@ SCRATCH = 1024
 """Bytes that a thread needs in `project_many`."""
 
 PROJECT_MANY = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", y="ptr", x_stride="int", meta_stride="int",
-                      y_stride="int", spans="ptr", tiles="int", tile_bytes="int", columns="int",
+                      y_stride="int", spans="ptr", chunk="int", tiles="int", tile_bytes="int", columns="int",
                       scratch="ptr")  # fmt: skip
 
 
 @cache
-def project_many(fmt: str) -> Kernel:
+def project_many(fmt: str, n: int) -> Kernel:
     """Return the kernel for rows sorted by expert: each row times its expert's matrix in a format, plus bias.
 
-    Items: spans x tiles of an expert; empty spans take no time. A thread goes through the tiles that it took for CHUNK
-    rows after CHUNK rows: the tiles stay in the core's second-level cache, and the rows in its first.
-    x and meta have room for MANY rows more.
+    n: rows at once. Items: spans x tiles of an expert; empty spans take no time. A thread goes through the tiles that
+    it took for `chunk` rows after `chunk` rows: the tiles stay in the core's second-level cache, and the rows in its
+    first. x and meta have room for n rows more.
     """
-    n = MANY
     few = n // 2  # rows that take less time one by one than as a part of n
 
-    @kernel(PROJECT_MANY, f"project_many_{fmt}")
+    @kernel(PROJECT_MANY, f"project_many_{fmt}_x{n}")
     def project_many(a, begin, end, thread):
         scratch = a.scratch + thread * SCRATCH
         while begin < end:
@@ -193,9 +191,9 @@ def project_many(fmt: str) -> Kernel:
             begin += tiles
             span = a.spans + SPAN_BYTES * at
             expert, place, rows = peek_i64(span + SPAN_EXPERT), peek_i64(span + SPAN_FIRST), peek_i64(span + SPAN_ROWS)
-            for chunk in range(place, place + rows, CHUNK):
+            for chunk in range(place, place + rows, a.chunk):
                 for tile in range(first, first + tiles):
-                    row, last = chunk, min(chunk + CHUNK, place + rows)
+                    row, last = chunk, min(chunk + a.chunk, place + rows)
                     weights, bias = a.weights + (expert * a.tiles + tile) * a.tile_bytes, _bias(a, expert, tile)
                     y = a.y + tile * 64
                     while last - row > few:  # n rows at once

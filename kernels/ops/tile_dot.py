@@ -25,7 +25,7 @@ from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
 
 MANY = 8
 """Rows to take at once where there are many: on Zen 4 and Zen 5 more of them spill, and cost a quarter of the speed
-(bench/LOG.md). Rows of activations are followed by room for that number of rows."""
+(bench/LOG.md). Linear layers have shapes of their own (see Shape)."""
 
 META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
 """A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""

@@ -15,6 +15,7 @@ from ...kernels.formats import tiles
 from ...kernels.lang.buffers import aligned
 from ...kernels.ops import exact, experts, tile_dot
 from ...kernels.plan import Cost, CostOf
+from ...kernels.shapes import MOST_ROWS
 from ..config import Config
 from .rows import Rows
 from .weights import Matrix, Stack
@@ -44,9 +45,9 @@ class Pairs:
         self.chosen, self.places = np.zeros((rows, used), np.int64), np.zeros((rows, used), np.int64)
         self.shares = np.zeros((rows, used), np.float32)
         self.spans = np.zeros(c.expert_count, experts.SPAN)
-        self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # the system gives only the pages that are written
+        self.gathered = Rows.blocks(pairs + MOST_ROWS, c.n_embd)  # the system gives only the pages that are written
         self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
-        self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)
+        self.gated = Rows.blocks(pairs + MOST_ROWS, c.expert_feed_forward_length)
         self.parts = Rows.plain(pairs, c.n_embd)
         self.scratch = aligned(threads * experts.SCRATCH)
 
@@ -123,9 +124,10 @@ class Mixture:
             common |= {"spans": self.b.spans, "scratch": r.buffers.exact, "x_stride": x.x.strides[0]}
         elif not self.alone:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
-            kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            shape, items, times = r.shape(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            kernel = experts.project_many(s.matrix.format.name, shape.rows)
             grain = min(items, PREFILL_TILES)
-            common |= {"spans": self.b.spans, "scratch": self.b.scratch, **strides}
+            common |= {"spans": self.b.spans, "scratch": self.b.scratch, "chunk": shape.chunk, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
             grain = r.grain(items, self.used * _tiles(s) * s.matrix.tile_bytes)

@@ -5,7 +5,8 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...kernels.lang import cpu
 from ...kernels.lang.jit import Kernel
 from ...kernels.ops import activations, embed, exact, linear
 from ...kernels.plan import Cost, Plan
+from ...kernels.shapes import CHUNK, Shape
 from ..cache.store import KVCache
 from ..config import Config
 from . import attention
@@ -40,8 +42,11 @@ class Recorder:
     """Records the plan of one kind of step."""
 
     def __init__(
-        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind
-    ) -> None:
+        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind,
+        shapes: Mapping[str, Shape] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """shapes: of products of many rows, by the format of the weights; others have the default."""
+        self._shapes = shapes
         self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
         self.kind, self.alone, self.prefill = kind, kind is PlanKind.DECODE, kind is PlanKind.PREFILL
         self.positions, self.plan, self.exact = positions, Plan(), step.exact
@@ -212,28 +217,34 @@ class Recorder:
         }  # fmt: skip
         if wide:
             kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
-            times = step.wide_logits_chunks if logits_rows else step.wide_chunks
+            chunk = linear.WIDE_CHUNK
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
         elif self.exact:
             kernel, items = exact.linear_exact(name, self.kind.at_once), -(-m.tiles // 2)
-            times = step.exact_logits_chunks if logits_rows else step.exact_chunks
+            chunk = exact.EXACT_CHUNK
             operands |= {"x": x.x, "x_stride": x.x.strides[0], "scratch": self.buffers.exact}
         else:
-            kernel, items = linear.linear(name, self.kind.at_once), m.tiles
-            times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x
-            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
+            shape, source = self.shape(name), x.q if ints else x.x
+            kernel, items, chunk = linear.linear(name, shape.rows), m.tiles, shape.chunk
+            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0, "chunk": chunk}
             operands |= {"meta_stride": m.columns // 2}
         self.plan.add(
             m.name.split(".")[-2],
             kernel,
             items=items,
-            times=times,
+            times=step.chunks(chunk, logits=logits_rows),
             grain=self.grain(items, m.nbytes),
             barrier=barrier,
             cost=cost,
             output=(y.x, rows),
             **operands,
         )
+
+    def shape(self, fmt: str) -> Shape:
+        """Return how the products with weights of a format are cut up in this kind of step."""
+        if self.kind in (PlanKind.FEW, PlanKind.PREFILL):
+            return self._shapes.get(fmt, linear.SHAPE)
+        return Shape(self.kind.at_once, CHUNK)
 
     def grain(self, items: int, nbytes: int) -> int:
         """Return the tiles that a thread takes at once. Decode waits for memory, so its pieces are as long as leave no

@@ -14,7 +14,7 @@ from ...kernels.lang import amx, cpu
 from ...kernels.lang.buffers import aligned
 from ...kernels.ops import exact as exact_products
 from ...kernels.ops import tile_dot
-from ...kernels.shapes import columns
+from ...kernels.shapes import MOST_ROWS, columns
 from ..config import Config
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def floats(*shape: int) -> F32Array:
 
 def padded(rows: int) -> int:
     """Return the rows in memory: products take rows in groups, and the last group may go beyond the end."""
-    return max(rows + tile_dot.MANY, -(-rows // amx.BLOCK) * amx.BLOCK)
+    return max(rows + MOST_ROWS, -(-rows // amx.BLOCK) * amx.BLOCK)
 
 
 def padded_columns(n: int) -> int:
