@@ -14,7 +14,7 @@ if INTERRUPTIBLE := _signal.getsignal(_signal.SIGINT) is _signal.default_int_han
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pyllm.bench.commands import bench_flags, concurrency_flags, profile_flags, study_flags
+from pyllm.bench.commands import bench_flags, concurrency_flags, profile_flags, study_flags, tune_flags
 from pyllm.engine.commands import cli, model_flags, run_flags
 from pyllm.engine.commands.cli import Command
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "profile": Command(
         "show where a token's time goes, and what the machine can do", profile_flags.add_profile, f"{_BENCH}.profile"
     ),
+    "tune": Command("measure which kernels are the fastest here", tune_flags.add_tune, f"{_BENCH}.tune"),
     "doctor": Command("say what pyllm finds on this machine", run_flags.add_doctor, f"{_ENGINE}.doctor"),
     "study": Command("measure what K and V cost in each cache type", study_flags.add_study, f"{_BENCH}.study"),
     "study concurrency": Command(

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ..models.progress import Progress, silent
+from .ending import Ending
 from .results import Piece, Stop, Timings
 
 if TYPE_CHECKING:
@@ -22,19 +23,18 @@ def generate(
     tokenizer: Tokenizer,
     *,
     n_predict: int = -1,
+    stop_strings: Sequence[str] = (),
     timings: Timings | None = None,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
-    """Continue `prompt`, which must fit in the context, until an end token, n_predict tokens or a full context.
+    """Continue `prompt`, which must fit in the context, until an end token or one of the others that `Ending` knows.
 
     The beginning that the session's tokens and the prompt have in common is not computed again. Between any two tokens
     the session is consistent, so the caller may stop iterating there, or stop the answer through `interrupted`.
     """
-    from ..models.text.tokenizer import StreamDecoder
-
     times = Timings() if timings is None else timings
-    decoder = StreamDecoder(tokenizer)
+    ending = Ending(tokenizer, len(prompt), session.n_ctx, n_predict, stop_strings)
     begin = perf_counter()
     known = common_prefix(session.tokens, prompt[:-1])  # the last is taken in again, for its logits
     kept = session.rewind(known)
@@ -43,33 +43,29 @@ def generate(
         sampler.accept(token)
     times.prompt_n, times.reused_n, times.prompt = len(prompt) - kept, kept, perf_counter() - begin
 
-    stop: Stop | None = "limit" if n_predict == 0 else None
+    stop: Stop | None = "limit" if ending.empty else None
     while stop is None:
         started = perf_counter()
         token = sampler(logits)
         sampler.accept(token)
         if not times.generated_n:
             times.first = perf_counter() - begin
-        if token in tokenizer.eog:
-            stop = "eog"
+        piece = ending.take(token)
+        stop = piece.stop
+        if piece.token is None:
             break
         times.generated_n += 1
-        text = decoder.feed(token)
         times.decode += perf_counter() - started
-        yield Piece(text, token=token)
-        if times.generated_n == n_predict:
-            stop = "limit"
-        elif session.n_past >= session.n_ctx:
-            stop = "context"
-        elif interrupted():
+        yield Piece(piece.text, token=token)
+        if stop is None and interrupted():
             stop = "interrupt"
-        else:
+        if stop is None:
             started = perf_counter()
             logits = session.decode(token)
             times.decode += perf_counter() - started
             times.decoded_n += 1
             times.attended_n += session.n_past
-    yield Piece(decoder.flush(), stop)
+    yield Piece(ending.flush(), stop)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -42,7 +42,7 @@ from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
 from .sequence import pools
 from .stepper import Session, Stepper
-from .store import sources
+from .store import sources, tuned
 
 F32Array = npt.NDArray[np.float32]
 Messages = Sequence[dict[str, str]]
@@ -92,7 +92,9 @@ class LLM:
         sequence_ctx: int | None = None,
         tokenizer: Tokenizer | None = None,
         check: bool = False,
+        exact: bool = False,
         offline: bool = False,
+        tune: bool = True,
         progress: Progress = silent,
     ) -> None:
         """Fetch the model if it is not on this machine, read its weights and compile the kernels that it needs.
@@ -103,7 +105,9 @@ class LLM:
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
-        look for NaN and infinity after each step.
+        look for NaN and infinity after each step. exact: keep activations in float32, with sums in one order, so that
+        logits are the same on every CPU, and differ between caches by the caches alone; takes longer. tune: take the
+        shapes of kernels that `pyllm tune` kept.
         """
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
@@ -111,48 +115,43 @@ class LLM:
             raise UsageError("cache: says types and rotation; leave out cache_type_k, cache_type_v and cache_rotate")
         spec = cache or spec
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
-        for name, size in {**sizes, "n_threads": n_threads or 1}.items():
+        for name, size in {**sizes, "n_threads": n_threads or 1, "sequence_ctx": sequence_ctx or 1}.items():
             if size < 1:
                 raise UsageError(f"{name}: is {size}, must be 1 or more")
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
-        self._opened, self.cache, self.n_ctx, self.checked = model, spec, n_ctx, check
+        self._opened, self.cache, self.n_ctx, self.checked, self.exact = model, spec, n_ctx, check, exact
+        self._tune = tune
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
         self.n_sequences, self.sequence_ctx = sequences, min(sequence_ctx or n_ctx, n_ctx)
         self.model = Model(
-            model.loaded,
-            spec,
-            n_ctx=n_ctx,
-            threads=self.n_threads,
-            n_batch=n_batch,
-            max_logits=max(max_logits, sequences),
-            sequences=sequences,
-            progress=progress,
-        )
+            model.loaded, spec, n_ctx=n_ctx, threads=self.n_threads, n_batch=n_batch,
+            max_logits=max(max_logits, sequences), sequences=sequences, sequence_ctx=self.sequence_ctx,
+            exact=exact, shapes=tuned.shapes() if tune else {}, progress=progress,
+        )  # fmt: skip
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
         self._own: Session | None = None
         self._choices: Choices | None = None
+        self._scheduler: Scheduler | None = None  # the last one
         self._answer, self._closed = 0, False
         self.load_time = perf_counter() - started
 
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
-               progress: Progress = silent) -> LLM:  # fmt: skip
-        """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here."""
+               sequence_ctx: int | None = None, progress: Progress = silent) -> LLM:  # fmt: skip
+        """Return an LLM with the same weights, held in memory once, and another cache.
+
+        None: the same value as here; for sequence_ctx, n_ctx.
+        """
         return LLM(
-            self._opened,
-            cache=cache,
-            n_ctx=n_ctx or self.n_ctx,
-            n_threads=n_threads or self.n_threads,
-            n_batch=n_batch or self.model.n_batch,
-            max_logits=max_logits or self.model.max_logits,
-            sequences=sequences,
-            progress=progress,
-        )
+            self._opened, cache=cache, n_ctx=n_ctx or self.n_ctx, n_threads=n_threads or self.n_threads,
+            n_batch=n_batch or self.model.n_batch, max_logits=max_logits or self.model.max_logits,
+            sequences=sequences, sequence_ctx=sequence_ctx, exact=self.exact, tune=self._tune, progress=progress,
+        )  # fmt: skip
 
     # Text in, text out -----------------------------------------------------------------------------------------------
 
@@ -208,6 +207,7 @@ class LLM:
     def _pieces(
         self, tokens: list[int], params: SamplingParams | None, timings: Timings, sampler: Sampler
     ) -> Iterator[Piece]:
+        params = params or SamplingParams()
         self._answer += 1  # ends the answer before, if somebody still reads it: there is one session for all
         mine = self._answer
         yield from generate(
@@ -215,7 +215,8 @@ class LLM:
             tokens,
             sampler,
             self.tokenizer,
-            n_predict=(params or SamplingParams()).max_tokens,
+            n_predict=params.max_tokens,
+            stop_strings=params.stop,
             timings=timings,
             interrupted=lambda: mine != self._answer,
         )
@@ -295,11 +296,19 @@ class LLM:
         return TokenSequence(self.pools, self.model.kv, self.sequence_ctx)
 
     def scheduler(self, **options: Any) -> Scheduler:
-        """Return a scheduler that runs many requests at once; options: see Scheduler. It takes over the whole cache."""
+        """Return a scheduler that runs many requests at once; options: see Scheduler. It takes over the whole cache.
+
+        Raises UsageError while another one has requests under way; one that has none is closed.
+        """
+        if self._scheduler is not None:
+            if not self._scheduler.idle:
+                raise UsageError("scheduler: another one has requests under way; use that, or close it first")
+            self._scheduler.close()
         self._answer += 1
         if self._own is not None:
             self._own.close()
-        return Scheduler(self, **options)
+        self._scheduler = Scheduler(self, **options)
+        return self._scheduler
 
     def session(self) -> Session:
         """Return a new, empty sequence with the stepper that runs it."""

@@ -33,7 +33,7 @@ def complete_all(llm: Answering, prompts: Sequence[Sequence[int]], params: Sampl
     scheduler = llm.scheduler()
     try:
         asked = [scheduler.add(Request(prompt, params or SamplingParams())) for prompt in prompts]
-        answers = {r.id: Answer(r.sampler.seed, r.timings) for r in scheduler.waiting}
+        answers = {r.id: Answer(r.params.seed, r.timings) for r in scheduler.waiting}
         while not scheduler.idle:
             for update in scheduler.step():
                 if update.error is not None:

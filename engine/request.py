@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from ..models.errors import PyllmError
 from . import prefixes
+from .ending import Ending
 from .parking import Parked
 from .results import Piece, Timings
 from .sampler import Sampler, SamplingParams
 from .sequence import Sequence
 from .stepper import Take
-
-if TYPE_CHECKING:
-    from ..models.text.tokenizer import StreamDecoder
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,15 @@ class Update:
 class Running:
     """A request under way: its sequence while it has one, and what was generated."""
 
-    def __init__(self, id: int, request: Request, sampler: Sampler, decoder: StreamDecoder) -> None:
-        self.id, self.request, self.sampler, self.decoder = id, request, sampler, decoder
+    def __init__(self, id: int, request: Request, ending: Ending) -> None:
+        self.id, self.request, self.ending = id, request, ending
+        self.params = request.params.seeded()  # the seed is known while it waits
+        self._sampler: Sampler | None = None  # large, so it is made when the request first runs
         self.tokens = list(request.prompt)  # to take in, generated ones too
         self.sequence: Sequence | None = None
         self.published = prefixes.start(request.salt)
-        self.parked: Parked | None = None  # its pages on the disk, while it waits
+        self.parked: Parked | None = None  # a copy of its pages, while it waits
+        self.exact = True  # whether its pages hold what they hold alone; requantized ones do not
         self.timings = Timings()
         self.arrived = self.since = perf_counter()  # since: when its last token came, or it got its sequence
 
@@ -61,9 +62,25 @@ class Running:
         assert self.sequence is not None
         return self.sequence
 
-    def begin(self, sequence: Sequence) -> None:
-        """Begin, or begin again, with an empty sequence."""
+    @property
+    def sampler(self) -> Sampler:
+        """Return the sampler of a request that has begun."""
+        assert self._sampler is not None
+        return self._sampler
+
+    def begin(self, sequence: Sequence, sampler: Callable[[SamplingParams], Sampler]) -> None:
+        """Begin, or begin again, with an empty sequence; sampler: makes one."""
         self.sequence, self.since = sequence, perf_counter()
+        if self._sampler is None:
+            self._sampler = sampler(self.params)
+            for token in self.request.prompt:
+                self._sampler.accept(token)
+
+    def forget(self) -> None:
+        """Remove the copy of its pages."""
+        if self.parked is not None:
+            self.parked.close()
+            self.parked = None
 
     def spend(self, now: float, *, prompt: bool) -> None:
         """Count the time until now as that of its prompt or of its answer."""

@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-Stop = Literal["eog", "limit", "context", "interrupt"]
-"""Why an answer ended: an end-of-generation token, the limit on tokens, a full context, or the user."""
+Stop = Literal["eog", "stop", "limit", "context", "interrupt"]
+"""Why an answer ended: an end-of-generation token, a stop string, the limit on tokens, a full context, or the user."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Timings:
     generated_n: int = 0  # tokens of the answer
     decoded_n: int = 0  # tokens of the answer that went through the model; the last one need not
     decode: float = 0.0  # seconds for the answer, sampling included
+    requantized_n: int = 0  # tokens that came back into the cache from copies in a smaller type
     attended_n: int = 0  # tokens whose K and V the decoded ones read, summed up
 
     @property

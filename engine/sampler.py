@@ -7,7 +7,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,13 @@ class SamplingParams:
     seed: int = -1  # the same seed gives the same tokens; -1: a random one
     max_tokens: int = -1  # tokens to generate at most; -1: until an end token, or until the context is full
     ignore_eos: bool = False  # never choose an end token
+    stop: tuple[str, ...] = ()  # texts that end the answer, which does not hold them
 
     def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise UsageError("stop: must be texts that are not empty")
+        object.__setattr__(self, "stop", stop)  # a list or a text will do too
         for name, low, high, wanted in (
             ("repeat_penalty", 1e-6, 1e6, "from 1e-6 to 1e6 (1: off)"),
             ("repeat_last_n", -1, math.inf, "-1 (all), 0 (none) or more"),
@@ -51,6 +56,10 @@ class SamplingParams:
             if not low <= value <= high or (isinstance(value, float) and math.isinf(value)):  # NaN too
                 raise UsageError(f"{FLAGS[name]}: is {value}, must be {wanted}")
 
+    def seeded(self) -> SamplingParams:
+        """Return the same with a seed that was drawn, where it says -1."""
+        return replace(self, seed=secrets.randbits(32)) if self.seed == -1 else self
+
 
 class Sampler:
     """The sampling state of one sequence: its recent tokens and random numbers. The same seed gives the same tokens."""
@@ -60,7 +69,7 @@ class Sampler:
     ) -> None:
         """path: the model's file, for messages. ends: what ignore_eos bans. `self.seed` is the seed in use."""
         self.params, self._path = params, path
-        self.seed = secrets.randbits(32) if params.seed == -1 else params.seed
+        self.seed = params.seeded().seed
         self._random = random.Random(self.seed)
         last_n = params.repeat_last_n if params.repeat_penalty != 1 else 0
         self._recent: deque[int] = deque(maxlen=None if last_n < 0 else last_n)

@@ -3,7 +3,7 @@
 There are no phases. Every step takes in one token of each sequence that generates, and as many tokens of prompts as its
 budget allows, prompts in turn. A request is admitted when the pages that it may need are there, so that it can finish.
 With overcommit more are admitted; when no page is left then, the newest request waits. What is neither in the prefix
-cache nor on the disk is computed again later.
+cache nor parked is computed again later.
 Of requests that begin alike one computes a page, and the others wait for it.
 """
 
@@ -20,6 +20,7 @@ from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
+from .ending import Ending
 from .page_table import PagePool, PoolFull
 from .parking import Parking
 from .request import Request, Running, Update
@@ -65,7 +66,7 @@ class Scheduler:
         """max_step: how many times as long as a step without prompts one with prompts may take; None: any.
 
         max_queue: requests that may wait besides those that can run at once. overcommit: admit more requests than are
-        sure to finish without waiting. parking: where the pages of those go that must wait.
+        sure to finish without waiting. parking: where copies of the pages of those go that must wait.
         """
         if max_step is not None and not max_step > 1:
             raise UsageError(f"max_step: is {max_step}, must be more than 1 (None: no limit)")
@@ -83,6 +84,7 @@ class Scheduler:
         self._turn: list[Running] = []  # those whose prompts are taken in, the next first
         self._cancelled: list[Running] = []
         self._updates: list[Update] = []  # what `step` returns next
+        self._closed = False
         self._half_done = False  # whether a step ended by an exception
         self._look = False  # whether one that waits may be admitted now
         self._beside: list[Running] | None = None  # those that run, ones that share pages beside each other
@@ -91,6 +93,8 @@ class Scheduler:
 
     def add(self, request: Request) -> int:
         """Queue a request and return its number; raises UsageError for what can never run, QueueFull."""
+        if self._closed:
+            raise UsageError("this scheduler is closed; LLM.scheduler returns a new one")
         if not request.prompt:
             raise UsageError("the prompt is empty: there is no token to continue from")
         most, n_vocab = self.llm.sequence_ctx, self.llm.stepper.model.config.n_vocab
@@ -102,11 +106,9 @@ class Scheduler:
         if self.max_queue is not None and under_way >= self.places + self.max_queue:
             allowed = f"{self.places} can run at once and {self.max_queue} may wait"
             raise QueueFull(f"{under_way} requests are under way: {allowed}; try again later, or raise max_queue")
-        from ..models.text.tokenizer import StreamDecoder
-
-        made = Running(next(self._ids), request, self.llm.sampler(request.params), StreamDecoder(self.llm.tokenizer))
-        for token in request.prompt:
-            made.sampler.accept(token)
+        params = request.params
+        ending = Ending(self.llm.tokenizer, len(request.prompt), most, params.max_tokens, params.stop)
+        made = Running(next(self._ids), request, ending)
         self._wait(made)
         return made.id
 
@@ -125,10 +127,11 @@ class Scheduler:
         for r in [*self.running, *self._cancelled]:
             self._release(r)
         for r in [*self.waiting, *self._cancelled]:
-            _forget(r)
+            r.forget()
         for group in (self.running, self.waiting, self._cancelled, self._updates):
             group.clear()
         self.prefixes.clear()
+        self._closed = True
 
     @property
     def idle(self) -> bool:
@@ -161,7 +164,7 @@ class Scheduler:
     def _mend(self) -> None:
         """Let the requests whose logits were lost, after their tokens were taken in, take in the last one again."""
         for r in list(self.running):
-            self.prefixes.publish(r.own, r.published)
+            self._publish(r)
             if r.left == 0:
                 self._park(r)
 
@@ -203,7 +206,12 @@ class Scheduler:
         return [r for r in self._turn if r.id in chosen and not r.decodes]
 
     def _next_page(self, r: Running) -> object:
-        """Return the name of the page that a prompt fills next, after all that are in the prefix cache by now."""
+        """Return the name of the page that a prompt fills next, after all that are in the prefix cache by now.
+
+        None: nobody else can use it.
+        """
+        if not r.exact:
+            return None
         name = self.prefixes.next(r.tokens, r.published)
         if name not in self.prefixes:
             return name
@@ -240,7 +248,7 @@ class Scheduler:
         if not r.decodes:
             r.spend(perf_counter(), prompt=True)
         if self.parking is not None and r.own.n_past:
-            r.parked = self.parking.park(self.llm.stepper.model.kv, r.own)
+            r.parked = self.parking.park(self.llm.stepper.model, r.own)
         self._release(r)
         self.running.remove(r)
         self._wait(r)
@@ -255,7 +263,7 @@ class Scheduler:
             return
         self.prefixes.touch(r.published)
         r.sequence.rewind(0)
-        r.sequence, r.published = None, prefixes.start(r.request.salt)
+        r.sequence, r.published, r.exact = None, prefixes.start(r.request.salt), True
         if r in self._turn:
             self._turn.remove(r)
         self._look, self._beside = True, None
@@ -289,42 +297,43 @@ class Scheduler:
             else:
                 r.timings.decoded_n += 1
                 r.timings.attended_n += take.sequence.n_past
-            if self.prefixes.publish(take.sequence, r.published):
+            if self._publish(r):
                 self._look, self._beside = True, None
+
+    def _publish(self, r: Running) -> bool:
+        """Let others have the pages that a request has filled; return whether there were any."""
+        return r.exact and self.prefixes.publish(r.own, r.published)
 
     def _next(self, r: Running, token: int | NumberError, *, prompt: bool) -> None:
         """Give a request its next token, and end it where it ends. prompt: what it took in was not one token."""
-        limit, now = r.request.params.max_tokens, perf_counter()
+        now = perf_counter()
         r.spend(now, prompt=prompt)
         if prompt:
             self._turn.remove(r)
-        if limit == 0:
+        if r.ending.empty:
             return self._end(r, "limit")
         if isinstance(token, NumberError):
             return self._end(r, None, token)
         r.sampler.accept(token)
         if not r.generated:
             r.timings.first = now - r.arrived
-        if token in self.llm.tokenizer.eog:
-            return self._end(r, "eog")
-        r.timings.generated_n += 1
-        r.tokens.append(token)
-        piece = Piece(r.decoder.feed(token), token=token)
-        if r.generated == limit:
-            return self._end(r, "limit", piece=piece)
-        if len(r.tokens) > self.llm.sequence_ctx:
-            return self._end(r, "context", piece=piece)
+        piece = r.ending.take(token)
+        if piece.token is not None:
+            r.timings.generated_n += 1
+            r.tokens.append(token)
+        if piece.stop is not None:
+            return self._end(r, piece.stop, piece=piece)
         self._updates.append(Update(r.id, piece))
 
     def _end(self, r: Running, stop: Stop | None, error: PyllmError | None = None, piece: Piece | None = None) -> None:
         """End a request and free its pages, which the prefix cache may still hold."""
         self._release(r)
-        _forget(r)
+        r.forget()
         for group in (self.running, self.waiting):
             if r in group:
                 group.remove(r)
         self._look = True
-        text = (piece.text if piece else "") + r.decoder.flush()
+        text = (piece.text if piece else "") + r.ending.flush()
         self._updates.append(Update(r.id, Piece(text, stop, piece.token if piece else None), error))
 
     # Admission -------------------------------------------------------------------------------------------------------
@@ -334,7 +343,8 @@ class Scheduler:
         while self._look and self.waiting and len(self.running) < self.places:
             r = self.waiting[0]
             hit = self.prefixes.find(r.tokens, r.request.salt)
-            if r.parked is not None and len(r.parked.tokens) > hit.n:
+            # What is in the prefix cache is exact, so a copy that is not must save the work of a page at least.
+            if r.parked is not None and len(r.parked.tokens) >= hit.n + (1 if r.parked.exact else PAGE):
                 hit = prefixes.Hit()
             if not self._fits(r, hit):
                 if self.running:
@@ -343,20 +353,22 @@ class Scheduler:
                     self._end(r, None, self._full(r))
                 continue
             self.waiting.pop(0)
-            r.begin(self.llm.sequence())
+            r.begin(self.llm.sequence(), self.llm.sampler)
             if hit.n or not self._restore(r):
                 self._lend(hit if hit.n else self.prefixes.find(r.tokens, r.request.salt), r)
-            _forget(r)
+            r.forget()
             r.timings.reused_n += r.own.n_past
             self.running.append(r)
             if not r.decodes:
                 self._turn.append(r)
 
     def _restore(self, r: Running) -> bool:
-        """Give a request the pages that were written to the disk; return False if there are none."""
-        if r.parked is None or not r.parked.restore(self.llm.stepper.model.kv, r.own):
+        """Give a request the copy of its pages; return False if there is none."""
+        if r.parked is None or not r.parked.restore(self.llm.stepper.model, r.own):
             return False
-        self.prefixes.publish(r.own, r.published)
+        r.exact = r.exact and r.parked.exact
+        r.timings.requantized_n += 0 if r.parked.exact else r.own.n_past
+        self._publish(r)
         self._beside = None
         return True
 
@@ -376,13 +388,6 @@ class Scheduler:
         room, size = self.prefixes.room(prefixes.Hit()), self.llm.pools[0].size
         full = f"room for {self._needs(r) * PAGE} tokens is needed, but {room * PAGE} of {size * PAGE} are free"
         return PoolFull(f"the KV cache is full: {full}; use a larger -c")
-
-
-def _forget(r: Running) -> None:
-    """Remove a request's pages from the disk."""
-    if r.parked is not None:
-        r.parked.close()
-        r.parked = None
 
 
 def _pages_of(r: Running) -> bytes:

@@ -39,13 +39,15 @@ from .lang.memory import (
     store_f16,
     store_f32,
 )
-from .lang.simd import below, row, splat
+from .lang.simd import below, first_lanes, row, splat
 from .shapes import PAGE, columns
 
 TILES = PAGE // tiles.ROWS
 """Tiles in a K page."""
 V_SCALES = 2 * PAGE
 """Bytes of the scales of one block of columns in a V page, and of its minima."""
+
+U8Array = npt.NDArray[np.uint8]
 
 _INLINE = {"forceinline": True, "error_model": "numpy"}
 
@@ -80,25 +82,55 @@ def v_page_bytes(fmt: Format, head_dim: int) -> int:
     return v_scale_bytes(fmt, head_dim) + PAGE * v_row_bytes(fmt, head_dim)
 
 
-def canonical_k(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
-    """Return a K page as canonical blocks: (PAGE, bytes of a row)."""
-    return tiles.unpack(page, fmt, PAGE, columns(head_dim))
+def canonical_k(held: U8Array, fmt: Format, head_dim: int) -> U8Array:
+    """Return K pages (..., bytes of a page) as canonical blocks: (tokens of all, bytes of a row)."""
+    return tiles.unpack(held, fmt, PAGE * (held.size // k_page_bytes(fmt, head_dim)), columns(head_dim))
 
 
-def canonical_v(page: npt.NDArray[np.uint8], fmt: Format, head_dim: int) -> npt.NDArray[np.uint8]:
-    """Return a V page as canonical blocks: (PAGE, bytes of a row)."""
-    start = v_scale_bytes(fmt, head_dim)
-    numbers = page[start : start + PAGE * v_row_bytes(fmt, head_dim)].reshape(PAGE, -1)
-    if not fmt.bits:
-        return numbers.copy()
+def canonical_v(held: U8Array, fmt: Format, head_dim: int) -> U8Array:
+    """Return V pages likewise."""
+    held, start = held.reshape(-1, v_page_bytes(fmt, head_dim)), v_scale_bytes(fmt, head_dim)
+    if fmt.layout is None:
+        return held.reshape(len(held) * PAGE, -1).copy()
     layout, blocks = fmt.layout, columns(head_dim) // 32
-    assert layout is not None
-    out = np.zeros((PAGE, blocks, fmt.nbytes), np.uint8)
-    fields = page[:start].reshape(-1, blocks, PAGE, 2)
-    for at, field in zip((layout.d, layout.m), fields, strict=False):
-        out[..., at : at + 2] = field.transpose(1, 0, 2)
-    layout.integers.write(out, tiles.from_planes(numbers.reshape(PAGE, blocks, fmt.bits, 4), fmt.bits))
-    return out.reshape(PAGE, -1)
+    out = np.zeros((len(held), PAGE, blocks, fmt.nbytes), np.uint8)
+    fields = held[:, :start].reshape(len(held), -1, blocks, PAGE, 2)
+    for i, at in enumerate(_scales_at(fmt)):
+        out[..., at : at + 2] = fields[:, i].transpose(0, 2, 1, 3)
+    numbers = held[:, start:].reshape(len(held), PAGE, blocks, fmt.bits, 4)
+    layout.integers.write(out, tiles.from_planes(numbers, fmt.bits))
+    return out.reshape(len(held) * PAGE, -1)
+
+
+def packed_k(blocks: U8Array, fmt: Format, head_dim: int) -> U8Array:
+    """Return the K pages (n, bytes of a page) of canonical blocks (n * PAGE, bytes of a row)."""
+    return tiles.pack(blocks, fmt, columns(head_dim)).reshape(-1, k_page_bytes(fmt, head_dim))
+
+
+def packed_v(blocks: U8Array, fmt: Format, head_dim: int) -> U8Array:
+    """Return the V pages likewise."""
+    n = len(blocks) // PAGE
+    if fmt.layout is None:
+        return blocks.reshape(n, -1)
+    each = blocks.reshape(n, PAGE, columns(head_dim) // 32, fmt.nbytes)
+    scales = [each[..., at : at + 2].transpose(0, 2, 1, 3) for at in _scales_at(fmt)]
+    numbers = tiles.to_planes(fmt.layout.integers.read(each), fmt.bits)
+    return np.concatenate([part.reshape(n, -1) for part in (*scales, numbers)], axis=1)
+
+
+def _scales_at(fmt: Format) -> list[int]:
+    """Return where the scale and the minimum of a canonical block lie."""
+    return [at for at in (fmt.layout.d, fmt.layout.m) if at >= 0] if fmt.layout else []
+
+
+@inline
+def seen_scales(scales, t, first, end):
+    """Return the scales (or minima) of 16 tokens of a block of a V page, from token 16 t on.
+
+    They are 0 for tokens before `first`, which is not negative, and from `end` on: anything may be there.
+    """
+    d = first_lanes(end - tiles.ROWS * t, load_f16(scales + t * 2 * tiles.ROWS), splat(0.0))
+    return first_lanes(first - tiles.ROWS * t, splat(0.0), d)
 
 
 # Into the pages and out of them: stubs that kernels call with a constant `fmt`, and their code per format -------------

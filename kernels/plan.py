@@ -126,10 +126,7 @@ class Plan:
         """
         assert not solo or (self.ops and self.ops[-1].kind != _FREE), name
         kind = _SOLO if solo else _BARRIER if barrier else _FREE
-        args = np.zeros(1, kernel.args)
-        assert set(operands) == set(kernel.args.names or ()), (name, set(operands) ^ set(kernel.args.names or ()))
-        for key, value in operands.items():
-            args[key] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        args = kernel.record(**operands)
         held = tuple(v for v in operands.values() if isinstance(v, np.ndarray))
         self.ops.append(Op(name, kernel, args, items, times, grain, kind, cost, self.part, output, held))
         self._table = None

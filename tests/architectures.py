@@ -229,11 +229,12 @@ N_CTX = 128
 """Positions of the context that the models are run with."""
 
 
-def logits(path: Path) -> dict[str, np.ndarray]:
+def logits(path: Path, *, exact: bool = False) -> dict[str, np.ndarray]:
     """Return the engine's logits after each of TOKENS, taken in at once and token by token, with K and V in float32."""
     from pyllm.engine.llm import LLM
 
-    llm = LLM(path, n_ctx=N_CTX, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_logits=len(TOKENS))
+    llm = LLM(path, n_ctx=N_CTX, cache_type_k="f32", cache_type_v="f32", n_threads=1, max_logits=len(TOKENS),
+              exact=exact)  # fmt: skip
     try:
         session = llm.session()
         ((_, at_once),) = session.score(TOKENS)

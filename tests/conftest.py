@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    fuzz = parser.getgroup("fuzz", "of `pytest -m fuzz`")
+    fuzz = parser.getgroup("fuzz", "of `pytest -m fuzz` and `pytest -m soak`")
     fuzz.addoption("--seconds", type=float, default=30.0, help="how long it runs (default: 30)")
-    fuzz.addoption("--seed", type=int, default=0, help="the number of the first case (default: 0)")
+    fuzz.addoption("--seed", type=int, default=0, help="the number of the first case or schedule (default: 0)")
     fuzz.addoption("--cases", type=int, default=0, help="how many cases it runs at most (default: any number)")
     fuzz.addoption("--findings", metavar="FOLDER", help="where inputs and figures are kept")
 

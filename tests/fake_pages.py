@@ -40,7 +40,9 @@ class FakeModel:
     """Pages that hold tokens and their positions instead of K and V."""
 
     def __init__(self, n_pages: int, n_batch: int, sequences: int, windows: Sequence[int]) -> None:
-        self.n_batch, self.max_logits, self.config = n_batch, sequences, SimpleNamespace(n_vocab=N_VOCAB)
+        self.n_batch, self.max_logits = n_batch, sequences
+        layers = [SimpleNamespace(head_dim_k=1, head_dim_v=1)] * (1 + len(windows))
+        self.config = SimpleNamespace(n_vocab=N_VOCAB, layers=layers)
         kept = [-(-(window + n_batch) // PAGE) + 1 for window in windows]
         tables = [TablePages(n_pages, 0, 0)]
         tables += [TablePages(min(n_pages, k * sequences), k, w) for k, w in zip(kept, windows, strict=True)]
@@ -48,7 +50,7 @@ class FakeModel:
         self.held = [np.full((table.pool, PAGE, 2), GONE) for table in tables]
         self.kv.layers = [
             SimpleNamespace(kind=i, k_pool=held.view(np.uint8).ravel(), k_page=PAGE * 16,
-                            v_pool=np.zeros(len(held), np.uint8), v_page=1)
+                            v_pool=np.zeros(len(held), np.uint8), v_page=1, k_format=None, v_format=None)
             for i, held in enumerate(self.held)
         ]  # fmt: skip
         self.pools: list[PagePool] = []

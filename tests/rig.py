@@ -22,10 +22,7 @@ Array = npt.NDArray[Any]
 
 def run(kernel: Kernel, items: int, **operands: Any) -> None:
     """Run all items, last first and a few at once: they must not depend on their order."""
-    args = np.zeros(1, kernel.args)
-    assert set(operands) == set(kernel.args.names or ())
-    for name, value in operands.items():
-        args[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+    args = kernel.record(**operands)
     for begin in reversed(range(0, items, 3)):
         kernel.run(args, begin, min(begin + 3, items))
 
@@ -48,8 +45,7 @@ def packed(raw: Array, fmt: Format, columns: int) -> Array:
     rows = len(raw)
     n = -(-rows // tiles.ROWS)
     out = zeros(n, tiles.tile_bytes(fmt, columns), dtype=np.uint8)
-    pack = tiles.pack_blocks if fmt.bits else tiles.pack_floats
-    run(pack, n, raw=raw, tiles=out, **tiles.pack_operands(fmt, rows, columns))
+    run(tiles.packer(fmt), n, raw=raw, tiles=out, **tiles.pack_operands(fmt, rows, columns))
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import random
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyllm.engine.parking import Parked, Parking
 from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
 from pyllm.engine.scheduler import Scheduler
@@ -57,6 +59,8 @@ class World:
         self.llm, self.alone = llm, alone
         self.scheduler = Scheduler(llm, **options)
         self.scheduler.budget = Drawn(seed)  # type: ignore[assignment]
+        parking = self.scheduler.parking
+        self.requantizes = parking is not None and parking._smaller is not None
         self.asked: dict[int, Asked] = {}
         self.counts: Counter[str] = Counter()
         park = self.scheduler._park
@@ -95,12 +99,16 @@ class World:
         asked.tokens += [] if piece.token is None else [piece.token]
         asked.text += piece.text
         asked.ended, asked.failed = piece.stop is not None or update.error is not None, update.error is not None
+        if asked.timings.requantized_n and self.requantizes:  # it may say anything, but that harms nobody else
+            self.counts["requantized"] += asked.ended
+            return
         if asked.answer is None:
             asked.answer = self.alone(asked.request)
-        tokens, stop = asked.answer
+        tokens, stop, text = spoken(self.llm.tokenizer, *asked.answer, asked.request.params.stop)
         assert asked.tokens == list(tokens[: len(asked.tokens)])
         if asked.ended and not (asked.cancelled and piece.stop == "interrupt"):
             assert asked.tokens == list(tokens) and piece.stop == stop, (piece.stop, stop, update.error)
+            assert asked.text == text
         if asked.ended:
             self._check_timings(asked)
 
@@ -153,12 +161,37 @@ class World:
         assert all(node.followers == followers[node] for node in nodes)
         assert len(scheduler.prefixes._known) == len(nodes)
         for r in scheduler.running:
-            assert r.own.tokens == r.tokens[: r.own.n_past] and r.published.pages == r.own.n_past // PAGE
+            assert r.own.tokens == r.tokens[: r.own.n_past]
+            assert r.published.pages == (r.own.n_past // PAGE if r.exact else 0)
             assert len(r.own.tokens) < len(r.tokens)
         assert len(scheduler.running) <= scheduler.places
         turn = {r.id for r in scheduler._turn}
         assert {r.id for r in scheduler.running if not r.decodes} <= turn
         assert turn <= {r.id for r in [*scheduler.running, *scheduler._cancelled]}
+
+
+def spoken(
+    tokenizer: Any, tokens: Sequence[int], stop: str | None, stop_strings: Sequence[str]
+) -> tuple[Sequence[int], str | None, str]:
+    """Return the tokens of an answer up to a stop string, why they end, and their text; stop: without the strings."""
+    text, decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
+    for n, token in enumerate(tokens, 1):
+        text += "" if token in tokenizer.hidden else decoder.decode(tokenizer.token_bytes(token))
+        if found := [at for string in stop_strings if (at := text.find(string)) >= 0]:
+            return tokens[:n], "stop", text[: min(found)]
+    text += decoder.decode(b"", final=True)
+    ends = [at for string in stop_strings if (at := text.find(string)) >= 0]
+    return tokens, stop, text[: min(ends, default=len(text))]
+
+
+class Inexact(Parking):
+    """Copies that count as others than the pages, but are the same: what goes on with one still has its own answer."""
+
+    def park(self, model: Any, sequence: Any) -> Parked | None:
+        parked = super().park(model, sequence)
+        if parked is not None:
+            parked.exact = False
+        return parked
 
 
 def _pages(table: Any) -> list[int]:
@@ -186,6 +219,7 @@ def request(
 ) -> Request:
     """Return a request. grows: its answer is longer than its prompt, so that overcommitted pools overflow."""
     limit = draw.choice([100, 150, -1] if grows else [0, 1, 2, 5, 30, PAGE, 100, -1])
-    params = SamplingParams(temperature=0, max_tokens=limit)
+    stop = draw.choice([(), (), (), ("Z",), ("CD", "é", "HIJ")])
+    params = SamplingParams(temperature=0, max_tokens=limit, stop=stop)
     priority, salt = draw.choice([0, 0, 0, 1, -1]), draw.choice([0, 0, 0, 7])
     return Request(prompt(draw, families, min(longest, PAGE if grows else longest), vocabulary), params, priority, salt)

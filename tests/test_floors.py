@@ -20,7 +20,7 @@ from pyllm.__main__ import COMMANDS
 ROOT = Path(__file__).parents[1]
 FLOORS = ("kernels", "models", "engine", "bench")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "kernels": ("shapes", "lang", "plan", "formats", "pages", "ops", "attention", "roofs", "warm"),
+    "kernels": ("shapes", "lang", "plan", "formats", "pages", "page_copies", "ops", "attention", "roofs", "warm"),
     "models": ("errors", "progress", "file", "config", "hyper", "text", "cache", "forward", "arch", "describe"),
     "engine": (
         "machine",
@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "page_table",
         "sampler",
         "results",
+        "ending",
         "sequence",
         "parking",
         "stepper",

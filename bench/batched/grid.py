@@ -5,32 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from ...kernels.shapes import PAGE
 from ...models.cache.kinds import pages
-from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
-from ..speed.cases import Setup
+from ..speed.cases import Run, Runs
 
 
-@dataclass(frozen=True)
-class BatchedCase:
+@dataclass(frozen=True, kw_only=True)
+class BatchedCase(Run):
     """One line of the result: sequences with a prompt of n_prompt tokens each, then n_gen steps of one row each."""
 
-    model: Path
     n_prompt: int
     n_gen: int
     n_sequences: int
     shared: bool  # all have the same prompt: it is taken in once, and its pages are shared
-    n_batch: int
-    n_ubatch: int
-    cache: CacheSpec
-    n_threads: int
-
-    @property
-    def setup(self) -> Setup:
-        return Setup(self.model, self.cache, self.n_threads, min(self.n_batch, self.n_ubatch))
 
     @property
     def prompts(self) -> int:
@@ -54,29 +43,20 @@ class BatchedCase:
         return f"{tests}{' shared' * self.shared} {self.cache.pair} -t {self.n_threads}"
 
 
-@dataclass(frozen=True)
-class BatchedGrid:
+@dataclass(frozen=True, kw_only=True)
+class BatchedGrid(Runs):
     """Lists of values; each combination is a case, in llama-batched-bench's order."""
 
-    models: Sequence[Path]
     n_prompt: Sequence[int]
     n_gen: Sequence[int]
     n_sequences: Sequence[int]
     shared: bool
-    n_batch: Sequence[int]
-    n_ubatch: Sequence[int]
-    type_k: Sequence[str]
-    type_v: Sequence[str]
-    cache_rotate: Sequence[str]
-    n_threads: Sequence[int]
 
     def cases(self) -> list[BatchedCase]:
         """Return the full grid, each case once; raises UsageError for what no step can do."""
-        around = product(self.models, self.n_batch, self.n_ubatch, self.type_k, self.type_v, self.cache_rotate,
-                         self.n_threads)  # fmt: skip
         grid = [
-            BatchedCase(model, prompt, gen, rows, self.shared, batch, ubatch, CacheSpec(k, v, rotate), threads)
-            for model, batch, ubatch, k, v, rotate, threads in around
+            BatchedCase(model=model, n_prompt=prompt, n_gen=gen, n_sequences=rows, shared=self.shared, **run)
+            for model, run in product(self.models, list(self.runs()))
             for prompt, gen, rows in product(self.n_prompt, self.n_gen, self.n_sequences)
             if prompt + gen
         ]

@@ -23,6 +23,7 @@ from ...models.arch.registry import read_config
 from ...models.cache import sizes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
+from ...models.errors import PyllmError
 from ...models.file.gguf import GGUF
 from ...models.text.tokenizer import Tokenizer
 from ..machine import noise
@@ -40,18 +41,26 @@ def run(args: argparse.Namespace) -> int:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
         config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         pairs = chosen(args, config)
+        if args.fast and args.kl:  # the floor: what this arithmetic adds, whatever the cache
+            pairs = list(dict.fromkeys([*pairs, CacheSpec("f16", "f16", args.cache_rotate)]))
         text_windows.check_context(args.ctx_size, config)
         windows = text_windows.windows(text, tokenizer, args.ctx_size, args.chunks if args.chunks > 0 else None)
-        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress)
+        caches = Caches(gguf, config, tokenizer, args.ctx_size, args.threads, progress, exact=not args.fast)
         results = [Result(pair) for pair in pairs]
+
+        stop = "interrupt"  # until all is scored
 
         def so_far() -> None:
             progress.close()
-            show(args, config, [result for result in results if result.windows])
+            show(args, config, [result for result in results if result.windows], stop)
 
         try:
             with impatient(last=so_far):
                 score(caches, results, windows, kl=args.kl, decode=args.decode, progress=progress)
+            stop = "end"
+        except PyllmError:
+            stop = "error"
+            raise
         finally:
             so_far()
     return 0
@@ -121,8 +130,9 @@ def score(
                 progress("windows", done, total, str(members[-1]))
 
 
-def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) -> None:
-    if not results:
+def show(args: argparse.Namespace, config: Config, results: Sequence[Result], stop: str) -> None:
+    """Print what was scored; stop: "end", or why there is less than was asked for. For programs that is an object."""
+    if not results and (args.output != "json" or stop != "interrupt"):
         return
     found = [(result, result.statistics()) for result in results]
     if args.output == "json":
@@ -132,7 +142,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
             for r, statistics in found
         ]  # fmt: skip
         about = {"model": config.name, "n_ctx": args.ctx_size, "path": "decode" if args.decode else "prefill",
-                 "cache_rotate": args.cache_rotate,
+                 "cache_rotate": args.cache_rotate, "arithmetic": "fast" if args.fast else "exact", "stop": stop,
                  "build": noise.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return
@@ -160,4 +170,8 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) ->
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"
     said = f"{plain(config.name)}: {tokens} tokens of {results[0].windows} windows of {args.ctx_size}, scored {how}"
+    if args.fast:
+        said += " with activations rounded as in answers" + (": f16/f16 is the floor" if args.kl else "")
+    else:
+        said += " with float32 activations"
     print(f"\n{window.filled(said, sys.stdout)}")

@@ -99,7 +99,8 @@ def grid(args: argparse.Namespace, progress: Bars) -> list[Case]:
         raise UsageError("profile takes one model; `pyllm bench` compares several")
     rows = max(1, args.n_prompt)
     return [
-        Case(files[0], prompt, generated, depth, rows, rows, CacheSpec(k, v, args.cache_rotate), t)
+        Case(model=files[0], n_prompt=prompt, n_gen=generated, n_depth=depth, n_batch=rows, n_ubatch=rows,
+             cache=CacheSpec(k, v, args.cache_rotate), n_threads=t)
         for depth in depths for k in type_k for v in type_v for t in threads
         for prompt, generated in ((0, 1), *([(args.n_prompt, 0)] if args.n_prompt > 1 else []))
     ]  # fmt: skip

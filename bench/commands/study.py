@@ -45,11 +45,13 @@ def run(args: argparse.Namespace) -> int:
         options = chosen(args, config)
         asked = collect(args.file, args.data)
         check_length(asked, tokenizer, max(options.contexts[0], usual(config)))
-        heading = headed(gguf, config, asked, args.seed)
-        study = StudyFile.open(file_of(args) or default_path(gguf), heading)
+        heading = headed(gguf, config, asked, args.seed, fast=args.fast)
+        study = StudyFile.open(file_of(args) or default_path(gguf, fast=args.fast), heading)
         if study.set_aside:
             screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
-        bench = Bench(Caches(gguf, config, tokenizer, options.contexts[0], args.threads, progress), asked, args.seed)
+        n_ctx, exact = options.contexts[0], not args.fast
+        caches = Caches(gguf, config, tokenizer, n_ctx, args.threads, progress, exact=exact)
+        bench = Bench(caches, asked, args.seed)
         try:
             with impatient():
                 fill(bench, options, study, args.budget, progress)
@@ -72,7 +74,7 @@ def chosen(args: argparse.Namespace, config: Config) -> Options:
     modes = tuple(cases.names("--cache-rotate", args.cache_rotate or ["auto,none"], tuple(rotation.MODES)))
     for mode in modes:
         rotation.check(config, mode)
-    return Options(tuple(t for t in types if t != "f32"), tuple(contexts), modes)
+    return Options(tuple(t for t in types if t != "f32"), tuple(contexts), modes, args.fast)
 
 
 def show(args: argparse.Namespace, study: StudyFile, config: Config, options: Options) -> None:

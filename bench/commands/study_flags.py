@@ -11,7 +11,8 @@ Measures how well a model predicts a text, and how the KV cache's formats change
 
 The text is cut into windows of -c tokens. Each starts with an empty cache, and only its second half is scored. With
 lists of cache types, each pair gets a line. --kl compares each pair with the same model over an f32/f32 cache, run in
-the same process: this KL divergence is the cost of the cache alone, without that of quantized weights.
+the same process: this KL divergence is the cost of the cache alone, without that of quantized weights. Activations are
+float32, so that every CPU gives the same figures; with --fast they are rounded as in answers, and f16/f16 is the floor.
 
   pyllm perplexity model.gguf -f wiki.test.raw
   pyllm perplexity model.gguf -f wiki.test.raw --kl -ctk q8_0,q4_0 -ctv q8_0,q4_0 --chunks 8"""
@@ -26,11 +27,21 @@ def add_perplexity(parser: argparse.ArgumentParser) -> None:
     add("--chunks", metavar="N", type=chunks, default=-1, help="number of windows to score (default: -1, all)")
     add("--kl", action="store_true", help="report the KL divergence from an f32/f32 cache")
     add("--decode", action="store_true", help="score token by token, as in generation, not in batches")
+    add_arithmetic(parser)
     add_cache(parser)
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
     add_output(parser, "json")
     add_json(parser)
     add_offline(parser)
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """Add --exact, which is the default, and --fast."""
+    group = parser.add_mutually_exclusive_group()
+    exact = "float32 activations, sums in one order: the same figures on every CPU (default)"
+    group.add_argument("--exact", action="store_false", dest="fast", default=False, help=exact)
+    fast = "activations rounded as in answers; f16/f16 then shows what that adds on this CPU"
+    group.add_argument("--fast", action="store_true", default=False, help=fast)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +61,8 @@ Measures what quantizing K and V costs on a model: perplexity and KL divergence 
 types, by task and context length, layer by layer, and where bits are best spent.
 
 The most informative measurements come first, and each is saved at once: to continue a study that was interrupted or
-ran out of budget, give the same command again. The same seed and texts give the same file.
+ran out of budget, give the same command again. The same seed and texts give the same file. Activations are float32, so
+that the loss is the cache's alone; the row "f16/f16, fast" shows what the rounding of activations in answers adds.
 
   pyllm study kv model.gguf --budget 10m --report report/
   pyllm study kv model.gguf --data ../shared/data -c 512,4096 --types q8_0,q4_0 --budget 2h"""
@@ -75,6 +87,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     data = "texts: *.raw or *.txt (prose), gsm8k*.jsonl (worked sums), bbh/*.json (questions)"
     add("--data", metavar="FOLDER", help=data)
     add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="seed of the tasks (default: 0)")
+    add_arithmetic(parser)
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
     output = "the study's file (default: in the cache folder, by the model's name). Or how to print the tables: table "
     output += "(aligned, for people; the default), md (Markdown), json; both may be given (a file named md: ./md)"

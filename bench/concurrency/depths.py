@@ -104,9 +104,11 @@ def _spread(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
 def _cost(
     llm: LLM, cache: CacheSpec, depth: int, n: int, rounds: Sequence[Sequence[float]], roofs: Roofs | None
 ) -> dict[str, float]:
+    n_batch = llm.model.n_batch
     case = BatchedCase(
-        Path(llm.path), depth, STEPS, n, False, llm.model.n_batch, llm.model.n_batch, cache, llm.n_threads
-    )
+        model=Path(llm.path), n_prompt=depth, n_gen=STEPS, n_sequences=n, shared=False, n_batch=n_batch,
+        n_ubatch=n_batch, cache=cache, n_threads=llm.n_threads,
+    )  # fmt: skip
     cost = StepCost.of(llm, case)
     if cost is None:
         return {}

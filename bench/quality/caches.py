@@ -34,9 +34,10 @@ class Caches:
 
     def __init__(
         self, gguf: GGUF, config: Config, tokenizer: Tokenizer, n_ctx: int, threads: int | None = None,
-        progress: Progress = silent,
+        progress: Progress = silent, *, exact: bool = True,
     ) -> None:  # fmt: skip
-        """n_ctx: tokens that each cache holds; it may be changed between caches."""
+        """n_ctx: tokens that each cache holds; it may be changed between caches. exact: see LLM."""
+        self.exact = exact
         self.gguf, self.config, self.tokenizer, self.n_ctx = gguf, config, tokenizer, n_ctx
         self._threads, self._progress = threads or usable_cores(), progress
         self._opened: Opened | None = None
@@ -78,9 +79,9 @@ class Caches:
         return f"{self.gguf.path}: {need}, but {limit} leaves {size(max(free, 0))}; {cure}"
 
     @contextmanager
-    def open(self, caches: Sequence[CacheSpec]) -> Iterator[list[LLM]]:
-        """Yield an engine for each cache, over the same weights."""
-        engines = [self._open(cache) for cache in caches]
+    def open(self, caches: Sequence[CacheSpec], *, fast: bool = False) -> Iterator[list[LLM]]:
+        """Yield an engine for each cache, over the same weights. fast: as answers compute, whatever `exact` says."""
+        engines = [self._open(cache, exact=self.exact and not fast) for cache in caches]
         try:
             yield engines
         finally:
@@ -91,7 +92,7 @@ class Caches:
     def attended(self, tokens: Sequence[int]) -> Iterator[Attended]:
         """Yield Q, K and V of each layer for these tokens, taken in as one batch over an exact cache."""
         self.n_ctx = len(tokens)
-        engine = self._open(EXACT, n_batch=len(tokens))
+        engine = self._open(EXACT, n_batch=len(tokens), exact=self.exact)
         try:
             session = engine.session()  # its pages are read again
             session.prefill(tokens)
@@ -100,7 +101,7 @@ class Caches:
         finally:
             engine.close()
 
-    def _open(self, cache: CacheSpec, n_batch: int = PREFILL_ROWS) -> LLM:
+    def _open(self, cache: CacheSpec, n_batch: int = PREFILL_ROWS, *, exact: bool) -> LLM:
         if self._opened is None:
             self._opened = Opened.open(self.gguf, self.config, self.tokenizer)
         return LLM(
@@ -110,5 +111,6 @@ class Caches:
             n_threads=self._threads,
             n_batch=n_batch,
             max_logits=ROWS,
+            exact=exact,
             progress=self._progress,
         )

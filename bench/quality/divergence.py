@@ -47,7 +47,8 @@ class Divergence:
     def of(reference: F32Array, logp: F32Array, targets: Ids) -> Divergence:
         """Compare log-probabilities (rows, n_vocab) of both runs; targets (rows,) are the tokens that follow."""
         nll, nll_reference = surprise(logp, targets), surprise(reference, targets)
-        kld = (np.exp(reference) * (reference - logp)).sum(axis=-1, dtype=np.float64)
+        p, q = np.exp(reference), np.exp(logp)  # q - p sums to 0, but for the rounding of both sums, which it takes off
+        kld = (p * (reference - logp) + (q - p)).sum(axis=-1, dtype=np.float64)
         top, top_reference = logp.argmax(axis=-1), reference.argmax(axis=-1)
         delta_p = np.exp(-nll) - np.exp(-nll_reference)
         return Divergence(

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ...engine.generate import common_prefix
 from ...engine.stepper import Session
+from ...kernels.lang import cpu
 from .divergence import Divergence, log_softmax, surprise
 
 F32Array = npt.NDArray[np.float32]
@@ -55,6 +57,15 @@ def divergences(
 
 
 def _fill(session: Session, tokens: Sequence[int]) -> None:
-    session.rewind(0)
-    if tokens:
-        session.prefill(tokens)
+    known = restart(session, tokens)
+    if tokens[known:]:
+        session.prefill(tokens[known:])
+
+
+def restart(session: Session, tokens: Sequence[int]) -> int:
+    """Keep the beginning of the cache that these tokens share, drop the rest, and return how many tokens were kept.
+
+    With AMX nothing is kept: generated tokens take other sums there than a prompt's, and a score must not depend on
+    what was in the cache.
+    """
+    return session.rewind(0 if cpu.AMX else common_prefix(session.tokens, tokens))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ...kernels.formats.table import CACHE_TYPES
 from ...models.cache.layer_map import merged
@@ -29,18 +30,28 @@ class Setup:
     n_rows: int  # tokens of a prompt that go through the layers together
 
 
-@dataclass(frozen=True)
-class Case:
-    """One line of the result: n_prompt tokens of prompt, then n_gen generated, with n_depth in the cache before."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a case is run, of one sequence or of many."""
 
     model: Path
-    n_prompt: int
-    n_gen: int
-    n_depth: int
     n_batch: int
     n_ubatch: int
     cache: CacheSpec
     n_threads: int
+
+    @property
+    def setup(self) -> Setup:
+        return Setup(self.model, self.cache, self.n_threads, min(self.n_batch, self.n_ubatch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Run):
+    """One line of the result: n_prompt tokens of prompt, then n_gen generated, with n_depth in the cache before."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int
 
     @property
     def type_k(self) -> str:
@@ -53,10 +64,6 @@ class Case:
     @property
     def cache_rotate(self) -> str:
         return self.cache.rotate
-
-    @property
-    def setup(self) -> Setup:
-        return Setup(self.model, self.cache, self.n_threads, min(self.n_batch, self.n_ubatch))
 
     @property
     def n_tokens(self) -> int:
@@ -78,15 +85,11 @@ def label(n_prompt: int, n_gen: int, n_depth: int) -> str:
     return "+".join(parts) + (f" @ d{n_depth}" if n_depth else "")
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Lists of values; each combination is a case, in llama-bench's order."""
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Lists of values, whose combinations are the ways to run a case."""
 
     models: Sequence[Path]
-    n_prompt: Sequence[int]
-    n_gen: Sequence[int]
-    pairs: Sequence[tuple[int, int]]  # prompt and generated tokens of one case
-    n_depth: Sequence[int]
     n_batch: Sequence[int]
     n_ubatch: Sequence[int]
     type_k: Sequence[str]
@@ -94,14 +97,28 @@ class Grid:
     cache_rotate: Sequence[str]
     n_threads: Sequence[int]
 
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """Yield the fields of each Run but its model; the last list varies fastest."""
+        lists = self.n_batch, self.n_ubatch, self.type_k, self.type_v, self.cache_rotate, self.n_threads
+        for batch, ubatch, k, v, rotate, threads in product(*lists):
+            yield {"n_batch": batch, "n_ubatch": ubatch, "cache": CacheSpec(k, v, rotate), "n_threads": threads}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Runs):
+    """Lists of values; each combination is a case, in llama-bench's order."""
+
+    n_prompt: Sequence[int]
+    n_gen: Sequence[int]
+    pairs: Sequence[tuple[int, int]]  # prompt and generated tokens of one case
+    n_depth: Sequence[int]
+
     def cases(self) -> list[Case]:
         """Return the full grid, each case once, without cases of 0 tokens; raises UsageError if none is left."""
         tests = [(p, 0) for p in self.n_prompt] + [(0, g) for g in self.n_gen] + list(self.pairs)
-        around = product(self.models, self.n_depth, self.n_batch, self.n_ubatch, self.type_k, self.type_v,
-                         self.cache_rotate, self.n_threads)  # fmt: skip
         grid = [
-            Case(model, prompt, gen, depth, batch, ubatch, CacheSpec(k, v, rotate), threads)
-            for model, depth, batch, ubatch, k, v, rotate, threads in around
+            Case(model=model, n_prompt=prompt, n_gen=gen, n_depth=depth, **run)
+            for model, depth, run in product(self.models, self.n_depth, list(self.runs()))
             for prompt, gen in tests
             if prompt + gen
         ]

@@ -33,10 +33,11 @@ class Cell:
     task: str
     context: int
     cache: CacheSpec
+    fast: bool = False  # the cache computes as answers do, in a study whose other cells are exact
 
     @property
     def key(self) -> str:
-        return f"{self.measure} {self.task} {self.context} {self.cache.key}"
+        return f"{self.measure} {self.task} {self.context} {self.cache.key}{' fast' if self.fast else ''}"
 
     @property
     def samples(self) -> int:
@@ -55,6 +56,7 @@ class Options:
     types: tuple[str, ...]  # f16 and quantized types, from many bits to few
     contexts: tuple[int, ...]  # those after the first: for prose and retrieval only
     rotate: tuple[str, ...]  # the first is studied in full
+    fast: bool = False  # all cells compute as answers do
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the pairs that are measured in most tasks: equal types, and neighbours in both orders."""
@@ -76,6 +78,7 @@ def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
     alone = [pair for t in options.types for pair in ((t, "f32"), ("f32", t))]
     first = options.contexts[0]
     yield from of("score", "prose", first, [*pairs, *alone])
+    yield from floor(options)
     yield norms(options, config)
     for rotate in options.rotate:
         yield from of("attention", "prose", context, [(t, t) for t in options.types], rotate)
@@ -92,6 +95,12 @@ def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
         for task in ("prose", "passkey", "dictionary", "copy"):
             yield from of("score", task, longer, pairs)
     yield from of("score", "prose", first, [(k, v) for k, v in product(options.types, repeat=2) if (k, v) not in pairs])
+
+
+def floor(options: Options) -> Iterator[Cell]:
+    """Yield the cell that says what the arithmetic of answers adds; in a fast study all cells have it already."""
+    if not options.fast:
+        yield Cell("score", "prose", options.contexts[0], CacheSpec("f16", "f16", options.rotate[0]), fast=True)
 
 
 def usual(config: Config) -> int:

@@ -36,10 +36,11 @@ def in_order(types: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(types), key=lambda t: (-FORMATS[t].bits_per_value, t))
 
 
-def headed(gguf: GGUF, config: Config, asked: Sources, seed: int) -> dict[str, Any]:
+def headed(gguf: GGUF, config: Config, asked: Sources, seed: int, *, fast: bool = False) -> dict[str, Any]:
     """Return the study's head: what the results depend on besides their cells."""
     texts = {"texts": asked.digest, "prose": Path(asked.named).name}
-    return {**identity(gguf), "model": config.name, "seed": seed, **texts}
+    arithmetic = "fast" if fast else "exact"
+    return {**identity(gguf), "model": config.name, "seed": seed, **texts, "arithmetic": arithmetic}
 
 
 def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:

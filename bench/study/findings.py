@@ -10,7 +10,7 @@ from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ..report.report import Table
-from .cells import Cell, Options, Results, norms, sensitivity, splits, targets, usual
+from .cells import Cell, Options, Results, floor, norms, sensitivity, splits, targets, usual
 from .stats import frontier, more_bits, rank_correlation
 from .tasks import TASKS
 
@@ -46,10 +46,13 @@ class Findings:
     def _pairs(self) -> Iterator[Table]:
         types, first = ("f32", *self.options.types), self.options.contexts[0]
         for rotate in self.options.rotate:
+            found = [(k, v, "", self.of("score", "prose", first, k, v, rotate)) for k in types for v in types]
+            found += [("f16", "f16", ", fast", self.results.get(cell.key)) for cell in floor(self.options)
+                      if cell.cache.rotate == rotate]  # fmt: skip
             rows = [
-                [f"{k}/{v}", self._bytes(k, v), f"{r['ppl']:.3f}", f"{r['ln_ppl_ratio']:+.4f}",
+                [f"{k}/{v}{how}", self._bytes(k, v), f"{r['ppl']:.3f}", f"{r['ln_ppl_ratio']:+.4f}",
                  f"{r['kld_mean']:.5f} ± {r['kld_error']:.5f}", f"{r['kld_99']:.3f}", f"{r['same_top']:.1%}"]
-                for k in types for v in types if (r := self.of("score", "prose", first, k, v, rotate))
+                for k, v, how, r in found if r
             ]  # fmt: skip
             columns = ["K/V", "per token", "PPL", "ln ratio", "KLD from f32", "99 %", "same top"]
             yield Table(f"Pairs on prose, {first} tokens, rotation {rotate}", columns, rows)
@@ -77,7 +80,8 @@ class Findings:
                     losses = k["kld_mean"], v["kld_mean"]
                     bits = more_bits(*losses, noise["kld_mean"])
                     said = "in the noise" if bits is None else f"{bits:+.1f}"
-                    rows.append([t, rotate, *(f"{x:.5f}" for x in losses), f"{losses[0] / losses[1]:.1f}", said])
+                    ratio = f"{losses[0] / losses[1]:.1f}" if losses[1] > 0 else ""
+                    rows.append([t, rotate, *(f"{x:.5f}" for x in losses), ratio, said])
         columns = ["type", "rotation", "KLD of K", "KLD of V", "K / V", "bits that K needs more"]
         return Table("K alone and V alone in a type, the other exact", columns, rows, keys=(0, 1))
 

@@ -16,7 +16,7 @@ from ..quality import divergence
 from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
 from ..quality.divergence import Divergence
-from ..quality.scoring import divergences
+from ..quality.scoring import divergences, restart
 from .cells import Cell
 from .tasks import TASKS, Sample, samples
 from .texts import Sources
@@ -46,13 +46,17 @@ def groups(bench: Bench, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Yield the cells in their order, in groups that can be measured side by side. Raises FitError."""
     run: list[Cell] = []
     for cell in cells:
-        alike = run and (run[0].measure, run[0].task, run[0].context) == (cell.measure, cell.task, cell.context)
-        if run and not alike:
+        if run and _alike(run[0]) != _alike(cell):
             yield from _fitting(bench, run)
             run = []
         run.append(cell)
     if run:
         yield from _fitting(bench, run)
+
+
+def _alike(cell: Cell) -> tuple[str, str, int, bool]:
+    """Return what cells that are measured side by side have in common."""
+    return cell.measure, cell.task, cell.context, cell.fast
 
 
 def _fitting(bench: Bench, cells: list[Cell]) -> Iterator[list[Cell]]:
@@ -69,8 +73,9 @@ def measure(bench: Bench, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Measure the cells of one group and return their results by key."""
     bench.caches.n_ctx = max(cells[0].context, 64)
     if cells[0].measure in BESIDE:
-        with bench.caches.open([EXACT, *(cell.cache for cell in cells)]) as engines:
-            exact, *others = [engine.session() for engine in engines]
+        own = bench.caches.open([cell.cache for cell in cells], fast=cells[0].fast)
+        with bench.caches.open([EXACT]) as reference, own as engines:
+            exact, *others = [engine.session() for engine in [*reference, *engines]]
             found = BESIDE[cells[0].measure](bench, cells[0], exact, others)
         return {cell.key: result for cell, result in zip(cells, found, strict=True)}
     return {cell.key: result for cell, result in zip(cells, ALONE[cells[0].measure](bench, cells), strict=True)}
@@ -127,8 +132,8 @@ def _generate(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session
 
 
 def _greedy(session: Session, prompt: Sequence[int], eog: frozenset[int]) -> list[int]:
-    session.rewind(0)
-    logits, found = session.prefill(prompt), list[int]()
+    known = restart(session, prompt[:-1])  # the last is taken in again, for its logits
+    logits, found = session.prefill(prompt[known:]), list[int]()
     while len(found) < GENERATED and (token := int(logits.argmax())) not in eog:
         found.append(token)
         logits = session.decode(token)

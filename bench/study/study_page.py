@@ -24,8 +24,9 @@ def write(findings: Findings, folder: Path) -> None:
         page.figure(picture.svg())
         for suffix in (".svg", ".png"):
             picture.save(folder / f"{picture.name}{suffix}")
-    page.section("Tables", "KLD: the KL divergence from the same model with an f32 cache, in nats. Small models fail "
-                 "many tasks: what counts is how the log-probability of the answer changes.")  # fmt: skip
+    page.section("Tables", "KLD: the KL divergence from the same model with an f32 cache, in nats. The row that says "
+                 "fast rounds activations as answers do. Small models fail many tasks: what counts is how the "
+                 "log-probability of the answer changes.")  # fmt: skip
     for table in findings.tables():
         page.table(table.caption, table.columns, table.rows)
     page.write(folder / PAGE)

@@ -24,9 +24,9 @@ def identity(gguf: GGUF) -> dict[str, Any]:
     return {"file": gguf.path.name, "bytes": gguf.nbytes, "architecture": gguf.architecture}
 
 
-def default_path(gguf: GGUF) -> Path:
-    """Return the path of a model's study if no flag names another."""
-    return cache_folder() / "studies" / f"{gguf.path.stem}.json"
+def default_path(gguf: GGUF, *, fast: bool = False) -> Path:
+    """Return the path of a model's study if no flag names another; fast: of one with activations as in answers."""
+    return cache_folder() / "studies" / f"{gguf.path.stem}{'-fast' if fast else ''}.json"
 
 
 class StudyFile:

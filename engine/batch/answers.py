@@ -48,15 +48,15 @@ class Printed:
 class Kept:
     """Answers in a file, which has those of earlier runs. Only one process writes to it at a time."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, retry: bool = False) -> None:
         """Open the file, or make it; a line that an earlier run did not finish is taken away.
 
-        settings: all that answers depend on besides their lines. Raises UsageError for a file that holds something
-        else, or answers by other settings.
+        settings: all that answers depend on besides their lines. retry: an error does not count as an answer. Raises
+        UsageError for a file that holds something else, or answers by other settings.
         """
-        self.path, self._settings = path, dict(settings)
+        self.path, self._settings, self._retry = path, dict(settings), retry
         self._done: dict[tuple[Any, ...], str] = {}  # digests of the lines that have an answer
-        self.failed = 0  # how many of those are errors
+        self._failed: set[tuple[Any, ...]] = set()  # those whose answers are errors
         self._said = False  # whether the settings are in the file
         self._synced = monotonic()
         if kind := ours.problem(path):
@@ -76,10 +76,16 @@ class Kept:
     def __len__(self) -> int:
         return len(self._done)
 
+    @property
+    def failed(self) -> int:
+        """Return how many lines got an error in an earlier run and are not tried again."""
+        return 0 if self._retry else len(self._failed)
+
     def has(self, line: Line | BadLine) -> bool:
         """Return whether a line has its answer; raises UsageError if that answer is to another prompt."""
-        before = self._done.get(answer_key(line))
-        if before is None:
+        key = answer_key(line)
+        before = self._done.get(key)
+        if before is None or (self._retry and key in self._failed):
             return False
         if before != line.digest:
             id = json.dumps(line.id)[:80]
@@ -134,7 +140,9 @@ class Kept:
     def _learn(self, answer: Answer) -> None:
         key = ("line", answer["line"], answer["request"]) if "line" in answer else (answer["id"],)
         self._done[key] = answer["request"]
-        self.failed += "error" in answer
+        self._failed.discard(key)  # an answer after an error is that of a run with `retry`
+        if "error" in answer:
+            self._failed.add(key)
         before = answer.get("settings")
         if isinstance(before, dict):
             self._said = True

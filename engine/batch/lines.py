@@ -23,7 +23,7 @@ PIPED = 1 << 30  # bytes at most of what is no regular file, which is copied bef
 FORM = '{"prompt": "..."} or {"messages": [...]} or "..."'
 
 PARAMS = {
-    **{name: name for name in asdict(SamplingParams())},
+    **{name: name for name in asdict(SamplingParams()) if name != "stop"},
     "temp": "temperature",
     **dict.fromkeys(("predict", "n_predict", "max_completion_tokens"), "max_tokens"),
 }
@@ -32,7 +32,7 @@ ONE = {"id": "id", "custom_id": "id", "system": "system", "system_prompt": "syst
 """What a field means; no two fields of a line may mean the same."""
 IGNORED: dict[str, tuple[Any, ...]] = {"model": (), "user": (), "stream": (False,), "n": (1,)}
 """What other programs write, and the values that change nothing here; none: any."""
-TEXTS = ("prompt", "messages", "raw", "metadata")
+TEXTS = ("prompt", "messages", "raw", "stop", "metadata")
 KNOWN = (*TEXTS, *ONE, *IGNORED)
 
 
@@ -52,7 +52,8 @@ class Line:
     @property
     def digest(self) -> str:
         """Return a short hash of all that the answer depends on, besides the model."""
-        asked = [self.prompt, self.messages, self.system, self.raw, vars(self.params)]
+        params = {name: value for name, value in vars(self.params).items() if name != "stop" or value}
+        asked = [self.prompt, self.messages, self.system, self.raw, params]
         return _hash(json.dumps(asked, sort_keys=True).encode())
 
 
@@ -130,6 +131,8 @@ class Lines:
     def _chosen(self, fields: Mapping[str, Any]) -> SamplingParams:
         """Return the sampling parameters of a line."""
         params = self._params
+        if (stop := fields.get("stop")) is not None:
+            params = replace(params, stop=_stop_strings(stop))
         for name in fields.keys() & PARAMS.keys():
             field = PARAMS[name]
             value = _number(name, fields[name], getattr(params, field))
@@ -248,6 +251,15 @@ def _messages(value: Any) -> Messages:
             _unicode(f"{at}.{name}", text)
         found.append({"role": role, "content": content})
     return tuple(found)
+
+
+def _stop_strings(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise _FieldError("stop: must be a text, or a list of texts, that are not empty")
+    for text in texts:
+        _unicode("stop", text)
+    return tuple(texts)
 
 
 def _text(fields: Mapping[str, Any], *names: str) -> str | None:

@@ -19,9 +19,11 @@ SPARE = 0.9
 class Room:
     """A model and a cache, of which several sequences are to be held."""
 
-    def __init__(self, gguf: GGUF, config: Config, cache: CacheSpec) -> None:
+    def __init__(self, gguf: GGUF, config: Config, cache: CacheSpec, *, aside: int = 0) -> None:
+        """aside: bytes that something else will take."""
         self._gguf, self._config, self._cache = gguf, config, cache
-        self._free, self._limit = free_memory(mapped=gguf.nbytes)
+        free, self._limit = free_memory(mapped=gguf.nbytes)
+        self._free = free - aside
 
     def tokens(self, sequences: int, n_ctx: int, *, overcommit: bool = False) -> int:
         """Return how many tokens the cache of all sequences together holds, n_ctx each, in whole pages.

@@ -6,9 +6,8 @@ once. A line's error is its answer, and the others go on.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,14 +114,14 @@ class Work:
             return
         try:
             prompt = self._tokens(line)
-            seed = secrets.randbits(32) if line.params.seed == -1 else line.params.seed
-            id = self._scheduler.add(Request(prompt, replace(line.params, seed=seed)))
+            params = line.params.seeded()
+            id = self._scheduler.add(Request(prompt, params))
         except PyllmError as error:
             self._fail(place, _failed(line, error))
             return
         timings = self._scheduler.timings(id)
         assert timings is not None
-        self._pending[id] = Pending(line, place, len(prompt), seed, timings)
+        self._pending[id] = Pending(line, place, len(prompt), params.seed, timings)
 
     def _take(self, update: Update) -> None:
         """Take what a step gave to a line."""
@@ -161,6 +160,7 @@ def _answer(pending: Pending, stop: str) -> Answer:
     line, times = pending.line, pending.timings
     answer: dict[str, Any] = {"id": line.id, "text": "".join(pending.pieces), "stop": stop}
     answer |= {"prompt_tokens": pending.prompt, "reused_tokens": times.reused_n, "tokens": times.generated_n}
+    answer |= {"requantized_tokens": times.requantized_n} if times.requantized_n else {}
     answer |= {"seed": pending.seed, "seconds": round(times.prompt + times.decode, 4)}
     return _with_metadata(answer, line)
 

@@ -43,7 +43,7 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
     if isinstance(default, bool):
         if text not in SWITCH:
             raise UsageError(f"/set {name}: {text[:40]!r} must be {' or '.join(SWITCH)}")
-        return replace(params, **{NAMES[name]: SWITCH[text]})
+        return replace(params, **{NAMES[name]: SWITCH[text]})  # type: ignore[arg-type]
     whole = isinstance(default, int)
     try:
         value: Any = int(text) if whole else float(text)

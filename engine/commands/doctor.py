@@ -22,6 +22,7 @@ from ..machine import host
 from ..machine.fit import free_memory
 from ..machine.plain import plain
 from ..machine.units import size
+from ..store import tuned
 
 LIBRARIES = ("numba", "llvmlite", "numpy", "gguf", "tokenizers", "sentencepiece", "matplotlib")
 DOTS = {
@@ -69,9 +70,11 @@ def examine() -> dict[str, Any]:
             "folder": str(folder), "bytes": nbytes(folder), "states": len(kept.states(folder)),
             "now": len(list(kept.FOLDER.glob("*"))) if kept.FOLDER.is_dir() else 0, "problem": kept.REFUSED,
         },
+        "shapes": {fmt: {**vars(best.shape), "gain": best.gain, "measured": best.measured}
+                   for fmt, best in tuned.kept().items()},
         "versions": {"pyllm": __version__, "python": platform.python_version(), **dict(_versions())},
         "system": platform.platform(),
-        "environment": {name: os.environ[name] for name in ("PYLLM_CACHE", "PYLLM_PORTABLE", "PYLLM_AMX",
+        "environment": {name: os.environ[name] for name in ("PYLLM_CACHE", "PYLLM_PORTABLE", "PYLLM_AMX", "PYLLM_TUNE",
                         "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT") if name in os.environ},
     }  # fmt: skip
     return {**facts, "advice": list(advice(facts))}
@@ -87,6 +90,9 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{cores['physical'] or '?'} cores ({cores['logical']} logical, {cores['affinity']} allowed)"
     kept_there = f"{size(kernels['bytes'])} in {kernels['states']} versions (--clear deletes them)"
     asked = " ".join(f"{name}={value}" for name, value in facts["environment"].items())
+    shapes = ", ".join(f"{fmt} {s['rows']} rows at once, {s['chunk']} a chunk: {s['gain']:.2f} times as fast"
+                       for fmt, s in facts["shapes"].items() if s["gain"] > 1)  # fmt: skip
+    shapes = shapes or ("the defaults are the fastest here" if facts["shapes"] else "the defaults (see pyllm tune)")
     matrix = "; products of many rows on the matrix unit (AMX)" if processor["amx"] else ""
     return [
         ("CPU", processor["name"]),
@@ -96,6 +102,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("threads", f"{cores['threads']} of {counts}{quota}{load}"),
         ("memory", f"{size(memory['free'])} free of {size(memory['total'])}, limited by {memory['limit']}"),
         ("compiled", f"{kernels['now']} kernels of this version; {kept_there} in {kernels['folder']}"),
+        ("shapes", shapes),
         ("versions", ", ".join(f"{name} {number}" for name, number in facts["versions"].items())),
         ("system", facts["system"]),
         *([("environment", asked)] if asked else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_rotate, cache_type, real, value, whole
+from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_rotate, amount, cache_type, real, value, whole
 
 RUN = """\
 Answers a prompt; without one, chats at the terminal.
@@ -26,7 +26,8 @@ are accepted where they have no meaning here, and named where pyllm lacks them. 
 
 Many prompts: each line of the file that -f names is {"prompt": "..."}, {"messages": [...]}, "..." or a line of an
 OpenAI batch. It may have an id, a system prompt and settings of its own: max_tokens, temperature, top_k, top_p, min_p,
-repeat_penalty, seed. Answers do not depend on N or on the order. All lines are checked before the first is answered."""
+repeat_penalty, seed, stop. Answers do not depend on N or on the order. All lines are checked before the first is
+answered."""
 
 DOCTOR = """\
 Reports what pyllm finds on this machine: the CPU's features and the kernels chosen for them, cores and caches, limits,
@@ -61,6 +62,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--keep-going", action="store_true", help="a line that cannot be used gets an error for answer")
     room = "take the memory that there is, if it does not hold N contexts; when it is full, the newest line waits"
     many.add_argument("--overcommit", action="store_true", help=room)
+    park = "with --overcommit: the folder for the pages of lines that wait, so that they are not computed again"
+    many.add_argument("--park", metavar="DIR", help=park)
+    value(many, "--park-limit", "SIZE", amount, None, "bytes of them at most, as in 8G (default: 16G; in memory 1G)")
+    smaller = "keep them in a smaller type, in memory without --park; the answers to these lines change by it"
+    value(many, "--park-type", "TYPE", cache_type, None, smaller)
+    again = "try lines again whose answer in -o FILE is an error"
+    many.add_argument("--retry-errors", action="store_true", help=again)
     step = "how much longer a step may be that reads prompts beside answers, as a multiple (off: any; default: off)"
     value(many, "--max-step", "X", multiple, None, step)
 
@@ -79,6 +87,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_layers(engine, "k")
     add_layers(engine, "v")
     add_rotate(engine)
+    tune = "do not take the shapes of kernels that `pyllm tune` found to be the fastest here"
+    engine.add_argument("--no-tune", dest="tune", action="store_false", help=tune)
     auto = "auto: the types that `pyllm advise` finds in the model's study for chat; without a study, q8_0"
     engine.add_argument("--cache-type", choices=("auto",), help=auto)
 

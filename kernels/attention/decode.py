@@ -27,7 +27,7 @@ from .softmax import (
     sums_of,
     weigh,
 )
-from .values import add_page
+from .values import add_page, as_integers, load_page
 
 
 @inline
@@ -40,6 +40,7 @@ def fetch(tile, nbytes):
 @cache
 def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
     """Return the kernel for spans of one row and `group` query heads per KV head; a job is some parts of its tokens."""
+    integers = as_integers(v_type)
 
     @kernel(ATTEND, f"attend_one_{k_type}_{v_type}_x{group}")
     def attend_one(a, begin, end, thread):
@@ -68,17 +69,21 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                 v = v_pool + peek_i64(table + 8 * p) * a.v_page
                 follower = peek_i64(table + 8 * min(p + 1, last - 1))
                 k_next, v_next = k_pool + follower * a.k_page, v_pool + follower * a.v_page
-                hidden, tokens = max(0, first - PAGE * p), min(PAGE, length - PAGE * p)
+                seen = length - PAGE * p  # tokens of the page and after it
+                hidden, tokens = max(0, first - PAGE * p), min(PAGE, seen)
                 for t in range(hidden // ROWS, (tokens + ROWS - 1) // ROWS):  # scores of 16 tokens
                     if a.upto < SUMS:  # otherwise `add_page` does it
                         fetch(k_next + t * a.k_tile, a.k_tile)
-                    s = tile_dot(k_type, group, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
+                    s = tile_dot(k_type, group, 0, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, SCORE_ROW, s)
                 for g in range(group if a.upto >= WEIGHTS else 0):
-                    weigh(a, scores + g * SCORE_ROW, length - PAGE * p, sums + g * stride)
+                    weigh(a, scores + g * SCORE_ROW, seen, sums + g * stride)
                 if a.upto >= SUMS:
                     numbers = v + a.v_scales
-                    add_page(v_type, group, False, a, v, numbers, hidden, tokens, scores, room, sums, stride, k_next,
+                    if integers:
+                        numbers = room + group * a.v_columns // 32 * SCORE_ROW
+                        load_page(v_type, a, v, tokens, numbers)
+                    add_page(v_type, group, False, a, v, numbers, seen, 0, tokens, scores, room, sums, stride, k_next,
                              v_next)  # fmt: skip
 
     return attend_one

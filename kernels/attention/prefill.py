@@ -46,7 +46,7 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
             meta = a.meta + (head * a.max_rows + row) * a.group * a.meta_bytes
             scores = a.scratch + thread * a.scratch_bytes
             room = scores + (vectors + MANY) * SCORE_ROW
-            values = room + EACH * SCORE_ROW
+            values = room + EACH * a.v_columns // 32 * SCORE_ROW
             state = values + PAGE * a.v_columns * 4
             first = max(0, position + 1 - a.window)  # token that a row sees
             begin_page = max(first // PAGE, part * PART)
@@ -57,20 +57,20 @@ def attend_many(k_type: str, v_type: str) -> Kernel:
                         start(state + i * size, a.v_columns)
                 page = peek_i64(table + 8 * p)
                 k, v = a.k_pool + head * a.k_head + page * a.k_page, a.v_pool + head * a.v_head + page * a.v_page
+                seen = position + 1 - PAGE * p  # tokens of the page and after it, by the first row
                 for i in range(0, vectors, n):
                     for t in range(TILES):  # scores of n vectors with 16 tokens
                         x, m = q + i * a.q_bytes, meta + i * a.meta_bytes
-                        s = tile_dot(k_type, n, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
+                        s = tile_dot(k_type, n, 0, k + t * a.k_tile, a.k_columns, x, a.q_bytes, m, a.meta_bytes)
                         store_rows(scores + i * SCORE_ROW + 64 * t, SCORE_ROW, s)
                 for i in range(vectors if a.upto >= WEIGHTS else 0):
-                    seen = position + i // a.group + 1 - PAGE * p
-                    weigh(a, scores + i * SCORE_ROW, seen, state + i * size)
-                hidden, tokens = max(0, first - PAGE * p), min(PAGE, position + rows - PAGE * p)
+                    weigh(a, scores + i * SCORE_ROW, seen + i // a.group, state + i * size)
                 if a.upto >= SUMS:
+                    tokens = min(PAGE, seen + rows - 1)
                     load_page(v_type, a, v, tokens, values)
                     for i in range(0, vectors, EACH):
                         weights, sums = scores + i * SCORE_ROW, state + i * size
-                        add_page(v_type, EACH, True, a, v, values, hidden, tokens, weights, room, sums, size, 0, 0)
+                        add_page(v_type, EACH, True, a, v, values, seen, i, tokens, weights, room, sums, size, 0, 0)
                 if (p + 1) % PART == 0 or p == last:
                     if parts > 0:
                         leave(a, head, row, vectors, state, p // PART, False)

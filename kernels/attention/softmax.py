@@ -157,7 +157,7 @@ def weigh(a, scores, seen, state):
     if a.softcap != 0:
         cap_scores(scores, a.softcap)
     if seen < PAGE or seen > a.window:
-        hide(scores, seen - a.window, seen)
+        hide(scores, max(0, seen - a.window), seen)
     soften(scores, state, a.v_columns)
 
 
@@ -197,4 +197,4 @@ def leave(a, head, row, vectors, state, place, later):
 def scratch_bytes(group: int, v_columns: int) -> int:
     """Return the bytes of scratch memory that a thread needs in decode.py and prefill.py."""
     vectors = max(BLOCK, group) + MANY
-    return (vectors + v_columns + max(group, EACH)) * SCORE_ROW + vectors * (v_columns + TAIL) * 4
+    return (vectors + v_columns + max(group, EACH) * v_columns // 32) * SCORE_ROW + vectors * (v_columns + TAIL) * 4

@@ -78,12 +78,23 @@ def extreme(x):
     return top
 
 
+@inline
+def sum_in_order(x):
+    """Return the sum of the 32 float32 at x, added one after the other, as in ggml."""
+    total = np.float32(0)
+    for i in range(32):  # the sum so far
+        total += peek_f32(x + 4 * i)
+    return total
+
+
 @overload(encode_block, prefer_literal=True, jit_options={"forceinline": True, "error_model": "numpy"})
 def _encode_block(fmt, x, scratch):
     if not isinstance(fmt, types.StringLiteral):
         return None  # Numba asks again with a literal
     layout = FORMATS[fmt.literal_value].layout
     assert layout is not None and layout.size == 32
+    if layout.deviation:
+        return _keeping_norm(fmt.literal_value, layout)
     if layout.values:
         return _nearest_values(fmt.literal_value, layout)
     if layout.integers.width == 8:
@@ -141,12 +152,27 @@ def _nearest_values(name: str, layout: Layout) -> Any:
             weighted = (v * v) * row(found, 1)
             store_f32(scratch + _ALONG + 64 * half, weighted * v)
             store_f32(scratch + _SQUARE + 64 * half, weighted * row(found, 1))
-        along, square = np.float32(0), np.float32(0)
-        for i in range(32):  # in this order, as in ggml
-            along += peek_f32(scratch + _ALONG + 4 * i)
-            square += peek_f32(scratch + _SQUARE + 4 * i)
+        along, square = sum_in_order(scratch + _ALONG), sum_in_order(scratch + _SQUARE)
         d = along / square if square > 0 else along * np.float32(0)
         return carried(d, np.float32(0), x), np.float32(0)
+
+    return encode
+
+
+def _keeping_norm(name: str, layout: Layout) -> Any:
+    unit = np.float32(layout.deviation * 32**0.5)
+
+    def encode(fmt, x, scratch):
+        for half in range(2):
+            v = load_f32(x + 64 * half)
+            store_f32(scratch + _SQUARE + 64 * half, v * v)
+        norm = np.sqrt(sum_in_order(scratch + _SQUARE))
+        per_d = inverse(norm / unit)
+        for half in range(2):
+            found = nearest(name, load_f32(x + 64 * half) * per_d)
+            store_low_bytes(scratch + 16 * half, to_i32(row(found, 0)))
+            store_f32(scratch + _SQUARE + 64 * half, row(found, 1) * row(found, 1))
+        return carried(norm / np.sqrt(sum_in_order(scratch + _SQUARE)), np.float32(0), x), np.float32(0)
 
     return encode
 

@@ -110,7 +110,8 @@ class Layout:
     scales: Bits | None = None  # a super-block's integers: all s, then all t
     scale_zero: int = 0  # s as stored minus this
     zero: int = 0
-    values: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()  # ascending
+    deviation: float = 0.0  # what of `values` stands for a block's root mean square, whose norm is kept; 0: it is not
     exponent: bool = False
 
     @property

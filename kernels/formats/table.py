@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import super_blocks
 from .layout import Bits, F32Array, Layout, Part, U8Array, plane
-from .quantizers import Quantizer, among, around_zero, from_minimum, powers, to_bytes
+from .quantizers import Quantizer, among, around_zero, from_minimum, keeping_norm, powers, to_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +123,10 @@ def _nibbles(at: int) -> Part:
     return plane(4, at, 16, 32)
 
 
+def _normal(layout: Layout) -> Quantizer:
+    return keeping_norm(layout.values, layout.deviation)
+
+
 def _scales_k4() -> Bits:
     """Return eight s and eight t of 6 bits in 12 bytes; those of the first four hold high bits of the others."""
     i, last = np.arange(4), np.full(4, 4)
@@ -154,6 +158,12 @@ _MXFP4 = Layout(32, 17, Bits((_nibbles(1),)), values=_VALUES_FP4, exponent=True)
 # Our own, for the cache: affine like q4_1, laid out like the tiles' planes. With scales they take 4 and 3 bits a value.
 _Q3_1 = Layout(32, 16, Bits((plane(2, 4, 8, 32), plane(1, 12, 4, 32))), m=2)
 _Q2_1 = Layout(32, 12, Bits((plane(2, 4, 8, 32),)), m=2)
+# Ours too: the values of least square error (Lloyd-Max) for normally distributed numbers, as bytes.
+_TURBO4 = Layout(32, 18, Bits((_nibbles(2),)), deviation=127 / 2.7326,
+                 values=(-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127))  # fmt: skip
+_TURBO3 = Layout(32, 14, Bits((plane(2, 2, 8, 32), plane(1, 10, 4, 32))), deviation=127 / 2.1520,
+                 values=(-127, -79, -45, -14, 14, 45, 79, 127))  # fmt: skip
+_TURBO2 = Layout(32, 10, Bits((plane(2, 2, 8, 32),)), deviation=127 / 1.5104, values=(-127, -38, 38, 127))
 
 FORMATS: dict[str, Format] = {
     f.name: f
@@ -167,7 +177,10 @@ FORMATS: dict[str, Format] = {
         _blocks("q4_1", 3, _Q4_1, from_minimum(4), 0.10, for_cache=True),
         _blocks("q4_0", 2, _Q4_0, around_zero(4), 0.12, for_cache=True),
         _blocks("iq4_nl", 20, _IQ4_NL, among(_VALUES_IQ4), 0.11, for_cache=True),
+        _blocks("turbo4", None, _TURBO4, _normal(_TURBO4), 0.10, for_cache=True),
         _blocks("q3_1", None, _Q3_1, from_minimum(3), 0.2, for_cache=True),
+        _blocks("turbo3", None, _TURBO3, _normal(_TURBO3), 0.19, for_cache=True),
+        _blocks("turbo2", None, _TURBO2, _normal(_TURBO2), 0.35, for_cache=True),
         _blocks("q2_1", None, _Q2_1, from_minimum(2), 0.5, for_cache=True),
         _blocks("mxfp4", 39, _MXFP4, powers(_VALUES_FP4), 0.15),
         _blocks("q6_k", 14, _Q6_K, super_blocks.around_zero(6, 8, 16), 0.03, instead="q8_0"),

@@ -18,6 +18,7 @@ lowest bit on. 8-bit integers have STORED_BIAS added. The values are ggml's to t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from ..lang.buffers import LINE, offsets
 from ..lang.dot import STORED_BIAS
-from ..lang.jit import inline, kernel, record
+from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import peek_i32, peek_i64, peek_u8, peek_u16, poke_i32, poke_u8, poke_u16
 from .layout import BITS_BYTE, BITS_BYTES, BITS_LEFT, BITS_MASK, BITS_SHIFT, Layout
 from .table import Format
@@ -157,6 +158,11 @@ def _word_parts(layout: Layout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.v
     return np.array(counts), np.array(parts, WORD_PART)
 
 
+def packer(fmt: Format) -> Kernel:
+    """Return the kernel that packs a matrix of a format into tiles."""
+    return pack_blocks if fmt.bits else pack_floats
+
+
 def pack_operands(fmt: Format, rows: int, columns: int) -> dict[str, Any]:
     """Return the operands of the packing kernels without the two addresses."""
     common = {"rows": rows, "blocks": columns // fmt.size, "block_bytes": fmt.nbytes,
@@ -179,6 +185,15 @@ def pack_operands(fmt: Format, rows: int, columns: int) -> dict[str, Any]:
         "parts": parts,
         "flip": 0x01010101 * STORED_BIAS if fmt.bits == 8 else 0,
     }
+
+
+def pack(blocks: U8Array, fmt: Format, columns: int) -> U8Array:
+    """Return the tiles (n, bytes of a tile) of canonical blocks (rows, bytes of a row)."""
+    blocks = np.ascontiguousarray(blocks)
+    out = np.zeros((-(-len(blocks) // ROWS), tile_bytes(fmt, columns)), np.uint8)
+    kernel = packer(fmt)
+    kernel.run(kernel.record(raw=blocks, tiles=out, **pack_operands(fmt, len(blocks), columns)), 0, len(out))
+    return out
 
 
 def unpack(tiles: U8Array, fmt: Format, rows: int, columns: int) -> U8Array:
@@ -217,12 +232,28 @@ def _integers(tiles: U8Array, bits: int) -> U8Array:
 def from_planes(words: U8Array, bits: int) -> U8Array:
     """Return 32 integers (..., 32) from their words (..., bits, 4 bytes)."""
     out = np.zeros((*words.shape[:-2], 32), np.uint8)
+    for word, at, integers, to, mask in _fields(bits):
+        out[..., integers] |= (words[..., word, :] >> at & mask) << to
+    return out
+
+
+def to_planes(integers: U8Array, bits: int) -> U8Array:
+    """Return the words (..., bits, 4 bytes) of 32 integers (..., 32)."""
+    out = np.zeros((*integers.shape[:-1], bits, 4), np.uint8)
+    for word, to, chosen, at, mask in _fields(bits):
+        out[..., word, :] |= (integers[..., chosen] >> at & mask) << to
+    return out
+
+
+def _fields(bits: int) -> Iterator[tuple[int, np.uint8, slice, np.uint8, np.uint8]]:
+    """Yield, for each part of the words: word, its first bit there, the 4 integers it is of, its first bit there, mask.
+
+    Bits are counted in each of the word's bytes, and in each of the integers.
+    """
     at = left = 0
     for b in planes(bits):
         for word in range(b):
             for p in range(8 // b):
                 first = columns_of(b, word, p)
-                field = words[..., at + word, :] >> np.uint8(b * p) & np.uint8((1 << b) - 1)
-                out[..., first : first + 4] |= field << np.uint8(left)
+                yield at + word, np.uint8(b * p), slice(first, first + 4), np.uint8(left), np.uint8((1 << b) - 1)
         at, left = at + b, left + b
-    return out

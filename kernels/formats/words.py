@@ -35,15 +35,15 @@ def bits_of(b: ir.IRBuilder, v: ir.Value, shift: int, mask: int) -> ir.Value:
 
 
 def looked_up(b: ir.IRBuilder, index: ir.Value, table: Sequence[int]) -> ir.Value:
-    """Emit table[index] for bytes below 16, by an instruction or by choosing between constants bit by bit."""
+    """Emit table[index] for a table of 4, 8 or 16 bytes, by an instruction or by choosing between constants."""
     if not _SHUFFLES:
         found = [constant(index.type, value) for value in table]
-        for bit in range(4):
+        for bit in range(len(table).bit_length() - 1):
             is_set = b.icmp_unsigned("!=", b.and_(index, constant(index.type, 1 << bit)), constant(index.type, 0))
             found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
         return found[0]
     lanes = max(n for n in _SHUFFLES if n <= index.type.count)
-    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // 16))
+    values = ir.Constant(ir.VectorType(I8, lanes), list(table) * (lanes // len(table)))
     parts = halves(b, index, index.type.count // lanes)
     return joined(b, [call(b, _SHUFFLES[lanes], values.type, values, part) for part in parts])
 
@@ -76,6 +76,71 @@ def load_words(typingctx: Any, fmt: Any, address: Any) -> Any:
         return pack(builder, vectors, out)
 
     return out(fmt, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_tokens(typingctx: Any, fmt: Any, address: Any, stride: Any) -> Any:
+    """Load the integers of 32 columns of four rows of a V page, `stride` bytes apart, of format `fmt` (a constant).
+
+    Return two vectors i8x64, of 16 columns each, as `dot_words` takes them where it sums over rows: byte 4 c + t is
+    column c of row t. Values below 128, or with STORED_BIAS added, as in `load_words`.
+    """
+    layout = FORMATS[fmt.literal_value].layout
+    assert layout is not None
+    out, width = Vec("i8", 64, 2), layout.integers.width
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        step = context.cast(builder, args[2], sig.args[2], types.int64)
+        rows = [builder.add(args[1], builder.mul(step, I64(t))) for t in range(4)]
+        vectors: list[ir.Value] = [None] * 2
+        at = left = 0
+        for bits in planes(width):
+            for half in range(2):
+                field = _tokens(builder, [builder.add(row, I64(at)) for row in rows], bits, half, left)
+                vectors[half] = builder.or_(vectors[half], field) if left else field
+            at, left = at + 4 * bits, left + bits
+        if layout.values:
+            table = [(value + STORED_BIAS) & 255 for value in layout.values]
+            vectors = [looked_up(builder, v, table) for v in vectors]
+        elif width == 8 and STORED_BIAS:
+            vectors = [builder.xor(v, constant(v.type, STORED_BIAS)) for v in vectors]
+        return pack(builder, vectors, out)
+
+    return out(fmt, types.int64, stride), codegen
+
+
+def _tokens(b: ir.IRBuilder, rows: list[ir.Value], bits: int, half: int, left: int) -> ir.Value:
+    """Emit 16 of the 32 columns of a plane of four rows, byte 4 c + t column c of row t, shifted left."""
+    bytes_, lanes = ir.VectorType(I8, 64), range(64)
+    if bits == 8 and "avx512vbmi" in cpu.FEATURES:  # any bytes of two vectors by one instruction
+        loaded = [read(b, row, ir.VectorType(I8, 32)) for row in rows]
+        index = [i % 4 * 32 + 16 * half + i // 4 for i in lanes]
+        return b.shuffle_vector(
+            joined(b, loaded[:2]), joined(b, loaded[2:]), ir.Constant(ir.VectorType(I32, 64), index)
+        )
+    n = min(16, 4 * bits)  # bytes of a row that hold these columns
+    at = 16 * half if bits == 8 else 0
+    loaded = joined(b, [read(b, b.add(row, I64(at)), ir.VectorType(I8, n)) for row in rows])
+    if n == 16:  # first each four columns of all rows into 16 bytes, then those in order: two instructions on x86
+        words = b.bitcast(loaded, ir.VectorType(I32, 16))
+        order = ir.Constant(words.type, [4 * (i % 4) + i // 4 for i in range(16)])
+        loaded = b.bitcast(b.shuffle_vector(words, words, order), bytes_)
+        index = [i // 16 * 16 + i % 4 * 4 + i % 16 // 4 for i in lanes]
+    else:
+        index = [i % 4 * n + i // 4 % n for i in lanes]
+    v = b.shuffle_vector(loaded, loaded, ir.Constant(ir.VectorType(I32, 64), index))
+    if bits == 8:
+        return v
+    if n == 16:
+        return bits_of(b, v, bits * half - left, ((1 << bits) - 1) << left)
+    shifts = [bits * ((16 * half + i // 4) // n) for i in lanes]
+    field = b.and_(v, ir.Constant(bytes_, [((1 << bits) - 1) << shift for shift in shifts]))
+    if bits == 1:
+        return b.select(
+            b.icmp_unsigned("!=", field, constant(bytes_, 0)), constant(bytes_, 1 << left), constant(bytes_, 0)
+        )
+    field = b.lshr(field, ir.Constant(bytes_, shifts))
+    return b.shl(field, constant(bytes_, left)) if left else field
 
 
 @intrinsic(prefer_literal=True)

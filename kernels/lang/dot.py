@@ -71,6 +71,36 @@ def _dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
     return acc
 
 
+def _pairs_i8mm(
+    b: ir.IRBuilder, sums: list[ir.Value], words: list[ir.Value], x: list[ir.Value]
+) -> list[ir.Value]:  # fmt: skip
+    """Emit the sums of two rows of x, given as addresses, with an even number of words: `smmla` multiplies 2 rows of w
+    by 2 of x, 8 columns each, into [w0 x0, w0 x1, w1 x0, w1 x1]."""
+    ints, bytes_ = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+
+    def picked(first: ir.Value, second: ir.Value, *lanes: int) -> ir.Value:
+        return b.shuffle_vector(first, second, ir.Constant(ints, lanes))
+
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    quads = [list(pair) for pair in zip(halves(b, sums[0], 4), halves(b, sums[1], 4), strict=True)]
+    totals = [picked(first, second, *lanes) for first, second in quads for lanes in (low, high)]
+    for j in range(0, len(words), 2):
+        both = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+        for i in range(2):
+            both = b.insert_element(both, read(b, b.add(x[i], I64(4 * j)), I64), I32(i))
+        columns = b.bitcast(both, bytes_)
+        parts = (halves(b, b.bitcast(word, i32x16.ir), 4) for word in words[j : j + 2])
+        pairs = [picked(*quad, *lanes) for quad in zip(*parts, strict=True) for lanes in (low, high)]
+        for i, pair in enumerate(pairs):
+            name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+            totals[i] = call(b, name, ints, totals[i], b.bitcast(pair, bytes_), columns)
+    even, odd = (0, 2, 4, 6), (1, 3, 5, 7)
+    return [
+        joined(b, [picked(*quad, *lanes) for quad in zip(totals[::2], totals[1::2], strict=True)])
+        for lanes in (even, odd)
+    ]
+
+
 DOTS = {"avx512vnni": _dot_avx512vnni, "avx2": _dot_avx2, "neon": _dot_neon, "portable": _dot_portable}
 _emit_dot = DOTS[cpu.DOT]
 
@@ -80,7 +110,7 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
     """Return acc + w · x, a group i32x16 of rows.
 
     words: w as a group i8x64, vector j with columns 4 j .. 4 j + 3 of 16 rows; `count` of them from `first` on
-    (constants) are used. x: address of the signed bytes of all columns, rows `stride` bytes apart.
+    (constants) are used; or one such vector. x: address of the signed bytes of all columns, rows `stride` bytes apart.
 
     AVX512-VNNI reads the bytes of w as unsigned, the others as signed. Bytes below 128 mean the same on both, and
     weights of 8 bits are stored with STORED_BIAS added.
@@ -89,9 +119,18 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         step = context.cast(builder, args[5], sig.args[5], types.int64)
         sums = [builder.extract_value(args[0], row) for row in range(acc.rows)]
-        for j in range(first.literal_value, first.literal_value + count.literal_value):
-            word, where = builder.extract_value(args[1], j), builder.add(args[4], I64(4 * j))
-            for row in range(acc.rows):
+        used = range(first.literal_value, first.literal_value + count.literal_value)
+        paired = acc.rows // 2 * 2 if cpu.I8MM and len(used) % 2 == 0 else 0
+        where = builder.add(args[4], I64(4 * used[0]))
+        for row in range(0, paired, 2):
+            x = [where, builder.add(where, step)]
+            taken = [builder.extract_value(args[1], j) for j in used]
+            sums[row : row + 2] = _pairs_i8mm(builder, sums[row : row + 2], taken, x)
+            where = builder.add(x[1], step)
+        beyond = where
+        for j in used:
+            word, where = builder.extract_value(args[1], j), builder.add(beyond, I64(4 * (j - used[0])))
+            for row in range(paired, acc.rows):
                 sums[row] = _emit_dot(builder, sums[row], word, splatted(builder, read(builder, where, I32), 16))
                 where = builder.add(where, step)
         return pack(builder, sums, acc)

@@ -18,12 +18,15 @@ from numba import types
 from numba.core import config
 from numba.core.ccallback import CFunc
 
+from . import cpu
 from .kept import Kept
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set, and pyllm's kernels must be compiled: unset it")
-if config.CPU_NAME and config.CPU_FEATURES is None:
+if config.CPU_FEATURES is None and (config.CPU_NAME or "host") != "host":
     config.CPU_FEATURES = ""  # the features of the CPU of that name; Numba would add those of the host
+elif config.CPU_FEATURES is None and "neon" in cpu.FEATURES:  # LLVM does not ask the system for all of them
+    config.CPU_FEATURES = ",".join(f"+{name}" for name in sorted(cpu.FEATURES))
 
 
 def jit(function: Any = None, **options: Any) -> Any:
@@ -64,6 +67,18 @@ class Kernel:
             compiled.compile()
             self._compiled = compiled
         return int(self._compiled.address)
+
+    def record(self, **operands: npt.NDArray[Any] | int | float) -> npt.NDArray[np.void]:
+        """Return the args record (1,) of operands, which are its fields by name; an array stands for its address.
+
+        The arrays must outlive the record.
+        """
+        args = np.zeros(1, self.args)
+        names = set(self.args.names or ())
+        assert set(operands) == names, (self.name, set(operands) ^ names)
+        for name, value in operands.items():
+            args[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        return args
 
     def run(self, args: npt.NDArray[np.void], begin: int, end: int, thread: int = 0) -> None:
         """Do items begin to end - 1 from Python, on this thread: for tests and for work outside of a plan."""

@@ -137,6 +137,8 @@ def _storer(convert: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Any:
 store_f32 = _storer(lambda b, v: v)
 store_f16 = _storer(_f32_to_half)
 store_bf16 = _storer(_f32_to_bf16)
+store_i32 = _storer(lambda b, v: v)
+store_i8 = _storer(lambda b, v: v)  # of i8x64
 store_low_bytes = _storer(lambda b, v: b.trunc(v, ir.VectorType(I8, 16)))  # of i32x16
 
 

@@ -214,7 +214,7 @@ exp = unary(_emit_exp)
 
 @intrinsic
 def first_lanes(typingctx: Any, n: Any, a: Any, b: Any) -> Any:
-    """Take the first n lanes from a and the others from b."""
+    """Take the first n lanes from a and the others from b; n must fit into 32 bits."""
     out = result_type((a, b), None)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -284,6 +284,33 @@ def spread_sum(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     function = ir.FunctionType(F32, [F32, v.type])
     reduce = cgutils.get_or_insert_function(b.module, function, "llvm.vector.reduce.fadd.v16f32")
     return splatted(b, b.call(reduce, [ir.Constant(F32, -0.0), v], fastmath=("reassoc",)), 16)
+
+
+as_i32 = unary(lambda b, x: b.bitcast(x, i32x16.ir), i32x16)  # the bits of floats
+larger_i32 = binary(lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
+
+
+def _emit_word(b: ir.IRBuilder, *bytes_: ir.Value) -> ir.Value:
+    """Emit the low bytes of four integers as one."""
+    low = [b.and_(v, constant(v.type, 255)) for v in bytes_[:3]]
+    moved = [low[0], *(b.shl(v, constant(v.type, 8 * i)) for i, v in enumerate((*low[1:], bytes_[3]), 1))]
+    return b.or_(b.or_(moved[0], moved[1]), b.or_(moved[2], moved[3]))
+
+
+@intrinsic
+def word_of(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Return i32x16 whose four bytes are the low bytes of four i32x16, the first one's lowest."""
+    return i32x16(a, b, c, d), lambda context, builder, sig, args: _emit_word(builder, *args)
+
+
+@intrinsic
+def top_of_bits(typingctx: Any, a: Any) -> Any:
+    """Return the largest of 16 floats >= 0, given as their bits; NaN is larger than all."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.bitcast(call(builder, "llvm.vector.reduce.smax.v16i32", I32, args[0]), F32)
+
+    return types.float32(a), codegen
 
 
 @intrinsic

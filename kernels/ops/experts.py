@@ -15,8 +15,7 @@ from ..lang.buffers import offsets
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_f32, peek_i64, poke_f32, poke_i64, store_f32, store_rows
 from ..lang.simd import fma, splat
-from .linear import CHUNK
-from .tile_dot import MANY, tile_dot
+from .tile_dot import AHEAD, tile_dot
 
 ROUTE = record(logits="ptr", stride="int", experts="int", used="int", chosen="ptr", shares="ptr")
 
@@ -133,7 +132,7 @@ def project_one(fmt: str) -> Kernel:
             j, tile = divmod(item, a.tiles)
             expert = peek_i64(a.chosen + 8 * j)
             weights = a.weights + (expert * a.tiles + tile) * a.tile_bytes
-            total = tile_dot(fmt, 1, weights, a.columns, a.x, 0, a.meta, 0)
+            total = tile_dot(fmt, 1, AHEAD, weights, a.columns, a.x, 0, a.meta, 0)
             store_rows(a.y + j * a.y_stride + tile * 64, 0, total + _bias(a, expert, tile))
 
     return project_one
@@ -158,7 +157,7 @@ def sum_one(fmt: str) -> Kernel:
                 expert = peek_i64(a.chosen + 8 * j)
                 weights = a.weights + (expert * a.tiles + tile) * a.tile_bytes
                 x, meta = a.x + j * a.x_stride, a.meta + j * a.meta_stride
-                part = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0) + _bias(a, expert, tile)
+                part = tile_dot(fmt, 1, AHEAD, weights, a.columns, x, 0, meta, 0) + _bias(a, expert, tile)
                 y = fma(part, peek_f32(a.shares + 4 * j), y)
             store_rows(a.y + tile * 64, 0, y)
 
@@ -169,22 +168,21 @@ SCRATCH = 1024
 """Bytes that a thread needs in `project_many`."""
 
 PROJECT_MANY = record(weights="ptr", bias="ptr", x="ptr", meta="ptr", y="ptr", x_stride="int", meta_stride="int",
-                      y_stride="int", spans="ptr", tiles="int", tile_bytes="int", columns="int",
+                      y_stride="int", spans="ptr", chunk="int", tiles="int", tile_bytes="int", columns="int",
                       scratch="ptr")  # fmt: skip
 
 
 @cache
-def project_many(fmt: str) -> Kernel:
+def project_many(fmt: str, n: int) -> Kernel:
     """Return the kernel for rows sorted by expert: each row times its expert's matrix in a format, plus bias.
 
-    Items: spans x tiles of an expert; empty spans take no time. A thread goes through the tiles that it took for CHUNK
-    rows after CHUNK rows: the tiles stay in the core's second-level cache, and the rows in its first.
-    x and meta have room for MANY rows more.
+    n: rows at once. Items: spans x tiles of an expert; empty spans take no time. A thread goes through the tiles that
+    it took for `chunk` rows after `chunk` rows: the tiles stay in the core's second-level cache, and the rows in its
+    first. x and meta have room for n rows more.
     """
-    n = MANY
     few = n // 2  # rows that take less time one by one than as a part of n
 
-    @kernel(PROJECT_MANY, f"project_many_{fmt}")
+    @kernel(PROJECT_MANY, f"project_many_{fmt}_x{n}")
     def project_many(a, begin, end, thread):
         scratch = a.scratch + thread * SCRATCH
         while begin < end:
@@ -193,21 +191,21 @@ def project_many(fmt: str) -> Kernel:
             begin += tiles
             span = a.spans + SPAN_BYTES * at
             expert, place, rows = peek_i64(span + SPAN_EXPERT), peek_i64(span + SPAN_FIRST), peek_i64(span + SPAN_ROWS)
-            for chunk in range(place, place + rows, CHUNK):
+            for chunk in range(place, place + rows, a.chunk):
                 for tile in range(first, first + tiles):
-                    row, last = chunk, min(chunk + CHUNK, place + rows)
+                    row, last = chunk, min(chunk + a.chunk, place + rows)
                     weights, bias = a.weights + (expert * a.tiles + tile) * a.tile_bytes, _bias(a, expert, tile)
                     y = a.y + tile * 64
                     while last - row > few:  # n rows at once
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                        total = tile_dot(fmt, n, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                        total = tile_dot(fmt, n, AHEAD, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                         store_rows(scratch, 64, total + bias)
                         for i in range(min(n, last - row)):  # the rows after them belong to another expert
                             store_f32(y + (row + i) * a.y_stride, load_f32(scratch + 64 * i))
                         row += min(n, last - row)
                     while row < last:  # one by one
                         x, meta = a.x + row * a.x_stride, a.meta + row * a.meta_stride
-                        total = tile_dot(fmt, 1, weights, a.columns, x, 0, meta, 0)
+                        total = tile_dot(fmt, 1, AHEAD, weights, a.columns, x, 0, meta, 0)
                         store_rows(y + row * a.y_stride, 0, total + bias)
                         row += 1
 

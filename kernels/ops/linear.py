@@ -7,26 +7,28 @@ from functools import cache
 import numpy as np
 
 from ..formats.widen import widen
-from ..lang import amx
+from ..lang import amx, cpu
 from ..lang.jit import Kernel, inline, kernel, record
 from ..lang.memory import load_f32, load_rows, peek_i64, store_f32, store_rows
 from ..lang.simd import below, splat
-from .tile_dot import tile_dot
+from ..shapes import DEFAULTS, Shape
+from .tile_dot import AHEAD, tile_dot
 
-CHUNK = 32
-"""Rows of activations that stay in the core's cache while it goes through the tiles."""
+SHAPE: Shape = DEFAULTS[cpu.DOT]
+"""The shape of products of many rows where none was measured; see Shape."""
 
-LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", tiles="int", tile_bytes="int", columns="int",
-                x_stride="int", meta_stride="int", y_stride="int", bias="ptr", scale="float", add="int")  # fmt: skip
+LINEAR = record(weights="ptr", x="ptr", meta="ptr", y="ptr", rows="ptr", chunk="int", tiles="int", tile_bytes="int",
+                columns="int", x_stride="int", meta_stride="int", y_stride="int", bias="ptr", scale="float",
+                add="int")  # fmt: skip
 
 
 @cache
 def linear(fmt: str, rows: int) -> Kernel:
     """Return the kernel for weights of a format, `rows` rows at once: y = scale * (W x + bias).
 
-    Items: (chunk of CHUNK rows) x tiles. rows (operand): address of the number of rows; x, meta and y have room for a
-    multiple of the rows taken at once. bias: float32 for all rows of the tiles, or 0. add: 1 adds to y instead of
-    setting it. Strides in bytes.
+    Items: chunks x tiles. rows (operand): address of the number of rows; chunk: rows of a chunk, see Shape; x, meta and
+    y have room for a multiple of the rows taken at once. bias: float32 for all rows of the tiles, or 0. add: 1 adds to
+    y instead of setting it. Strides in bytes.
     """
 
     @kernel(LINEAR, f"linear_{fmt}_x{rows}")
@@ -34,10 +36,10 @@ def linear(fmt: str, rows: int) -> Kernel:
         for item in range(begin, end):
             chunk, tile = divmod(item, a.tiles)
             weights = a.weights + tile * a.tile_bytes
-            start, stop = chunk * CHUNK, min(chunk * CHUNK + CHUNK, peek_i64(a.rows))
+            start, stop = chunk * a.chunk, min((chunk + 1) * a.chunk, peek_i64(a.rows))
             for r in range(start, stop, rows):  # 16 outputs of a few rows
                 x, meta = a.x + r * a.x_stride, a.meta + r * a.meta_stride
-                total = tile_dot(fmt, rows, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
+                total = tile_dot(fmt, rows, AHEAD, weights, a.columns, x, a.x_stride, meta, a.meta_stride)
                 y = a.y + r * a.y_stride + tile * 64
                 if a.bias != 0:
                     total = total + load_f32(a.bias + tile * 64)

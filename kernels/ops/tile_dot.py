@@ -11,42 +11,44 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from ..formats.layout import Layout
 from ..formats.scales import integers_at, load_minimum, load_scale
 from ..formats.table import FORMATS, Format
+from ..formats.tiles import ROWS
 from ..formats.words import load_words
-from ..lang.buffers import offsets
+from ..lang.buffers import LINE, offsets
 from ..lang.dot import STORED_BIAS, dot_words
 from ..lang.memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
 from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
 
 MANY = 8
 """Rows to take at once where there are many: on Zen 4 and Zen 5 more of them spill, and cost a quarter of the speed
-(bench/LOG.md). Rows of activations are followed by room for that number of rows."""
+(bench/LOG.md). Linear layers have shapes of their own (see Shape)."""
 
 META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
 """A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""
 META_D, META_DSUM, META_FIRST, META_SECOND = offsets(META)
 META_BYTES = META.itemsize
 
-AHEAD = 4096
-"""How far ahead a single row prefetches weights, in bytes, across tiles and pages, where the hardware's prefetcher
-starts anew each time: reads 20 % more per second than without (bench/LOG.md)."""
+AHEAD = 8192
+"""How far ahead weights are prefetched, in bytes, across tiles. Every line is, also those of the scales: the core waits
+for each that is left out, and reads at half the speed (bench/LOG.md)."""
 
 
-def tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+def tile_dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
     """Return a group of `rows` f32x16: lane i of row r is the product of row i of the tile with row r of x.
 
-    fmt, rows: constants. tile: address; columns: its width. x: address of int8 (or float32) activations, rows
-    x_stride bytes apart; meta: their META records, rows meta_stride bytes apart.
+    fmt, rows: constants. ahead: the tile is prefetched these bytes before their use, if not 0. tile: address; columns:
+    its width. x: address of int8 (or float32) activations, rows x_stride bytes apart; meta: their META records, rows
+    meta_stride bytes apart.
     """
     raise NotImplementedError("only inside of kernels")
 
 
 @overload(tile_dot, prefer_literal=True, jit_options={"forceinline": True, "error_model": "numpy"})
-def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+def _tile_dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
     if not isinstance(fmt, types.StringLiteral) or not isinstance(rows, types.IntegerLiteral):
         return None  # Numba asks again with literals
     f, n = FORMATS[fmt.literal_value], rows.literal_value
@@ -55,22 +57,34 @@ def _tile_dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
     return (_by_32 if f.layout.group == 32 else _by_16)(f.name, f.layout, n)
 
 
-def _zero(layout: Layout) -> int:
+def zero_of(layout: Layout) -> int:
     """Return the byte of `load_words` that means 0."""
     return STORED_BIAS if layout.integers.width == 8 or layout.values else layout.zero
 
 
+@register_jitable(forceinline=True)
+def _fetch(at, nbytes):
+    """Prefetch the cache lines of some bytes."""
+    for i in range(0, nbytes, LINE):
+        prefetch(at + i)
+
+
+def _by_columns(layout: Layout) -> int:
+    """Return the bytes of a tile for 32 columns, with their scales."""
+    return LINE * layout.integers.width + ROWS * layout.scale_bytes * 32 // layout.size
+
+
 def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     """Return the product for formats with a scale for 32 columns."""
-    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
+    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), zero_of(layout), layout.has_min
 
-    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
-        w = integers_at(name, tile, columns)
+    def dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
+        w, later = integers_at(name, tile, columns), tile + ahead
         total = zeros_f32(n)
         for b in range(columns // 32):  # total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
-            if n == 1:
-                for j in range(lines):
-                    prefetch(w + 64 * j + AHEAD)
+            if ahead:
+                _fetch(later, nbytes)
+                later += nbytes
             s = dot_words(zeros_i32(n), load_words(name, w), 0, 8, x, x_stride)
             scaled = to_f32(s) * splat_floats(meta + META_D, meta_stride, n)
             if zero:
@@ -89,15 +103,15 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
 
 def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
     """Return the product for formats with a scale for 16 columns: each half of a block has its own."""
-    lines, zero, has_min = layout.integers.width, _zero(layout), layout.has_min
+    lines, nbytes, zero, has_min = layout.integers.width, _by_columns(layout), zero_of(layout), layout.has_min
 
-    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
-        w = integers_at(name, tile, columns)
+    def dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
+        w, later = integers_at(name, tile, columns), tile + ahead
         total = zeros_f32(n)
         for b in range(columns // 32):  # for each half: total += d_x * d_w * (q_w - zero) · q_x - minimum * d_x * sum
-            if n == 1:
-                for j in range(lines):
-                    prefetch(w + 64 * j + AHEAD)
+            if ahead:
+                _fetch(later, nbytes)
+                later += nbytes
             words, d = load_words(name, w), splat_floats(meta + META_D, meta_stride, n)
             first = splat_words(meta + META_FIRST, meta_stride, n)
             second = splat_words(meta + META_SECOND, meta_stride, n)
@@ -123,11 +137,11 @@ def _floats(f: Format, n: int) -> Callable[..., Any]:
     """Return the product for floating-point formats."""
     load, step = _LOADS[f.name], 16 * f.nbytes
 
-    def dot(fmt, rows, tile, columns, x, x_stride, meta, meta_stride):
+    def dot(fmt, rows, ahead, tile, columns, x, x_stride, meta, meta_stride):
         even, odd = zeros_f32(n), zeros_f32(n)
         for _ in range(columns // 2):  # x * w of an even and of an odd column
-            if n == 1:
-                prefetch(tile + AHEAD)
+            if ahead:
+                _fetch(tile + ahead, 2 * step)
             even = fma(splat_floats(x, x_stride, n), load(tile), even)
             odd = fma(splat_floats(x + 4, x_stride, n), load(tile + step), odd)
             tile += 2 * step

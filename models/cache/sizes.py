@@ -81,9 +81,12 @@ def position_bytes(config: Config) -> int:
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
-def sums_places(n_ctx: int, sequences: int = 1) -> int:
-    """Return the places that decode takes for its sums of attention: one for each part that a sequence's row sees."""
-    return sequences * parts(n_ctx)
+def sums_places(sequence_ctx: int, sequences: int = 1) -> int:
+    """Return the places that decode takes for its sums of attention: one for each part that a sequence's row sees.
+
+    sequence_ctx: tokens that each sequence can have.
+    """
+    return sequences * parts(sequence_ctx)
 
 
 def sums_bytes(config: Config) -> int:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...kernels import pages
 from ...kernels.attention import softmax
+from ...kernels.attention.attend_exact import attend_exact
 from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
 from ...kernels.attention.prefill import attend_many
@@ -56,8 +57,10 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         "scratch": b.scratch, "scratch_bytes": b.scratch_bytes,
     }  # fmt: skip
 
-    wide = r.prefill and cpu.AMX and "f32" not in (k_type, v_type)  # the user asked for exact f32
-    ints = kv.k_format.bits > 0 and not wide
+    wide = r.prefill and cpu.AMX and not r.exact and "f32" not in (k_type, v_type)  # f32: as the user asked
+    ints = kv.k_format.bits > 0 and not wide and not r.exact
+    blocks = attend_exact if r.exact else attend_wide if wide else attend_many
+    alone, together = not (wide or r.exact), r.exact or not r.alone  # which rows go through attend_one, and blocks
     source = queries.q if ints else queries.x
 
     by_row = extras.q_norm is not None and len(extras.q_norm) != c.head_dim_k
@@ -98,17 +101,17 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         **softmax.fetch_steps(kv.k_page, kv.v_page, v_columns), **shared,
     )  # fmt: skip
     costs = partial(_cost, c, token_bytes, kinds, r.prefill)
-    if not wide:
+    if alone:
         attend(
             kernel=attend_one(k_type, v_type, group),
             times=step.n_jobs[kv.kind], jobs=step.jobs[kv.kind], n_jobs=step.n_jobs[kv.kind], q=source,
             barrier=r.alone, cost=free if r.prefill else costs, output=sums if r.alone else None,
         )  # fmt: skip
-    if not r.alone:
+    if together:
         attend(
-            kernel=(attend_wide if wide else attend_many)(k_type, v_type),
+            kernel=blocks(k_type, v_type),
             times=step.n_blocks[kv.kind], jobs=step.blocks[kv.kind], n_jobs=step.n_blocks[kv.kind], q=source,
-            cost=costs if r.prefill else free, output=sums,
+            cost=costs if r.prefill or r.exact else free, output=sums,
         )  # fmt: skip
 
     to = b.input("attended", c.n_head * c.head_dim_v)

@@ -13,8 +13,9 @@ import numpy as np
 
 from ...kernels.formats import tiles
 from ...kernels.lang.buffers import aligned
-from ...kernels.ops import experts, tile_dot
+from ...kernels.ops import exact, experts, tile_dot
 from ...kernels.plan import Cost, CostOf
+from ...kernels.shapes import MOST_ROWS
 from ..config import Config
 from .rows import Rows
 from .weights import Matrix, Stack
@@ -44,9 +45,9 @@ class Pairs:
         self.chosen, self.places = np.zeros((rows, used), np.int64), np.zeros((rows, used), np.int64)
         self.shares = np.zeros((rows, used), np.float32)
         self.spans = np.zeros(c.expert_count, experts.SPAN)
-        self.gathered = Rows.blocks(pairs + tile_dot.MANY, c.n_embd)  # the system gives only the pages that are written
+        self.gathered = Rows.blocks(pairs + MOST_ROWS, c.n_embd)  # the system gives only the pages that are written
         self.gate, self.up = (Rows.plain(pairs, c.expert_feed_forward_length) for _ in range(2))
-        self.gated = Rows.blocks(pairs + tile_dot.MANY, c.expert_feed_forward_length)
+        self.gated = Rows.blocks(pairs + MOST_ROWS, c.expert_feed_forward_length)
         self.parts = Rows.plain(pairs, c.n_embd)
         self.scratch = aligned(threads * experts.SCRATCH)
 
@@ -56,19 +57,20 @@ class Mixture:
 
     def __init__(self, r: Recorder) -> None:
         self.r, self.used, self.count = r, r.config.expert_used_count, r.config.expert_count
-        rows = 1 if r.alone else r.buffers.max_rows
+        self.alone = r.alone and not r.exact  # a row reads its experts' matrices in place
+        rows = 1 if self.alone else r.buffers.max_rows
         self.b = r.buffers.once(("pairs", rows), lambda: Pairs(r.config, rows, r.step.threads))
 
     def add(self, x: Rows, h: Rows, e: Experts, activation: str) -> None:
         """Record x += the weighted sum of the outputs of each row's experts for h."""
         self._route(h, e)
-        if not self.r.alone:
-            h = self._gather(h, {_ints(e.ffn_gate_exps), _ints(e.ffn_up_exps)})
+        if not self.alone:
+            h = self._gather(h, {self._ints(e.ffn_gate_exps), self._ints(e.ffn_up_exps)})
         self._project(h, e.ffn_gate_exps, self.b.gate, barrier=False)
         self._project(h, e.ffn_up_exps, self.b.up)
-        forms = {"q": self.b.gated.q, "meta": self.b.gated.meta, "half": 0}
+        forms = {"q": self.b.gated.q, "meta": 0 if self.r.exact else self.b.gated.meta, "half": 0}
         self.r.gate(activation, self.b.gate, self.b.up, self.b.gated, self.r.step.pairs, self.used, **forms)
-        if self.r.alone:
+        if self.alone:
             self._project_and_sum(x, e.ffn_down_exps)
         else:
             self._project(self.b.gated, e.ffn_down_exps, self.b.parts)
@@ -82,7 +84,7 @@ class Mixture:
             experts.route,
             items=1,
             times=self.r.step.rows,
-            solo=self.r.alone,
+            solo=self.alone,
             output=(self.b.shares, self.r.step.rows),
             logits=logits.x, stride=logits.x.strides[0], experts=self.count, used=self.used, chosen=self.b.chosen,
             shares=self.b.shares,
@@ -115,11 +117,17 @@ class Mixture:
     def _project(self, x: Rows, s: Stack, y: Rows, *, barrier: bool = True) -> None:
         """Record each pair's product with its expert's matrix; x holds the pairs by expert; in decode, the one row."""
         r, common = self.r, self._operands(x, s) | {"y": y.x, "y_stride": y.x.strides[0]}
-        if not r.alone:
+        if r.exact:
+            kernel, items, times = exact.project_exact(s.matrix.format.name), _tiles(s) // 2, r.step.expert_spans
+            grain = min(items, PREFILL_TILES // 2)
+            del common["meta"]
+            common |= {"spans": self.b.spans, "scratch": r.buffers.exact, "x_stride": x.x.strides[0]}
+        elif not self.alone:
             strides = {"x_stride": common["x"].strides[0], "meta_stride": x.n // 2}
-            kernel, items, times = experts.project_many(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            shape, items, times = r.shape(s.matrix.format.name), _tiles(s), r.step.expert_spans
+            kernel = experts.project_many(s.matrix.format.name, shape.rows)
             grain = min(items, PREFILL_TILES)
-            common |= {"spans": self.b.spans, "scratch": self.b.scratch, **strides}
+            common |= {"spans": self.b.spans, "scratch": self.b.scratch, "chunk": shape.chunk, **strides}
         else:
             kernel, items, times = experts.project_one(s.matrix.format.name), _tiles(s) * self.used, r.step.rows
             grain = r.grain(items, self.used * _tiles(s) * s.matrix.tile_bytes)
@@ -159,13 +167,17 @@ class Mixture:
         """Return the operands that all products have."""
         return {
             "weights": s.matrix.data, "bias": 0 if s.matrix.bias is None else s.matrix.bias, "tiles": _tiles(s),
-            "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if _ints(s) else x.x,
+            "tile_bytes": s.matrix.tile_bytes, "columns": s.columns, "x": x.q if self._ints(s) else x.x,
             "meta": x.meta,
         }  # fmt: skip
 
+    def _ints(self, s: Stack) -> bool:
+        """Return whether products with these matrices take activations as int8."""
+        return s.matrix.format.bits > 0 and not self.r.exact
+
     def _cost(self, s: Stack) -> CostOf:
         """Return the cost of a product. Weights: those of the experts that the rows choose on average, if evenly."""
-        kind = "macs_i8" if _ints(s) else "macs_f32"
+        kind = "macs_i8" if self._ints(s) else "macs_f32"
 
         def cost(rows: int, context: int) -> Cost:
             chosen = self.count * (1 - (1 - self.used / self.count) ** rows)
@@ -190,7 +202,3 @@ def _scales(x: Rows, rows: np.ndarray) -> tuple[np.ndarray]:
 def _tiles(s: Stack) -> int:
     """Return the tiles of one expert's matrix."""
     return s.rows // tiles.ROWS
-
-
-def _ints(s: Stack) -> bool:
-    return s.matrix.format.bits > 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from ...kernels.plan import Cost, Plan, Team
+from ...kernels.shapes import PAGE, Shape
+from ..cache.kinds import pages
 from ..cache.sizes import PREFILL_ROWS, sums_places
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
@@ -35,19 +38,25 @@ class Model:
         n_batch: int = PREFILL_ROWS,
         max_logits: int = 8,
         sequences: int = 1,
+        sequence_ctx: int | None = None,
+        exact: bool = False,
+        shapes: Mapping[str, Shape] = MappingProxyType({}),
         progress: Progress = silent,
     ) -> None:
         """n_ctx: tokens that the cache holds, of all sequences together. n_batch: tokens of a step at most.
 
         max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once; each has
-        pages for its own windows.
+        pages for its own windows. sequence_ctx: tokens that each can have; None: n_ctx. exact: activations stay float32
+        in all products, and sums have one order, so that logits depend on no CPU, no threads and no other rows. shapes:
+        of products of many rows, by the format of the weights; see Shape.
         """
         self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
         self.team = Team(threads)
         self._net = loaded.net
         c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        places = n_batch + sums_places(n_ctx, sequences)  # a step may have prompts and decode rows
+        longest = min(self.kv.tokens, pages(sequence_ctx or n_ctx) * PAGE)
+        places = n_batch + sums_places(longest, sequences)  # a step may have prompts and decode rows
         self._step = Step(
             n_batch,
             threads,
@@ -56,9 +65,11 @@ class Model:
             places=places,
             experts=c.expert_count,
             experts_used=c.expert_used_count,
+            exact=exact,
         )
-        self._buffers = Buffers(self.config, n_batch, max_logits, threads, places)
-        self._positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
+        self._buffers = Buffers(self.config, n_batch, max_logits, threads, places, exact)
+        self._positions = Positions(self.config, loaded.net.rope_factors, longest)
+        self._shapes = shapes
         self._plans: dict[PlanKind, Plan] = {}
         self._kind = PlanKind.DECODE  # of the last step
         self.stamps: npt.NDArray[np.int64] | None = None  # where runs leave their time stamps: see Team.run
@@ -69,7 +80,7 @@ class Model:
     def plan(self, kind: PlanKind) -> Plan:
         """Return the plan for steps of a kind, which is recorded when it is first asked for."""
         if kind not in self._plans:
-            recorder = Recorder(self.config, self.kv, self._step, self._buffers, self._positions, kind)
+            recorder = Recorder(self.config, self.kv, self._step, self._buffers, self._positions, kind, self._shapes)
             self._net.forward(recorder)
             self._plans[kind] = recorder.plan
         return self._plans[kind]

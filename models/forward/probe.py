@@ -59,7 +59,7 @@ def cached(held: LayerCache, layer: Layer, slots: I64Array) -> tuple[F32Array, F
     found = []
     for pool, nbytes, canonical, fmt, dim in sides:
         heads = pool.reshape(layer.n_head_kv, -1, nbytes)
-        raw = [np.concatenate([canonical(head[page], fmt, dim) for page in held_pages]) for head in heads]
+        raw = [canonical(head[held_pages], fmt, dim) for head in heads]
         found.append(np.stack([fmt.decode(blocks)[rows, :dim] for blocks in raw], axis=1))
     return found[0], found[1]
 

@@ -5,7 +5,8 @@ An architecture's `forward` calls these verbs in the order of its formulas; noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from ...kernels.lang import cpu
 from ...kernels.lang.jit import Kernel
-from ...kernels.ops import activations, embed, linear
+from ...kernels.ops import activations, embed, exact, linear
 from ...kernels.plan import Cost, Plan
+from ...kernels.shapes import CHUNK, Shape
 from ..cache.store import KVCache
 from ..config import Config
 from . import attention
@@ -40,11 +42,14 @@ class Recorder:
     """Records the plan of one kind of step."""
 
     def __init__(
-        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind
-    ) -> None:
+        self, config: Config, kv: KVCache, step: Step, buffers: Buffers, positions: Positions, kind: PlanKind,
+        shapes: Mapping[str, Shape] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """shapes: of products of many rows, by the format of the weights; others have the default."""
+        self._shapes = shapes
         self.config, self.kv, self.step, self.buffers = config, kv, step, buffers
         self.kind, self.alone, self.prefill = kind, kind is PlanKind.DECODE, kind is PlanKind.PREFILL
-        self.positions, self.plan = positions, Plan()
+        self.positions, self.plan, self.exact = positions, Plan(), step.exact
         self._mixture: Mixture | None = None
 
     @property
@@ -142,14 +147,15 @@ class Recorder:
         return x
 
     def handed_over(self, x: Rows, *, logits_rows: bool = False) -> dict[str, Any]:
-        """Return the operands of a kernel that writes x in the forms that products take."""
+        """Return the operands of a kernel that writes x in the forms that products take; float32 is always one."""
         wide = self._is_wide(logits_rows)
         blocks = not wide or self.config.expert_count > 0  # rows are gathered for their experts as blocks
-        return {"q": x.q, "meta": x.meta if blocks else 0, "half": x.half if wide else 0}
+        return {"q": x.q, "meta": x.meta if blocks and not self.exact else 0, "half": x.half if wide else 0}
 
     def _is_wide(self, logits_rows: bool) -> bool:
         """Return whether products use the matrix unit. A few rows of logits do not: widening weights takes longer."""
-        return cpu.AMX and self.prefill and not (logits_rows and self.buffers.max_logits < FEW_LOGITS)
+        few = logits_rows and self.buffers.max_logits < FEW_LOGITS
+        return cpu.AMX and self.prefill and not few and not self.exact
 
     def linear(self, x: Rows, *matrices: Matrix) -> list[Rows]:
         """Return the products of x with each of the matrices; threads do not wait for each other between them."""
@@ -194,7 +200,7 @@ class Recorder:
     ) -> None:
         step, name = self.step, m.format.name
         wide = self._is_wide(logits_rows) and name not in ("f32", "f16")
-        ints = m.format.bits > 0 and not wide
+        ints = m.format.bits > 0 and not wide and not self.exact
         assert x.n == m.columns
         macs = m.rows * m.columns
 
@@ -211,24 +217,34 @@ class Recorder:
         }  # fmt: skip
         if wide:
             kernel, items, scratch = linear.linear_wide(name), -(-m.tiles // 2), self.buffers.wide(m.columns)
-            times = step.wide_logits_chunks if logits_rows else step.wide_chunks
+            chunk = linear.WIDE_CHUNK
             operands |= {"x": x.half, "scratch": scratch, "scratch_bytes": scratch.strides[0]}
+        elif self.exact:
+            kernel, items = exact.linear_exact(name, self.kind.at_once), -(-m.tiles // 2)
+            chunk = exact.EXACT_CHUNK
+            operands |= {"x": x.x, "x_stride": x.x.strides[0], "scratch": self.buffers.exact}
         else:
-            kernel, items = linear.linear(name, self.kind.at_once), m.tiles
-            times, source = step.logits_chunks if logits_rows else step.chunks, x.q if ints else x.x
-            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0}
+            shape, source = self.shape(name), x.q if ints else x.x
+            kernel, items, chunk = linear.linear(name, shape.rows), m.tiles, shape.chunk
+            operands |= {"x": source, "x_stride": source.strides[0], "meta": x.meta if ints else 0, "chunk": chunk}
             operands |= {"meta_stride": m.columns // 2}
         self.plan.add(
             m.name.split(".")[-2],
             kernel,
             items=items,
-            times=times,
+            times=step.chunks(chunk, logits=logits_rows),
             grain=self.grain(items, m.nbytes),
             barrier=barrier,
             cost=cost,
             output=(y.x, rows),
             **operands,
         )
+
+    def shape(self, fmt: str) -> Shape:
+        """Return how the products with weights of a format are cut up in this kind of step."""
+        if self.kind in (PlanKind.FEW, PlanKind.PREFILL):
+            return self._shapes.get(fmt, linear.SHAPE)
+        return Shape(self.kind.at_once, CHUNK)
 
     def grain(self, items: int, nbytes: int) -> int:
         """Return the tiles that a thread takes at once. Decode waits for memory, so its pieces are as long as leave no

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...kernels.attention import prefill_amx, softmax
+from ...kernels.attention import attend_exact, prefill_amx, softmax
 from ...kernels.lang import amx, cpu
 from ...kernels.lang.buffers import aligned
+from ...kernels.ops import exact as exact_products
 from ...kernels.ops import tile_dot
-from ...kernels.shapes import columns
+from ...kernels.shapes import MOST_ROWS, columns
 from ..config import Config
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def floats(*shape: int) -> F32Array:
 
 def padded(rows: int) -> int:
     """Return the rows in memory: products take rows in groups, and the last group may go beyond the end."""
-    return max(rows + tile_dot.MANY, -(-rows // amx.BLOCK) * amx.BLOCK)
+    return max(rows + MOST_ROWS, -(-rows // amx.BLOCK) * amx.BLOCK)
 
 
 def padded_columns(n: int) -> int:
@@ -64,8 +65,10 @@ class Rows:
 class Buffers:
     """The activations of a step, which all layers and all plans of a model share."""
 
-    def __init__(self, config: Config, max_rows: int, max_logits: int, threads: int, places: int = 0) -> None:
-        """places: for sums of attention, see Step; at least max_rows."""
+    def __init__(
+        self, config: Config, max_rows: int, max_logits: int, threads: int, places: int = 0, exact: bool = False
+    ) -> None:
+        """places: for sums of attention, see Step; at least max_rows. exact: see Model."""
         c = config
         self.max_rows, self.max_logits = max_rows, max_logits
         self.x = Rows.blocks(padded(max_rows), c.n_embd)
@@ -80,7 +83,8 @@ class Buffers:
         self.sums = floats(max(max_rows, places) * c.n_head, columns_v + softmax.TAIL)
         group, columns_k = c.n_head // c.n_head_kv, columns(c.head_dim_k)
         wide = prefill_amx.scratch_bytes(group, columns_k, columns_v) if cpu.AMX else 0
-        self.scratch_bytes = max(softmax.scratch_bytes(group, columns_v), wide)
+        plain = softmax.scratch_bytes(group, columns_v)
+        self.scratch_bytes = max(attend_exact.scratch_bytes(group, columns_k, columns_v) if exact else plain, wide)
         self.scratch = aligned(threads * self.scratch_bytes)
 
     def input(self, role: str, n: int) -> Rows:
@@ -100,6 +104,11 @@ class Buffers:
         if columns not in self._wide:
             self._wide[columns] = aligned(self._threads * amx.BLOCK * columns * 2).reshape(self._threads, -1)
         return self._wide[columns]
+
+    @property
+    def exact(self) -> U8Array:
+        """The scratch of exact products, for all threads."""
+        return self.once("exact", lambda: aligned(self._threads * exact_products.SCRATCH))
 
     def once(self, key: object, make: Callable[[], T]) -> T:
         """Return the buffers named by `key`, made when they are first asked for."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...kernels.attention import softmax
 from ...kernels.lang import cpu
 from ...kernels.lang.buffers import address
-from ...kernels.ops import linear, tile_dot
+from ...kernels.ops import tile_dot
 from ...kernels.shapes import PAGE
 from . import jobs
 from .span import Span
@@ -68,24 +68,23 @@ class Step:
         places: int = 0,
         experts: int = 0,
         experts_used: int = 0,
+        exact: bool = False,
     ) -> None:
         """kv_heads: those of the layer that has the fewest. windows: of each kind of layers, 0: all tokens.
 
-        places: for sums of attention, see `softmax.ATTEND`; at least max_rows.
+        places: for sums of attention, see `softmax.ATTEND`; at least max_rows. exact: see Model.
         """
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
         self._kv_heads, self._windows, self.max_places = kv_heads, windows, max(max_rows, places)
+        self.exact = exact
         self._numbers = np.zeros(16, np.int64)
         self.rows = self._numbers[0:1]  # tokens taken in
-        self.chunks = self._numbers[1:2]  # chunks of linear.CHUNK rows
-        self.wide_chunks = self._numbers[2:3]  # chunks of linear.WIDE_CHUNK rows
-        self.n_logits = self._numbers[3:4]  # rows whose logits are wanted
-        self.logits_chunks = self._numbers[4:5]
-        self.wide_logits_chunks = self._numbers[5:6]
-        self.pairs = self._numbers[6:7]  # pairs of a token and an expert that it goes to
-        self.expert_spans = self._numbers[7:8]  # upper bound of the experts that are chosen
-        self.places = self._numbers[8:9]  # places for sums of attention that are used
+        self.n_logits = self._numbers[1:2]  # rows whose logits are wanted
+        self.pairs = self._numbers[2:3]  # pairs of a token and an expert that it goes to
+        self.expert_spans = self._numbers[3:4]  # upper bound of the experts that are chosen
+        self.places = self._numbers[4:5]  # places for sums of attention that are used
         kinds = len(windows)
+        self._chunks: dict[tuple[int, bool], I64Array] = {}  # see `chunks`
         self.n_jobs = np.zeros((kinds, 1), np.int64)
         self.jobs = np.zeros((kinds, self.max_places), softmax.JOB)  # of decode rows, by kind of layer
         self.n_blocks = np.zeros((kinds, 1), np.int64)
@@ -106,14 +105,24 @@ class Step:
         for i, span in enumerate(spans):
             self._place(i, span, rows)
             rows += len(span.tokens)
-        self.rows[0], self.chunks[0] = rows, -(-rows // linear.CHUNK)
+        self.rows[0] = rows
         self.pairs[0] = rows * self._experts_used
         self.expert_spans[0] = min(rows * self._experts_used, self._experts)
         n_logits = len(logits_rows)
-        self.n_logits[0], self.logits_chunks[0] = n_logits, -(-n_logits // linear.CHUNK)
-        self.wide_chunks[0], self.wide_logits_chunks[0] = (-(-n // linear.WIDE_CHUNK) for n in (rows, n_logits))
+        self.n_logits[0] = n_logits
+        self._count_chunks()
         self.logits_rows[:n_logits] = logits_rows
         self._share(spans, rows, group)
+
+    def chunks(self, size: int, *, logits: bool) -> I64Array:
+        """Return the number of chunks of `size` rows, of the tokens or of the wanted logits, which each step sets."""
+        found = self._chunks.setdefault((size, logits), np.zeros(1, np.int64))
+        self._count_chunks()  # a plan may be recorded when the step is filled already
+        return found
+
+    def _count_chunks(self) -> None:
+        for (size, logits), count in self._chunks.items():
+            count[0] = -(-int(self.n_logits[0] if logits else self.rows[0]) // size)
 
     def _place(self, i: int, span: Span, row: int) -> None:
         """Set the numbers of span i, whose first row is `row`."""
@@ -132,6 +141,7 @@ class Step:
     def _share(self, spans: Sequence[Span], rows: int, group: int) -> None:
         """Set what attention does: the jobs, and the places where the sums of each row go."""
         wide = cpu.AMX and PlanKind.of(spans) is PlanKind.PREFILL  # then all rows go through the matrix unit
+        wide = wide or self.exact  # or, in blocks too, through the exact kernel
         decode = [i for i, span in enumerate(spans) if span.decode and not wide]
         seen = [[jobs.seen(i, spans[i].position, window) for i in decode] for window in self._windows]
         self._set_places(seen, rows)

@@ -69,11 +69,6 @@ class Stack:
     matrix: Matrix
 
 
-def _packer(fmt: Format) -> Kernel:
-    """Return the kernel that packs a matrix of a format into tiles."""
-    return tiles.pack_blocks if fmt.bits else tiles.pack_floats
-
-
 class Weights:
     """Takes tensors from a GGUF by name and checks their shape and type; `pack` fills the matrices."""
 
@@ -182,7 +177,7 @@ class Weights:
     @property
     def kernels(self) -> list[Kernel]:
         """Return the kernels that `pack` runs."""
-        return [_packer(matrix.format) for matrix, *_ in self._matrices]
+        return [tiles.packer(matrix.format) for matrix, *_ in self._matrices]
 
     def pack(self, team: Team, progress: Callable[[int, int], None] | None = None) -> None:
         """Copy the file's blocks into tiles with all threads; progress(bytes done, bytes in all)."""
@@ -210,7 +205,7 @@ class Weights:
             fmt = matrix.format
             plan.add(
                 matrix.name,
-                _packer(fmt),
+                tiles.packer(fmt),
                 items=matrix.tiles,
                 barrier=False,
                 raw=upcast.blocks(type, blocks, threads),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import tiny
 import pyllm
 from pyllm import LLM, CacheSpec, Piece, PyllmError, SamplingParams
 from pyllm.bench.quality.attention_errors import rotated
+from pyllm.engine.request import Request
 
 ROOT = Path(__file__).parents[2]
 TOKENS: list[int] = np.random.default_rng(1).integers(3, 259, 70).tolist()
@@ -52,6 +54,40 @@ def test_one_text_and_several(llm: LLM) -> None:
     first, second = llm.generate(["hello", "the world"], SHORT)
     assert first.text == one.text and second.prompt_tokens == len(llm.tokenize("the world", bos=True))
     assert llm.generate([]) == []
+
+
+def test_one_scheduler_at_a_time(llm: LLM) -> None:
+    first = llm.scheduler()
+    first.add(Request([5, 6], SHORT))
+    for second in (llm.scheduler, lambda: llm.generate(["hello"])):
+        with pytest.raises(pyllm.UsageError, match="another one has requests under way; use that, or close it first"):
+            second()
+    while not first.idle:
+        first.step()
+    assert llm.generate(["hello"], SHORT)[0].stop == "limit"
+    with pytest.raises(pyllm.UsageError, match="this scheduler is closed"):
+        first.add(Request([5, 6], SHORT))
+    assert all(pool.free == pool.size for pool in llm.pools)
+
+
+def test_rope_follows_the_context_of_a_sequence(tmp_path: Path) -> None:
+    """Phi 3 has other factors for long contexts: many sequences of a short one are no long one."""
+    with LLM(architectures.write(tmp_path, "phi3", "f32"), n_ctx=64, n_threads=1) as alone:
+        expected = alone.logits(TOKENS[:20])
+        with alone.beside(alone.cache, n_ctx=256, sequences=4, sequence_ctx=64) as several:
+            assert several.sequence_ctx == 64
+            np.testing.assert_array_equal(several.logits(TOKENS[:20]), expected)
+        with alone.beside(alone.cache, n_ctx=256) as longer:
+            assert longer.sequence_ctx == 256 and (longer.logits(TOKENS[:20]) != expected).any()
+
+
+def test_a_stop_string_ends_an_answer(llm: LLM) -> None:
+    whole = llm.generate("hello", SHORT)
+    stop = whole.text[len(whole.text) // 2 :][:2]
+    params = replace(SHORT, stop=(stop,))
+    for answer in (llm.generate("hello", params), *llm.generate(["hello"], params)):
+        assert answer.stop == "stop" and answer.text == whole.text[: whole.text.index(stop)]
+        assert answer.tokens == whole.tokens[: len(answer.tokens)]
 
 
 def test_the_same_seed_gives_the_same_text(llm: LLM) -> None:

@@ -9,13 +9,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import architectures
+import numpy as np
 import pytest
 from fake_pages import N_VOCAB, FakeLLM
-from schedules import World, request
+from schedules import Inexact, World, request
 
+from pyllm.engine.llm import LLM
 from pyllm.engine.parking import Parking
 from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
+from pyllm.kernels.formats.table import FORMATS
 from pyllm.kernels.shapes import PAGE
 
 
@@ -93,11 +97,54 @@ def test_a_file_that_was_damaged_is_not_used(tmp_path: Path, monkeypatch: pytest
     assert files or damage == "broken"
 
 
+def test_in_memory() -> None:
+    parking = Parking()
+    assert overflow(parking).counts["computed"] == 3 * (PAGE + 7)
+    assert parking.used == 0
+    said: list[str] = []
+    overflow(Parking(limit=1000, warn=said.append))
+    assert said == ["memory: requests that wait are computed again: more than the limit of 1,000 bytes is needed"]
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "smaller"), [("f16", "f16", "q4_0"), ("q8_0", "q4_0", "q4_1"), ("q3_1", "f32", "q8_0")]
+)
+def test_a_smaller_type(tmp_path: Path, k: str, v: str, smaller: str) -> None:
+    """The pages come back as the smaller type has them; sides that are smaller already come back as they were."""
+    path = architectures.write(tmp_path, "gemma3", "mixed")
+    tokens = np.random.default_rng(0).integers(3, 259, 3 * PAGE + 5).tolist()
+    with LLM(path, n_ctx=9 * PAGE, cache_type_k=k, cache_type_v=v, n_threads=1, n_batch=64) as llm:
+        exact, sizes = llm.logits(tokens), list[int]()
+        for cache_type in (None, smaller):
+            parking, session = Parking(tmp_path, cache_type=cache_type), llm._session()
+            before = [llm.kv(layer) for layer in range(llm.config.n_layer)]
+            parked = parking.park(llm.model, session.sequence)
+            assert parked is not None and parked.exact == (cache_type is None)
+            sizes.append(parking.used)
+            session.rewind(0)
+            for layer in llm.model.kv.layers:
+                layer.k_pool[:], layer.v_pool[:] = 255, 255
+            assert parked.restore(llm.model, session.sequence) and session.tokens == tokens
+            for layer, sides in enumerate(before):
+                for was, now, held in zip(sides, llm.kv(layer), (k, v), strict=True):
+                    to = FORMATS[smaller]
+                    if cache_type is None or to.bits_per_value >= FORMATS[held].bits_per_value:
+                        np.testing.assert_array_equal(now, was)
+                    else:
+                        again = FORMATS[held].decode(FORMATS[held].encode(to.decode(to.encode(was))))
+                        np.testing.assert_array_equal(now, again)
+            parked.close()
+            assert parking.used == 0
+        assert sizes[1] < sizes[0]
+        llm._session().rewind(0)
+        np.testing.assert_array_equal(llm.logits(tokens), exact)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_random_schedules(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     llm = FakeLLM(draw.randint(4, 6), sequences=4, sequence_ctx=300, windows=draw.choice([(), (24,), (100, 7)]))
-    parking = Parking(tmp_path, limit=draw.choice([20_000, 1 << 30]))
+    parking = draw.choice([Parking, Inexact])(draw.choice([tmp_path, None]), limit=draw.choice([20_000, 1 << 30]))
     world = World(llm, lambda r: llm.alone(r.prompt, r.params.max_tokens), overcommit=True, parking=parking, seed=seed)
     families = [draw.choices(range(3, N_VOCAB), k=300) for _ in range(2)]
     with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,10 +11,11 @@ from fake_pages import N_VOCAB, POISON, FakeLLM
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from schedules import RUNS, World, request
+from schedules import RUNS, Inexact, World, request
 
 from pyllm.engine.budget import Budget
 from pyllm.engine.page_table import PoolFull
+from pyllm.engine.parking import Parking
 from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
 from pyllm.engine.scheduler import QueueFull, Scheduler
@@ -22,6 +23,9 @@ from pyllm.kernels.shapes import PAGE
 from pyllm.models.errors import UsageError
 
 WORDS = range(3, N_VOCAB)
+PARKING: list[Callable[[], Parking | None]] = [
+    lambda: None, Parking, Inexact, lambda: Parking(limit=5000, warn=lambda _: None),
+]  # fmt: skip
 
 
 class Schedules(RuleBasedStateMachine):
@@ -38,6 +42,7 @@ class Schedules(RuleBasedStateMachine):
         checked=st.booleans(),
         apart=st.booleans(),
         ctx=st.integers(1, 300),
+        parking=st.sampled_from(PARKING),
     )
     def start(
         self,
@@ -51,11 +56,12 @@ class Schedules(RuleBasedStateMachine):
         checked: bool,
         apart: bool,
         ctx: int,
+        parking: Callable[[], Parking | None],
     ) -> None:
         self.llm = FakeLLM(
             n_pages, n_batch=n_batch, sequences=sequences, windows=windows, checked=checked, sequence_ctx=ctx
         )
-        self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed)
+        self.world = World(self.llm, self.alone, overcommit=overcommit, seed=seed, parking=parking())
         self.world.scheduler.apart = apart
         self.grows = grows
         self.random = random.Random(seed)
@@ -331,6 +337,22 @@ def test_a_queue_has_a_limit() -> None:
     while not scheduler.idle:
         scheduler.step()
     scheduler.add(ask(10))
+
+
+def test_samplers_are_made_when_requests_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, made = FakeLLM(20, sequences=2), []
+    make = llm.sampler
+    monkeypatch.setattr(llm, "sampler", lambda params: made.append(params.seed) or make(params))
+    scheduler = Scheduler(llm)
+    for i in range(5):
+        scheduler.add(Request([3 + i], SamplingParams(temperature=0, max_tokens=3, seed=-1)))
+    seeds = [r.params.seed for r in scheduler.waiting]
+    assert len(set(seeds)) == 5 and not made, "seeds are known before"
+    scheduler.step()
+    assert made == seeds[:2]
+    while not scheduler.idle:
+        scheduler.step()
+    assert made == seeds
 
 
 def test_what_can_never_run_is_refused() -> None:

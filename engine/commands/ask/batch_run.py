@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from ...batch.tally import Tally
 from ...chat.interrupt import impatient
 from ...chat.prompt import encode
 from ...machine.bars import Bars
+from ...parking import Parking
 from ...store import sources
 from .. import screen
 from ..asked import system_prompt
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from ....models.file.gguf import GGUF
     from ...llm import LLM
 
-ONLY = ("output", "keep_order", "keep_going", "overcommit", "max_step")
+PARK = ("park", "park_type", "park_limit")
+ONLY = ("output", "keep_order", "keep_going", "retry_errors", "overcommit", *PARK, "max_step")
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -54,13 +57,15 @@ def answer_lines(args: argparse.Namespace) -> int:
     """Answer the prompts in a file, several at once, and return the exit code."""
     if args.file is None and sys.stdin.isatty():
         raise UsageError('--parallel: name a file of prompts with -f, each line as {"prompt": "..."}')
-    system, params = system_prompt(args), sampling(args)
+    system, params, parking = system_prompt(args), sampling(args), parking_of(args)
+    if args.retry_errors and args.output is None:
+        raise UsageError("--retry-errors: tries lines of a file of answers again; name it with -o FILE")
     with Bars() as progress, opened(args.file or "-") as file:
         name = "stdin" if args.file in (None, "-") else args.file
         lines = Lines(file, name, params, system=system, raw=args.raw)
         total = _checked(lines, keep_going=args.keep_going)
         path = sources.resolve(args.model, offline=args.offline, progress=progress)
-        return _Batch(path, args, lines, total, progress).run()
+        return _Batch(path, args, lines, total, parking, progress).run()
 
 
 def _checked(lines: Lines, *, keep_going: bool) -> int:
@@ -82,12 +87,20 @@ def _checked(lines: Lines, *, keep_going: bool) -> int:
 class _Batch:
     """A batch from its file of lines to its statistics."""
 
-    def __init__(self, path: Path, args: argparse.Namespace, lines: Lines, total: int, progress: Bars) -> None:
+    def __init__(
+        self,
+        path: Path,
+        args: argparse.Namespace,
+        lines: Lines,
+        total: int,
+        parking: Parking | None,
+        progress: Bars,
+    ) -> None:
         from ....models.file.gguf import GGUF
         from ....models.text.template import ChatTemplate
 
         self.begin = perf_counter()
-        self.args, self.lines, self.total, self.progress = args, lines, total, progress
+        self.args, self.lines, self.total, self.parking, self.progress = args, lines, total, parking, progress
         self.gguf = GGUF.open(path)
         self.config = read_config(self.gguf)
         self.n_ctx = context_size(args.ctx_size, self.config)
@@ -97,11 +110,12 @@ class _Batch:
     def run(self) -> int:
         """Answer what has no answer yet; return the exit code."""
         settings = settings_of(self.args, self.gguf, self.config, self.cache, self.n_ctx)
-        sink = Printed() if self.args.output is None else Kept(Path(self.args.output), settings)
+        output, retry = self.args.output, self.args.retry_errors
+        sink = Printed() if output is None else Kept(Path(output), settings, retry=retry)
         with closing(sink):
             tally = Tally(self.total, sum(map(sink.has, self.lines)))
             if tally.before == self.total:
-                screen.warn(f"all {self.total} lines have their answers in {self.args.output}")
+                screen.warn(f"all {self.total} lines have their answers in {output}")
                 return _code(tally, sink)
             return self._answer(sink, tally)
 
@@ -109,7 +123,7 @@ class _Batch:
         from ....models.text import sandbox
         from ....models.text.tokenizer import Tokenizer
 
-        room, overcommit = Room(self.gguf, self.config, self.cache), self.args.overcommit
+        room, overcommit = Room(self.gguf, self.config, self.cache, aside=self._aside), self.args.overcommit
         parallel = self.args.parallel
         if parallel == "auto":
             parallel = AUTO if overcommit else max(1, room.most(AUTO, self.n_ctx))
@@ -130,11 +144,18 @@ class _Batch:
             sequences=parallel, sequence_ctx=self.n_ctx,
         )  # fmt: skip
 
+    @property
+    def _aside(self) -> int:
+        """Return the bytes of memory that pages of lines that wait may take."""
+        return self.parking.limit if self.parking is not None and self.args.park is None else 0
+
     def _answer(self, sink: Printed | Kept, tally: Tally) -> int:
         llm = self._load()
         load, code, output = perf_counter() - self.begin, 0, self.args.output
         max_step = self.args.max_step or "off"
-        scheduler = llm.scheduler(max_step=None if max_step == "off" else max_step, overcommit=self.args.overcommit)
+        scheduler = llm.scheduler(
+            max_step=None if max_step == "off" else max_step, overcommit=self.args.overcommit, parking=self.parking
+        )
         told = output is not None or not sys.stdout.isatty()  # a bar among answers would tear them
 
         def finish() -> None:
@@ -172,9 +193,27 @@ def _code(tally: Tally, sink: Printed | Kept) -> int:
     before = sink.failed if isinstance(sink, Kept) else 0
     if not (failed := tally.failed + before):
         return 0
-    again = f"; a line that is taken out of {sink.path} is tried again" if isinstance(sink, Kept) else ""
+    again = "; --retry-errors tries them again" if isinstance(sink, Kept) else ""
     screen.warn(f"{failed} of {tally.total} lines failed: their answers hold an error{again}")
     return PyllmError.exit_code
+
+
+def parking_of(args: argparse.Namespace) -> Parking | None:
+    """Return where pages of lines that wait go, by the flags; raises UsageError for a folder that will not do."""
+    given = [f"--{name.replace('_', '-')}" for name in PARK if getattr(args, name)]
+    if not given:
+        return None
+    if not args.overcommit:
+        raise UsageError(f"{given[0]}: is for lines that wait, which none does without --overcommit; add it")
+    if given == ["--park-limit"]:
+        raise UsageError("--park-limit: add --park DIR, or --park-type TYPE for copies in memory")
+    if args.park is not None:
+        try:
+            tempfile.TemporaryFile(dir=args.park).close()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--park {args.park}: {reason}: name a folder that can be written to") from None
+    return Parking(args.park, args.park_limit, cache_type=args.park_type, warn=screen.warn)
 
 
 def settings_of(args: argparse.Namespace, gguf: GGUF, config: Config, cache: CacheSpec, n_ctx: int) -> dict[str, Any]:
@@ -189,5 +228,6 @@ def settings_of(args: argparse.Namespace, gguf: GGUF, config: Config, cache: Cac
         "cache_rotate": cache.rotate,
         "raw": args.raw,
         "system_prompt": args.system_prompt,
-        **asdict(sampling(args)),
+        **({"park_type": args.park_type} if args.park_type else {}),
+        **{name: value for name, value in asdict(sampling(args)).items() if name != "stop"},  # only lines have it
     }

@@ -77,7 +77,7 @@ def loaded(gguf: GGUF, args: argparse.Namespace, progress: Bars, **settings: Any
     from ...llm import LLM
 
     with at_once(progress.close), impatient():
-        llm = LLM(gguf, n_threads=args.threads, check=args.check, progress=progress, **settings)
+        llm = LLM(gguf, n_threads=args.threads, check=args.check, tune=args.tune, progress=progress, **settings)
         if args.cpu_strict:
             llm.pin()
     return llm

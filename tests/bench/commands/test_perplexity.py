@@ -77,6 +77,24 @@ def test_f32_does_not_diverge_from_itself(
     assert other["bytes_per_token"] == 3 * 2 * (34 + 128)
 
 
+def test_the_arithmetic_of_answers_and_its_floor(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny.write(tmp_path / "tiny.gguf", types={"": "q8_0"})
+    flags = [str(model), "-f", text, "-c", "80", "--chunks", "2", "--kl", "-ctk", "q8_0", "-ctv", "q8_0"]
+    found = results(capsys, *flags, "--exact")
+    assert found == results(capsys, *flags) == results(capsys, *flags, "-t", "2") and len(found) == 1
+    fast, floor = results(capsys, *flags, "--fast")
+    assert (fast["type_k"], floor["type_k"], floor["type_v"]) == ("q8_0", "f16", "f16")
+    exact_f16 = results(capsys, *flags[:-4], "-ctk", "f16", "-ctv", "f16")[0]["kld_mean"]
+    assert 0 <= 10 * exact_f16 < floor["kld_mean"]
+    for how, said in (("--exact", "with float32 activations"), ("--fast", "f16/f16 is the floor")):
+        code, out, _ = call(capsys, *flags, how)
+        assert code == 0 and said in " ".join(out.split())
+        code, out, _ = call(capsys, *flags, how, "--json")
+        assert json.loads(out)["arithmetic"] == how.strip("-")
+    code, _, err = call(capsys, *flags, "--exact", "--fast")
+    assert code == UsageError.exit_code and "--fast" in err
+
+
 def test_prefill_and_decode_agree(model: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [model, "-f", text, "-c", "80", "--kl", "-ctk", "q8_0", "-ctv", "f32"]
     [batch], [single] = results(capsys, *flags), results(capsys, *flags, "--decode")
@@ -120,7 +138,14 @@ def test_ctrl_c_prints_what_is_there(
 
     monkeypatch.setattr(perplexity, "surprises", impatient)
     code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
-    assert code == 130 and json.loads(out)["results"][0]["windows"] == 2
+    found = json.loads(out)
+    assert code == 130 and found["results"][0]["windows"] == 2 and found["stop"] == "interrupt"
+    calls[0] = 2
+    code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
+    found = json.loads(out)
+    assert code == 130 and found["results"] == [] and found["stop"] == "interrupt"
+    code, out, _ = call(capsys, model, "-f", text, "-c", "32", "-ctk", "f32", "-ctv", "f32", "--json")
+    assert code == 0 and json.loads(out)["stop"] == "end"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fake_bench
 import numpy as np
 import pytest
 import tiny
@@ -26,7 +27,6 @@ from pyllm.engine.llm import LLM
 from pyllm.kernels.formats.table import FORMATS
 from pyllm.kernels.lang import cpu
 from pyllm.kernels.plan import Cost, Team
-from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import FitError, UsageError
 from pyllm.models.file.gguf import GGUF
 
@@ -51,7 +51,8 @@ def command(capsys: pytest.CaptureFixture[str], flags: str, *argv: str) -> tuple
 
 
 def case(model: Path, **changes: Any) -> Case:
-    return replace(Case(model, 0, 1, 0, 64, 64, CacheSpec("q8_0", "f16", "none"), 2), **changes)
+    usual = {"n_gen": 1, "n_batch": 64, "n_ubatch": 64, "type_k": "q8_0", "cache_rotate": "none", "n_threads": 2}
+    return replace(fake_bench.case(model=model, **usual), **changes)
 
 
 @pytest.mark.parametrize(("k_type", "v_type"), [("f16", "f16"), ("q8_0", "f16")])
@@ -155,7 +156,9 @@ def made(
     ops = [Operation("attn_q", 0.4 / rate, 0.1 / rate, Cost(weights=10**6, macs_i8=10**6), 2)]
     costs = Cost(k=10**6, macs_i8=10**6), Cost(), Cost(v=10**6, macs_f32=10**6)
     ops += [Operation(f"attend {p}", 0.2 / rate, 0, c) for p, c in zip(operations.PARTS, costs, strict=True)]
-    c = Case(Path("m.gguf"), rows if rows > 1 else 0, int(rows == 1), depth, 512, 512, CacheSpec(k, v, "none"), threads)
+    prompt = rows if rows > 1 else 0
+    c = fake_bench.case(model=Path("m.gguf"), n_prompt=prompt, n_gen=int(rows == 1), n_depth=depth, n_batch=512,
+                        type_k=k, type_v=v, cache_rotate="none", n_threads=threads)  # fmt: skip
     return Profile(c, rows, depth + rows, 1 / rate, 1.01 / rate, tuple(ops), 1.02 / rate, 0.001, None)
 
 

@@ -95,6 +95,8 @@ def test_whole_and_resumed_are_the_same_file(
     results = json.loads(whole.read_text())["results"]
     score = results["score prose 96 q4_0/q4_0 auto"]
     assert 0 < score["kld_mean"] < 1 and score["tokens"] == 47 * score["samples"]
+    floor = results["score prose 96 f16/f16 auto fast"]
+    assert 0 <= floor["kld_mean"] < 1e-5 and "f16/f16, fast" in out, "this model's weights are f32"
     attention = results["attention prose 96 q4_0/q4_0 auto"]
     assert len(attention["output_k"]) == 2 and 0 < attention["output_k"][0] < 1
 
@@ -145,6 +147,18 @@ def test_a_study_of_something_else_is_not_mixed_in(
     code, _, err = call(capsys, *flags, "-o", str(path))
     assert code == UsageError.exit_code and "a study of another file, " in err
     assert "cell" in path.read_text()
+
+
+def test_studies_of_two_arithmetics_are_not_mixed(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["-o", str(tmp_path / "s.json")]
+    code, out, _ = call(capsys, *flags, *where, "--fast", "--budget", "1s")
+    study = json.loads((tmp_path / "s.json").read_text())
+    assert code == 0 and study["heading"]["arithmetic"] == "fast" and "f16/f16, fast" not in out
+    assert not any(key.endswith(" fast") for key in study["results"]), "f16/f16 is the floor, as all cells are fast"
+    code, _, err = call(capsys, *flags, *where)
+    assert code == UsageError.exit_code and "a study of another arithmetic; name another file" in err
 
 
 @pytest.mark.parametrize("words", [0, 1, 5, 20])

@@ -72,6 +72,7 @@ def test_digest() -> None:
         {"messages": [{"role": "user", "content": "x"}]},
     ]
     assert len({one(content).digest for content in same}) == 1
+    assert one({"prompt": "x", "stop": "a"}).digest == one({"prompt": "x", "stop": ["a"]}).digest != one("x").digest
     assert len({one(content).digest for content in [same[0], *other]}) == 5
 
 
@@ -106,6 +107,8 @@ BAD: list[tuple[Any, str]] = [
     ({"prompt": "x", "max_tokens": -2}, "max_tokens: is -2, must be -1"),
     ({"prompt": "x", "ignore_eos": 1}, "ignore_eos: is a number, must be true or false"),
     ({"prompt": "x", "n": 2}, "n: is 2, must be 1 here"),
+    ({"prompt": "x", "stop": [""]}, "stop: must be a text, or a list of texts"),
+    ({"prompt": "x", "stop": 7}, "stop: must be a text, or a list of texts"),
     ({"prompt": "x", "stream": True}, "stream: is true, must be false here"),
     ({"prompt": "x", "raw": True, "system": "x"}, "raw: a system prompt needs the chat template"),
     ({"prompt": "x", "id": True}, "id: is true or false, must be a text or a number"),

@@ -18,7 +18,7 @@ import tiny
 
 from pyllm.__main__ import main
 from pyllm.engine.batch import room
-from pyllm.engine.scheduler import Scheduler
+from pyllm.engine.request import Running
 from pyllm.kernels.lang import cpu
 from pyllm.models.errors import NumberError
 
@@ -137,16 +137,14 @@ def test_a_lines_error_is_its_answer(
         {"prompt": "hello " * 600, "id": "long"},
         {"prompt": "the world", "id": "b"},
     ]
-    add, broken = Scheduler.add, NumberError("tiny", "weights", "they give NaN", "--check says where")
+    begin, broken = Running.begin, NumberError("tiny", "weights", "they give NaN", "--check says where")
 
-    def bad(self: Scheduler, request: Any) -> int:
-        id = add(self, request)
-        if request.params.max_tokens == 7:
-            r = next(r for r in self.waiting if r.id == id)
-            monkeypatch.setattr(r.sampler, "chosen", lambda: broken)
-        return id
+    def bad(self: Running, *given: Any) -> None:
+        begin(self, *given)
+        if self.params.max_tokens == 7:
+            monkeypatch.setattr(self.sampler, "chosen", lambda: broken)
 
-    monkeypatch.setattr(Scheduler, "add", bad)
+    monkeypatch.setattr(Running, "begin", bad)
     nan = {"prompt": "the the the", "id": "nan", "max_tokens": 7}
     path, out = written(tmp_path / "p.jsonl", *prompts, nan), tmp_path / "out.jsonl"
     assert run(model, path, "--parallel", "2", "-o", str(out)) == 1
@@ -156,6 +154,15 @@ def test_a_lines_error_is_its_answer(
     err = capsys.readouterr().err
     assert "2 answered, 2 failed" in err and "2 of 4 lines failed: their answers hold an error" in err
     assert run(model, path, "--parallel", "2", "-o", str(out)) == 1, "an error that is there counts too"
+    assert "--retry-errors tries them again" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(model, path, "--parallel", "2", "-o", str(out), "--retry-errors") == 1, "one is still too long"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["id"] for line in lines[4:]] in (["long", "nan"], ["nan", "long"])
+    assert {line["id"]: line for line in lines}["nan"]["tokens"] > 0
+    assert "1 answered, 1 failed, 2 were there" in capsys.readouterr().err
+    assert run(model, path, "--parallel", "2", "-o", str(out)) == 1
+    assert "1 of 4 lines failed" in capsys.readouterr().err
 
 
 def test_bad_lines(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +189,11 @@ def test_bad_lines(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--parallel", "2", "-f", "none.jsonl"], "-f none.jsonl: No such file"),
         (["--parallel", "2", "-f", os.devnull], "is a device"),
         (["--parallel", "2", "-f", "x", "--raw", "-sys", "x"], "-sys and --raw"),
+        (["--parallel", "2", "-f", "x", "--retry-errors"], "--retry-errors: tries lines of a file of answers again"),
+        (["--parallel", "2", "-f", "x", "--park", "."], "--park: is for lines that wait, which none does without"),
+        (["--parallel", "2", "-f", "x", "--overcommit", "--park-limit", "1G"], "--park-limit: add --park DIR"),
+        (["--parallel", "2", "-f", "x", "--overcommit", "--park", "none"], "--park none: No such file or directory"),
+        (["--parallel", "2", "-f", "x", "--park-type", "q9"], "'q9' is not a cache type"),
     ],
 )
 def test_mistakes(flags: list[str], problem: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,9 +228,10 @@ def test_memory(
         err = capsys.readouterr().err
         assert f"--parallel {int(free)} or -c {int(512 * free) // 8 // 64 * 64} would fit" in err or free < 2, err
         assert "the test leaves" in err and "--overcommit takes what there is" in err
-        assert run(model, prompts, "--parallel", "8", "--overcommit") == 0
-        out, err = capsys.readouterr()
-        assert said(answers(out)) == expected and "for 4096 tokens" not in err
+        for park in ([], ["--park", str(tmp_path)]):
+            assert run(model, prompts, "--parallel", "8", "--overcommit", *park) == 0
+            out, err = capsys.readouterr()
+            assert said(answers(out)) == expected and "for 4096 tokens" not in err and "computed again" not in err
 
 
 class Process:
@@ -268,3 +281,15 @@ def test_from_stdin(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"hello"\n{"prompt": "x", "id": 2.5}\n')))
         assert main(["run", model, "--parallel", "2", "-n", "2", *flags]) == 0
         assert set(answers(capsys.readouterr().out)) == {1, 2.5}
+
+
+def test_stop_strings(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"prompt": "hello", "temperature": 0}
+    assert run(model, written(tmp_path / "p.jsonl", line), "--parallel", "1") == 0
+    text = answers(capsys.readouterr().out)[1]["text"]
+    stop = text[len(text) // 2 :][:3]
+    path = written(tmp_path / "q.jsonl", {**line, "stop": [stop, "no such text"]}, {**line, "stop": "no such text"})
+    assert run(model, path, "--parallel", "2") == 0
+    found = answers(capsys.readouterr().out)
+    assert found[1]["stop"] == "stop" and found[1]["text"] == text[: text.index(stop)]
+    assert found[2]["text"] == text and found[2]["stop"] != "stop"

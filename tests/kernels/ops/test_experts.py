@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from pyllm.kernels.formats import tiles
 from pyllm.kernels.formats.table import FORMATS, Format
-from pyllm.kernels.ops import experts, tile_dot
+from pyllm.kernels.ops import experts, linear
+from pyllm.kernels.shapes import MOST_ROWS
 
 FORMAT = pytest.mark.parametrize("fmt", [FORMATS[t] for t in ("f16", "q8_0", "mxfp4")], ids=lambda f: f.name)
 THREADS = 1  # as rig.run runs them
@@ -97,7 +98,7 @@ class Layer:
 
     def activations(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x as the products take it, with room behind it, and META."""
-        room, n = len(x) + tile_dot.MANY, x.shape[1]
+        room, n = len(x) + MOST_ROWS, x.shape[1]
         numbers, meta = (
             rig.zeros(room, n, dtype=np.int8 if self.fmt.bits else np.float32),
             rig.zeros(room, n // 2, dtype=np.uint8),
@@ -112,13 +113,14 @@ class Layer:
         """Of each pair, by place; and the places."""
         spans, places = group(chosen, self.n)
         source, meta = self.activations(x)
-        room = chosen.size + tile_dot.MANY
+        room = chosen.size + MOST_ROWS
         to, to_meta = rig.zeros(room, self.columns, dtype=source.dtype), rig.zeros(room, meta.shape[1], dtype=np.uint8)
         rig.run(experts.gather, len(x), places=places, used=chosen.shape[1], x=source, meta=meta,
                 x_bytes=source.strides[0], meta_bytes=meta.strides[0], to=to, to_meta=to_meta)  # fmt: skip
         y = rig.zeros(chosen.size, self.outputs)
-        rig.run(experts.project_many(self.fmt.name), min(chosen.size, self.n) * self.outputs // 16, x=to, meta=to_meta,
-                y=y, x_stride=to.strides[0], meta_stride=meta.strides[0], y_stride=y.strides[0], spans=spans,
+        kernel, chunk = experts.project_many(self.fmt.name, linear.SHAPE.rows), linear.SHAPE.chunk
+        rig.run(kernel, min(chosen.size, self.n) * self.outputs // 16, x=to, meta=to_meta, chunk=chunk, y=y,
+                x_stride=to.strides[0], meta_stride=meta.strides[0], y_stride=y.strides[0], spans=spans,
                 scratch=rig.zeros(THREADS * experts.SCRATCH, dtype=np.uint8), **self.operands)  # fmt: skip
         return y, places
 

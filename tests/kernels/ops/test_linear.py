@@ -13,6 +13,7 @@ from pyllm.kernels.formats import tiles
 from pyllm.kernels.formats.layout import Numbers
 from pyllm.kernels.formats.table import FORMATS, Format
 from pyllm.kernels.ops import embed, linear, tile_dot
+from pyllm.kernels.shapes import CHUNK, MOST_ROWS, Shape
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS.values(), ids=FORMATS.keys())
 MANY = pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
@@ -20,11 +21,11 @@ MANY = pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 
 def product(
     fmt: Format, many: bool, raw: np.ndarray, x: np.ndarray, to: np.ndarray | None = None,
-    bias: np.ndarray | None = None, scale: float = 1.0,
+    bias: np.ndarray | None = None, scale: float = 1.0, shape: Shape = linear.SHAPE,
 ) -> np.ndarray:  # fmt: skip
     """The kernel's scale * (W x + bias), or that added to `to`."""
     (rows, n), outputs, n_tiles = x.shape, len(raw), -(-len(raw) // 16)
-    room = rows + tile_dot.MANY
+    room = rows + MOST_ROWS
     y = rig.zeros(room, n_tiles * 16)
     if to is not None:
         y[:rows, :outputs] = to
@@ -34,7 +35,7 @@ def product(
         numbers = rig.zeros(room, n, dtype=np.int8)
         numbers[:rows], meta[:rows] = rig.activations(x)
     rig.run(
-        linear.linear(fmt.name, tile_dot.MANY if many else 1), -(-rows // linear.CHUNK) * n_tiles,
+        linear.linear(fmt.name, shape.rows if many else 1), -(-rows // shape.chunk) * n_tiles, chunk=shape.chunk,
         weights=rig.packed(raw, fmt, n), x=numbers, meta=meta, y=y, rows=np.array([rows]), tiles=n_tiles,
         tile_bytes=tiles.tile_bytes(fmt, n), columns=n, x_stride=numbers.strides[0], meta_stride=meta.strides[0],
         y_stride=y.strides[0], bias=0 if bias is None else bias, scale=scale, add=int(to is not None),
@@ -63,7 +64,7 @@ def bias_rounding(fmt: Format, raw: np.ndarray, x: np.ndarray) -> np.ndarray:
     d, _, _, scales = layout.split(raw)
     scale = d[..., None] if scales is None else d[..., None] * layout.scale_meaning[scales[..., : layout.groups]]
     sums = naive.dequantized(x).reshape(len(x), -1, 32).sum(axis=-1)
-    return 2 * 2.0**-24 * tile_dot._zero(layout) * (np.abs(sums) @ np.abs(scale.reshape(len(raw), -1)).T)
+    return 2 * 2.0**-24 * tile_dot.zero_of(layout) * (np.abs(sums) @ np.abs(scale.reshape(len(raw), -1)).T)
 
 
 @FORMAT
@@ -82,7 +83,7 @@ def test_product(fmt: Format, many: bool, rows: int, outputs: int, blocks: int, 
 @FORMAT
 @MANY
 def test_more_rows_than_a_chunk_and_adding(fmt: Format, many: bool) -> None:
-    raw, x = sample(fmt, linear.CHUNK + 9, 33, max(64, fmt.size), 0)
+    raw, x = sample(fmt, CHUNK + 9, 33, max(64, fmt.size), 0)
     to = np.random.default_rng(1).standard_normal((len(x), 33), dtype=np.float32)
     y = product(fmt, many, raw, x)
     np.testing.assert_allclose(product(fmt, many, raw, x, to), y + to, rtol=1e-6, atol=1e-6)
@@ -106,6 +107,16 @@ def test_bias_and_scale(fmt: Format, many: bool) -> None:
 def test_a_row_and_many_give_the_same_bits(fmt: Format) -> None:
     raw, x = sample(fmt, 11, 48, max(96, fmt.size), 2)
     np.testing.assert_array_equal(product(fmt, False, raw, x), product(fmt, True, raw, x))
+
+
+@pytest.mark.parametrize("shape", [Shape(2, 2), Shape(3, 6), Shape(12, 36), Shape(16, 128)], ids=str)
+def test_shapes_change_no_bit(shape: Shape) -> None:
+    assert shape.valid
+    for name in ("q4_1", "q6_k", "f16"):
+        raw, x = sample(FORMATS[name], CHUNK + 9, 33, 256, 5)
+        to = np.ones((len(x), 33), np.float32)
+        expected = product(FORMATS[name], True, raw, x, to)
+        np.testing.assert_array_equal(product(FORMATS[name], True, raw, x, to, shape=shape), expected)
 
 
 @FORMAT

@@ -22,8 +22,7 @@ def test_every_multiply_add_is_done(path: str) -> None:
     data, sums = rig.zeros(peak.ROOM, dtype=np.int8), rig.zeros(2 * peak.SUMS // 4, dtype=np.int32)
     floats = path == "f32"
     (data.view(np.float32) if floats else data)[:] = 1
-    args = np.zeros(1, kernel.args)
-    args["data"], args["sums"] = data.ctypes.data, sums.ctypes.data
+    args = kernel.record(data=data, sums=sums)
 
     def ticks(items: int) -> int:
         begin = now()

@@ -34,6 +34,17 @@ def test_oracle(name: str, kind: str, tmp_path: Path) -> None:
         assert naive.nmse(found, expected) < 1e-10, way
 
 
+@pytest.mark.parametrize("kind", ["f32", "mixed"])
+@pytest.mark.parametrize("name", architectures.MODELS)
+def test_exact_logits(name: str, kind: str, tmp_path: Path) -> None:
+    """Activations stay float32 whatever the weights are; decode and prefill take the same sums."""
+    path = architectures.write(tmp_path, name, kind)
+    expected, found = oracle(path), architectures.logits(path, exact=True)
+    for way, logits in found.items():
+        assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max(), way
+    np.testing.assert_array_equal(found["at once"], found["one by one"])
+
+
 @pytest.mark.parametrize("name", architectures.MODELS)
 def test_the_oracle_is_llama_cpps(name: str, tmp_path: Path) -> None:
     """Closer than the engine has to be: recorded logits are float16."""

@@ -39,9 +39,10 @@ def plant(path: Path, to: Path, tensor: str, at: int, value: float) -> Path:
     return to
 
 
-def broken(path: Path, **cache: str) -> Iterator[tuple[str, np.ndarray, str | None]]:
+def broken(path: Path, *, exact: bool = False, **cache: str) -> Iterator[tuple[str, np.ndarray, str | None]]:
     """Yield the logits of a token decoded, of a prompt, and of a token after it, each with the operation at fault."""
-    llm = LLM(path, n_ctx=64, **({"cache_type_k": "f32", "cache_type_v": "f32"} | cache), n_threads=1, n_batch=32)
+    types = {"cache_type_k": "f32", "cache_type_v": "f32"} | cache
+    llm = LLM(path, n_ctx=64, **types, n_threads=1, n_batch=32, exact=exact)
     try:
         session = llm.session()
         yield "decode", session.decode(TOKENS[0]), llm.model.broken()
@@ -56,10 +57,10 @@ FUSED = {("phi3", "attn_qkv"): "attn_q", ("phi3", "ffn_up"): "ffn_gate"}
 """What the first rows of a tensor are where it holds several matrices."""
 
 
-def check(path: Path, tensor: str, arch: str = "llama") -> None:
+def check(path: Path, tensor: str, arch: str = "llama", *, exact: bool = False) -> None:
     """Check that each step's logits are broken, and that what broke first is the layer and the product planted in."""
     layer = tensor.startswith("blk.") and ".".join(tensor.split(".")[:2]) + "."
-    for step, logits, where in broken(path):
+    for step, logits, where in broken(path, exact=exact):
         assert not np.isfinite(logits).all(), (path.name, step)
         if step == "after":
             continue  # K and V of the prompt are in the cache
@@ -95,13 +96,14 @@ def test_every_tensor(name: str, kind: str, tmp_path: Path) -> None:
         (tmp_path / f"{t.name}-{value}-{at}.gguf").unlink()
 
 
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
 @pytest.mark.parametrize("fmt", [name for name in WEIGHT_TYPES if name != "mxfp4"])
-def test_every_format(fmt: str, tmp_path: Path) -> None:
+def test_every_format(fmt: str, exact: bool, tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "m.gguf", n_embd=256, n_head=6, n_head_kv=2, head_dim=32, n_ff=96, n_layer=1,
                       types={"ffn_up": fmt, "token_embd": fmt})  # fmt: skip
     for value in VALUES:
         for tensor in ("blk.0.ffn_up.weight", "token_embd.weight"):
-            check(plant(path, tmp_path / f"{value}.gguf", tensor, 100, value), tensor)
+            check(plant(path, tmp_path / f"{value}.gguf", tensor, 100, value), tensor, exact=exact)
 
 
 @pytest.mark.parametrize("cache_type", CACHE_TYPES)
