@@ -10,7 +10,6 @@ from pathlib import Path
 from ...engine.advice.study_file import StudyFile, default_path, results_of
 from ...engine.chat.interrupt import impatient
 from ...engine.commands import screen
-from ...engine.llm import Opened
 from ...engine.machine import host
 from ...engine.machine.bars import Bars
 from ...engine.machine.fit import free_memory
@@ -22,19 +21,23 @@ from ...models.cache import sizes
 from ...models.config import Config
 from ...models.errors import FitError, UsageError
 from ...models.file.gguf import GGUF
+from ...models.text.tokenizer import Tokenizer
 from ..concurrency import concurrency_page
 from ..concurrency.instrument import Instrument, fill, headed
+from ..concurrency.losses import window
 from ..concurrency.outcome import Outcome
 from ..concurrency.sessions import Memory
 from ..concurrency.step_model import Machine
 from ..concurrency.trials import Options
 from ..machine import roofs
 from ..quality import text_windows
+from ..quality.caches import Caches
 from ..report import plot
 from ..report.report import check_folder
 from ..speed import cases
 from ..study.filling import in_order
-from ..study.texts import collect
+from ..study.measure import Bench
+from ..study.texts import check_length, collect
 from .shared import file_of, formats
 
 DEPTHS, TYPES = "512,2048,8192", "f16,q8_0,q4_0"
@@ -48,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
     budget = args.budget if args.minutes is None else 60 * args.minutes
     with Bars() as progress:
         gguf = GGUF.open(sources.resolve(args.model, offline=args.offline, progress=progress))
-        config = read_config(gguf)
+        config, tokenizer = read_config(gguf), Tokenizer.from_gguf(gguf)
         options = chosen(args, gguf, config)
-        path = default_path(gguf)
-        study = StudyFile.open(
-            file_of(args) or path.with_name(f"{path.stem}-concurrency.json"), headed(gguf, config, options)
-        )
+        texts = collect(args.file, None)
+        check_length(texts, tokenizer, window(config))
+        caches = Caches(gguf, config, tokenizer, window(config), options.threads, progress, exact=not args.fast)
+        bench = Bench(caches, texts, options.seed)
+        path = default_path(gguf, fast=args.fast)
+        path = file_of(args) or path.with_name(f"{path.stem}-concurrency.json")
+        study = StudyFile.open(path, headed(bench, options))
         if study.set_aside:
             screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
         outcome = Outcome(study.heading, study.results, options, Memory(gguf, config), machines)
         try:
             if budget > 0:
-                measure(args, gguf, config, study, options, budget, progress)
+                measure(args, bench, study, options, budget, progress)
         finally:
             progress.close()
             outcome.results = study.results
@@ -69,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    args: argparse.Namespace, gguf: GGUF, config: Config, study: StudyFile, options: Options, budget: float,
-    progress: Bars,
-) -> None:  # fmt: skip
+    args: argparse.Namespace, bench: Bench, study: StudyFile, options: Options, budget: float, progress: Bars
+) -> None:
     """Add results to the study until `budget` seconds are over, without the time to compile kernels."""
     most = min(host.affinity(), max(host.usable_cores(), options.threads))
     here = roofs.of_this_machine(most, sources.cache_folder(), progress, screen.warn)
-    studied = results_of(gguf, Path(args.study) if args.study else None)
-    instrument = Instrument(Opened.open(gguf, config), options, here, collect(args.file, None).prose, studied, progress)
+    gguf, arithmetic = bench.caches.gguf, study.heading["arithmetic"]
+    kv = Path(args.study) if args.study else default_path(gguf, fast=args.fast)
+    instrument = Instrument(bench, options, here, results_of(gguf, kv, arithmetic=arithmetic), progress)
     try:
         with impatient():
             instrument.compile()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...engine.commands.flags import MODEL, add_offline, amount, real, whole
-from .study_flags import duration
+from .study_flags import add_arithmetic, duration
 
 CONCURRENCY = """\
 Says how many sequences a memory holds, how fast they are at once, and what limits them, for pairs of types of K and V:
@@ -55,6 +55,7 @@ def add_concurrency(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file of `pyllm study kv` (default: in the cache folder, by the model's name)",
     )
+    add_arithmetic(parser)
     add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="seed of the arrivals (default: 0)")
     add("-t", "--threads", metavar="N", type=whole(1, 1024), help="threads (default: one for each core)")
     output = "the study's file (default: in the cache folder, by the model's name). Or how to print the tables: table "

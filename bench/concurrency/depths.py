@@ -15,11 +15,11 @@ from ...engine.llm import LLM
 from ...engine.sequence import Sequence as TokenSequence
 from ...engine.stepper import Take
 from ...kernels.shapes import PAGE
-from ...models.cache.spec import CacheSpec
+from ...models.progress import silent
 from ..batched.grid import BatchedCase
 from ..batched.steps import StepCost
 from ..machine.roofs import Roofs
-from ..speed.engines import REPEATED, random_tokens
+from ..speed.engines import random_tokens, repeated
 
 STEPS, ROUNDS = 8, 3
 """Steps of each number of sequences in a round, and rounds: numbers take turns, so that noise meets all alike."""
@@ -30,12 +30,10 @@ def filled(llm: LLM, tokens: Sequence[int]) -> TokenSequence:
 
     The logits after that mean nothing, but a step reads as much memory as after real tokens.
     """
-    sequence = llm.sequence()
-    llm.stepper.prefill(sequence, tokens[:REPEATED])
-    if len(tokens) > REPEATED:
-        llm.stepper.repeat(sequence, len(tokens))
-    sequence.tokens = list(tokens)
-    return sequence
+    session = llm.session()
+    repeated(session, tokens, silent)
+    session.sequence.tokens = list(tokens)
+    return session.sequence
 
 
 def copied(llm: LLM, source: TokenSequence, tokens: Sequence[int]) -> TokenSequence:
@@ -55,7 +53,7 @@ def whole_pages(depth: int) -> int:
 
 
 def step_times(
-    llm: LLM, cache: CacheSpec, depth: int, counts: Sequence[int], roofs: Roofs | None, until: float = math.inf
+    llm: LLM, depth: int, counts: Sequence[int], roofs: Roofs | None, until: float = math.inf
 ) -> list[dict[str, Any]]:
     """Return the time of a decode step for each number of sequences, in seconds: the median, and its range by round.
 
@@ -84,36 +82,21 @@ def step_times(
     finally:
         for sequence in sequences:
             sequence.rewind(0)
-    return [
-        {
-            "sequences": n,
-            "depth": depth + STEPS // 2,
-            **_spread(times[n]),
-            **_cost(llm, cache, depth, n, times[n], roofs),
-        }
-        for n in counts
-    ]
+    return [{"sequences": n, "depth": depth + STEPS // 2} | _figures(llm, depth, n, times[n], roofs) for n in counts]
 
 
-def _spread(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    each = [median(found) for found in rounds]
-    every = [t for found in rounds for t in found]
-    return {"seconds": median(every), "low": min(each), "high": max(each), "p99": float(np.percentile(every, 99))}
-
-
-def _cost(
-    llm: LLM, cache: CacheSpec, depth: int, n: int, rounds: Sequence[Sequence[float]], roofs: Roofs | None
-) -> dict[str, float]:
+def _figures(llm: LLM, depth: int, n: int, rounds: Sequence[Sequence[float]], roofs: Roofs | None) -> dict[str, float]:
+    """Return the time of a step of n sequences, the bytes that it reads, and with roofs its shares of them."""
+    every, each = [t for found in rounds for t in found], [median(found) for found in rounds]
+    seconds = median(every)
+    found = {"seconds": seconds, "low": min(each), "high": max(each), "p99": float(np.percentile(every, 99))}
     n_batch = llm.model.n_batch
     case = BatchedCase(
         model=Path(llm.path), n_prompt=depth, n_gen=STEPS, n_sequences=n, shared=False, n_batch=n_batch,
-        n_ubatch=n_batch, cache=cache, n_threads=llm.n_threads,
+        n_ubatch=n_batch, cache=llm.cache, n_threads=llm.n_threads,
     )  # fmt: skip
-    cost = StepCost.of(llm, case)
-    if cost is None:
-        return {}
-    found = {"weights": cost.weights, "k": cost.k, "v": cost.v}
-    if roofs is not None:
-        bus, unit = cost.shares(median([t for some in rounds for t in some]), roofs, llm.n_threads)
-        found |= {"bus": bus, "unit": unit}
+    if cost := StepCost.of(llm, case):
+        found |= {"weights": cost.weights, "k": cost.k, "v": cost.v}
+        if roofs is not None:
+            found["bus"], found["unit"] = cost.shares(seconds, roofs, llm.n_threads)
     return found

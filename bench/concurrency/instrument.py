@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from ...engine.advice.study_file import StudyFile, identity
-from ...engine.llm import LLM, Opened
+from ...engine.advice.study_file import StudyFile
+from ...engine.llm import LLM
 from ...engine.machine import host
 from ...engine.machine.fit import free_memory
 from ...kernels.shapes import PAGE
 from ...models.cache.kinds import pages
 from ...models.cache.spec import CacheSpec
-from ...models.config import Config
-from ...models.file.gguf import GGUF
 from ...models.progress import Progress, silent
 from ..machine.noise import Others
 from ..machine.roofs import Roofs
-from ..quality import text_windows
-from . import losses
+from ..quality.caches import EXACT
+from ..study import filling
+from ..study.measure import Bench
 from .arrivals import Users, arrivals, closed_loop, open_loop
 from .depths import STEPS, step_times
+from .losses import losses
 from .sessions import Memory
 from .trials import Kind, Options, Results, Trial, busiest, counts, trials
 
@@ -35,27 +35,29 @@ LONGEST = 90.0
 """Seconds of a loop, at most."""
 
 
-def headed(gguf: GGUF, config: Config, options: Options) -> dict[str, Any]:
+def headed(bench: Bench, options: Options) -> dict[str, Any]:
     """Return the head of a study's file: what the results depend on besides their trials."""
-    asked = {"threads": options.threads, "turn": options.turn, "answer": options.answer, "seed": options.seed}
-    return {**identity(gguf), "model": config.name, "study": "concurrency", "cpu": host.cpu_info(), **asked}
+    caches, fast = bench.caches, not bench.caches.exact
+    head = filling.headed(caches.gguf, caches.config, bench.sources, options.seed, fast=fast)
+    asked = {"threads": options.threads, "turn": options.turn, "answer": options.answer}
+    return {**head, "study": "concurrency", "cpu": host.cpu_info(), **asked}
 
 
 @dataclass
 class Instrument:
     """A model whose trials are measured, one engine at a time."""
 
-    opened: Opened
+    bench: Bench  # the model, and the texts that losses are measured with
     options: Options
     roofs: Roofs | None
-    prose: str  # to measure losses with
     studied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # results of `pyllm study kv`
     progress: Progress = silent
     _engine: tuple[CacheSpec, int, LLM] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.memory = Memory(self.opened.gguf, self.opened.config)
-        self.free = free_memory(self.opened.gguf.nbytes)[0]
+        caches = self.bench.caches
+        self.memory = Memory(caches.gguf, caches.config)
+        self.free = free_memory(caches.gguf.nbytes)[0]
 
     def room(self, cache: CacheSpec, depth: int) -> int:
         """Return how many sequences of a depth are measured at the most: what fits, here and in the memory given."""
@@ -64,10 +66,12 @@ class Instrument:
         return min(asked.most, here, self.memory.sessions(cache, depth, asked.memory))
 
     def compile(self) -> None:
-        """Compile the kernels of all caches."""
-        for i, cache in enumerate(self.options.caches):
-            self.progress("compiling kernels", i, len(self.options.caches), cache.pair)
+        """Compile the kernels of all caches, with the arithmetic of answers and with that of losses."""
+        for i, cache in enumerate(every := self.options.caches):
+            self.progress("compiling kernels", i, len(every), cache.pair)
             self._open(cache, PAGE, 1).close()
+            with self.bench.caches.open([cache] if i else [EXACT, cache]):
+                pass
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -76,8 +80,13 @@ class Instrument:
             self._engine = None
             gc.collect()  # a recorded plan refers to its recorder, which refers to the plan
 
-    def _open(self, cache: CacheSpec, n_ctx: int, sequences: int) -> LLM:
-        return LLM(self.opened, cache=cache, n_ctx=n_ctx, n_threads=self.options.threads, sequences=sequences)
+    def _open(self, cache: CacheSpec, tokens: int, sequences: int) -> LLM:
+        """Return an engine for sequences of `tokens` tokens each; half of them may fill the cache at once."""
+        n_ctx = tokens * max(1, sequences // 2)
+        return LLM(
+            self.bench.caches.opened, cache=cache, n_ctx=n_ctx, sequence_ctx=tokens, sequences=sequences,
+            n_threads=self.options.threads,
+        )  # fmt: skip
 
     def _tokens(self, depth: int) -> int:
         """Return the tokens that a sequence of an engine has room for, what remains of earlier answers included."""
@@ -90,20 +99,20 @@ class Instrument:
             self.close()
             room = self.room(cache, depth)
             # Twice the sequences: windows of those whose users are idle stay in the cache too.
-            self._engine = cache, depth, self._open(cache, room * self._tokens(depth), 2 * room)
+            self._engine = cache, depth, self._open(cache, self._tokens(depth), 2 * room)
         return self._engine[2]
 
     def measure(self, trials: Sequence[Trial], results: Results, until: float) -> dict[str, dict[str, Any]]:
         """Return the results of trials of one kind, by key; a trial for which time ran out has none."""
         first = trials[0]
         if first.kind == "loss":
-            return self._losses(trials)
+            self.close()
+            found = losses(self.bench, [t.cache for t in trials], self.studied)
+            return {t.key: found[t.cache] for t in trials if t.cache in found}
         llm, options = self._at(first.cache, first.depth), self.options
         if first.kind == "steps":
-            found = step_times(
-                llm, first.cache, first.depth, counts(self.room(first.cache, first.depth)), self.roofs, until
-            )
-            return {first.key: {"points": found}}
+            numbers = counts(self.room(first.cache, first.depth))
+            return {first.key: {"points": step_times(llm, first.depth, numbers, self.roofs, until)}}
         until = min(until, perf_counter() + LONGEST)
         most, rate = busiest(results, first.cache, first.depth, options.most) or (1, 1.0)
         n = int(first.load) if first.kind == "closed" else self.room(first.cache, first.depth)
@@ -119,16 +128,6 @@ class Instrument:
         finally:
             users.close()
         return {first.key: result} if result else {}
-
-    def _losses(self, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-        found = {t.key: known for t in trials if (known := losses.studied(self.studied, t.cache))}
-        if left := [t for t in trials if t.key not in found]:
-            self.close()
-            n = min(losses.WINDOW, self.opened.config.n_ctx_train)
-            windows = text_windows.windows(self.prose, self.opened.tokenizer, n, losses.WINDOWS)
-            loss = losses.measured(lambda cache: self._open(cache, n, 1), [t.cache for t in left], windows)
-            found |= {t.key: loss[t.cache.key] for t in left}
-        return found
 
 
 @dataclass

@@ -1,48 +1,37 @@
-"""What caches cost in nats: from the model's study where it has them, else from a few windows of text."""
+"""What caches cost in nats: a cell of `pyllm study kv` each, from a study where there is one, else measured here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...engine.llm import LLM
 from ...models.cache.spec import CacheSpec
-from ..quality import divergence
-from ..quality.caches import EXACT
-from ..quality.divergence import Divergence
-from ..quality.scoring import divergences
+from ...models.config import Config
 from ..study.cells import Cell
+from ..study.measure import Bench, groups, measure
 
-WINDOW, WINDOWS = 512, 2
-"""Tokens of a window, and windows, of a quick measurement."""
-
-Open = Callable[[CacheSpec], LLM]
-"""Opens an engine for WINDOW tokens."""
+WINDOW = 512
+"""Tokens of a text; its second half is scored."""
 
 
-def studied(results: Mapping[str, Mapping[str, Any]], cache: CacheSpec) -> dict[str, Any] | None:
-    """Return the loss of a cache in a study's results; None if it was not studied."""
-    found = results.get(Cell("score", "prose", WINDOW, cache).key)
-    if not found or not found.get("samples"):
-        return None
-    return {"kld": found["kld_mean"], "error": found["kld_error"], "from": "study"}
+def window(config: Config) -> int:
+    """Return the tokens of a text: WINDOW, or as many as the model was trained for."""
+    return min(WINDOW, config.n_ctx_train)
 
 
-def measured(open: Open, caches: Sequence[CacheSpec], windows: Sequence[Sequence[int]]) -> dict[str, dict[str, Any]]:
-    """Return the KL divergence of caches from an f32 cache over windows of text, by the caches' keys."""
-    engines = [open(cache) for cache in (EXACT, *caches)]
-    try:
-        exact, *others = [engine.session() for engine in engines]
-        parts: list[list[Divergence]] = [[] for _ in others]
-        for window in windows:
-            found = divergences(exact, others, window, len(window) // 2)
-            for mine, part in zip(parts, found, strict=True):
-                mine.append(part)
-    finally:
-        for engine in engines:
-            engine.close()
-    results = {}
-    for cache, mine in zip(caches, parts, strict=True):
-        whole = divergence.statistics(Divergence.joined(mine))
-        results[cache.key] = {"kld": whole["kld_mean"], "error": whole["kld_error"], "from": "measured"}
-    return results
+def losses(
+    bench: Bench, caches: Sequence[CacheSpec], studied: Mapping[str, Mapping[str, Any]]
+) -> dict[CacheSpec, dict[str, Any]]:
+    """Return the KL divergence of each cache from an f32 cache, and its error. studied: a study's results.
+
+    Caches whose texts have too few tokens are left out. Raises FitError.
+    """
+    cells = {cache: Cell("score", "prose", window(bench.caches.config), cache) for cache in caches}
+    found = {cell.key: {**known, "from": "study"} for cell in cells.values() if (known := studied.get(cell.key))}
+    for group in groups(bench, [cell for cell in cells.values() if cell.key not in found]):
+        found |= {key: {**result, "from": "measured"} for key, result in measure(bench, group).items()}
+    return {
+        cache: {"kld": result["kld_mean"], "error": result["kld_error"], "from": result["from"]}
+        for cache, cell in cells.items()
+        if (result := found[cell.key]).get("samples")
+    }

@@ -56,10 +56,17 @@ class Outcome:
             self._fits[cache] = Checked.of(points) if points else None
         return self._fits[cache]
 
+    @property
+    def fast(self) -> bool:
+        """Return whether losses were measured with the arithmetic of answers, which adds noise of its own."""
+        return self.heading.get("arithmetic") == "fast"
+
     def loss(self, cache: CacheSpec) -> float | None:
-        """Return the KL divergence above the noise, which is that of the largest types; None: not known."""
+        """Return the KL divergence, above the noise of fast arithmetic, which the largest types have; None: unknown."""
         found, noise = (self.of(Trial("loss", c)) for c in (cache, self.options.caches[0]))
-        return max(0.0, found["kld"] - noise["kld"]) if found and noise else None
+        if not found or (self.fast and not noise):
+            return None
+        return float(max(0.0, found["kld"] - noise["kld"]) if self.fast else found["kld"])
 
     def sessions(self, cache: CacheSpec, depth: int) -> int:
         return self.memory.sessions(cache, depth, self.options.memory)
@@ -140,7 +147,8 @@ class Outcome:
         notes = {
             SESSIONS: "worth: as many of them as give 90 % of the most tokens/s, or fill the memory, or let a token "
             "take as long as was allowed. t/s and ms: with that many at once; ≈: computed by the model of a step.",
-            AT_LOSS: "The pair with the most sessions among those that lose no more nats (above the noise).",
+            AT_LOSS: "The pair with the most sessions among those that lose no more nats"
+            f"{', above the noise of fast arithmetic' * self.fast}.",
             STEP_BY_STEP: f"At {asked.main} tokens; × compares with the step before.",
             CLOSED: f"Each user holds a conversation, asks {asked.turn} tokens more and gets {asked.answer}, again and "
             "again. first: the time to the first token.",

@@ -17,7 +17,7 @@ MOST = 100_000  # sequences; a number beyond any use
 LIMITS = ("memory", "latency", "units", "bus")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memory:
     """A model in a memory: how many sequences of a depth have room beside the weights and the program."""
 
@@ -37,9 +37,6 @@ class Memory:
             middle = (low + high) // 2
             low, high = (middle, high) if self.taken(cache, depth, middle) <= memory else (low, middle)
         return low
-
-    def __hash__(self) -> int:
-        return id(self.gguf)
 
 
 @lru_cache(4096)

@@ -42,6 +42,13 @@ class Caches:
         self._threads, self._progress = threads or usable_cores(), progress
         self._opened: Opened | None = None
 
+    @property
+    def opened(self) -> Opened:
+        """Return the open file; engines over it share its weights."""
+        if self._opened is None:
+            self._opened = Opened.open(self.gguf, self.config, self.tokenizer)
+        return self._opened
+
     def groups(self, caches: Sequence[CacheSpec], beside: Sequence[CacheSpec] = ()) -> list[list[CacheSpec]]:
         """Return the caches in groups that fit in memory, with those `beside`; raises FitError if one does not."""
         free, limit = free_memory(mapped=self.gguf.nbytes)
@@ -102,10 +109,8 @@ class Caches:
             engine.close()
 
     def _open(self, cache: CacheSpec, n_batch: int = PREFILL_ROWS, *, exact: bool) -> LLM:
-        if self._opened is None:
-            self._opened = Opened.open(self.gguf, self.config, self.tokenizer)
         return LLM(
-            self._opened,
+            self.opened,
             cache=cache,
             n_ctx=self.n_ctx,
             n_threads=self._threads,

@@ -75,13 +75,16 @@ class StudyFile:
             raise PyllmError(f"{self.path}: {problem}; name another file") from None
 
 
-def results_of(gguf: GGUF, path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the results of this model's study; empty if the file cannot be read or is about another model."""
+def results_of(gguf: GGUF, path: Path | None = None, **heading: Any) -> dict[str, dict[str, Any]]:
+    """Return the results of this model's study; empty if the file cannot be read, or is about another model.
+
+    heading: what else its heading must say.
+    """
     try:
         found = _parsed(ours.read(path or default_path(gguf)))
     except OSError:
         return {}
-    if found is None or any(found["heading"].get(key) != value for key, value in identity(gguf).items()):
+    if found is None or any(found["heading"].get(key) != value for key, value in (identity(gguf) | heading).items()):
         return {}
     results: dict[str, dict[str, Any]] = found["results"]
     return results

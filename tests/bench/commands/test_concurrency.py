@@ -71,7 +71,7 @@ def test_losses_come_from_a_study(
 ) -> None:
     real = instrument.trials
     monkeypatch.setattr(instrument, "trials", lambda *args: (t for t in real(*args) if t.kind == "loss"))
-    study = StudyFile.open(tmp_path / "kv.json", identity(GGUF.open(Path(model))))
+    study = StudyFile.open(tmp_path / "kv.json", identity(GGUF.open(Path(model))) | {"arithmetic": "exact"})
     score = {"kld_mean": 0.125, "kld_error": 0.5, "samples": 4}
     study.add({f"score prose 512 {pair} auto": score for pair in ("f16/f16", "q4_0/q4_0", "q4_0/f16", "f16/q4_0")})
     studied = study.results["score prose 512 q4_0/q4_0 auto"]

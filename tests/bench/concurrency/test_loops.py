@@ -49,13 +49,13 @@ def test_copies_read_alike(llm: LLM) -> None:
 
 def test_times_of_steps(llm: LLM) -> None:
     free = [pool.free for pool in llm.pools]
-    found = step_times(llm, llm.cache, 640, [1, 3], GIVEN)
+    found = step_times(llm, 640, [1, 3], GIVEN)
     assert [(p["sequences"], p["depth"]) for p in found] == [(1, 644), (3, 644)]
     for p in found:
         assert 0 < p["low"] <= p["seconds"] <= p["high"] <= p["p99"] * 1.5 and p["bus"] > 0 < p["unit"]
     assert found[1]["k"] == pytest.approx(3 * found[0]["k"]) and found[1]["weights"] == found[0]["weights"]
     assert [pool.free for pool in llm.pools] == free
-    assert len(step_times(llm, llm.cache, 64, [1], None, until=0.0)) == 1, "one round in any case"
+    assert len(step_times(llm, 64, [1], None, until=0.0)) == 1, "one round in any case"
 
 
 def test_a_closed_loop(llm: LLM) -> None:
