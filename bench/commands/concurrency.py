@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from ...engine.advice.study_file import StudyFile, default_path, results_of
@@ -23,6 +24,7 @@ from ...models.errors import FitError, UsageError
 from ...models.file.gguf import GGUF
 from ...models.text.tokenizer import Tokenizer
 from ..concurrency import concurrency_page
+from ..concurrency.claims import claims
 from ..concurrency.instrument import Instrument, fill, headed
 from ..concurrency.losses import window
 from ..concurrency.outcome import Outcome
@@ -123,12 +125,11 @@ def show(args: argparse.Namespace, study: StudyFile, outcome: Outcome) -> None:
             {"caption": t.caption, "note": outcome.note(t.caption), "columns": t.columns, "rows": t.rows}
             for t in outcome.tables()
         ]
-        told = {"found": [*outcome.sentences()], "warnings": [*outcome.warnings()], "tables": found}
+        said = [asdict(claim) for claim in claims(outcome)]
+        told = {"found": [*outcome.sentences()], "claims": said, "warnings": [*outcome.warnings()], "tables": found}
         print(json.dumps({"heading": study.heading, "results": study.results, **told}, sort_keys=True))
     else:
         concurrency_page.report(outcome).show(sys.stdout, how)
-        for warning in outcome.warnings():
-            screen.warn(warning)
     screen.say(f"study: {study.path} ({len(study.results)} trials)", sys.stderr)
     if args.report:
         written = concurrency_page.write(outcome, Path(args.report))

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...models.cache.spec import CacheSpec
 from ..report.plot import MARKERS, Axes, Look, Plot
 from ..report.report import Report, Section
+from .claims import claims
 from .outcome import Outcome
 
 PAGE = "report.html"
@@ -21,8 +22,9 @@ def report(outcome: Outcome) -> Report:
     plots = [(picture(outcome), CAPTION)] if shown(outcome) else []
     found = Section("What was found", list(outcome.sentences()), plots=plots)
     tables = (Section(t.caption, [outcome.note(t.caption)], [replace(t, caption="")]) for t in outcome.tables())
-    sections = [found, *tables]
-    return Report(f"Concurrency: {heading['model']}", about, list(outcome.warnings()), sections)
+    said = [Section("Common claims", each)] if (each := [str(claim) for claim in claims(outcome)]) else []
+    title = f"Concurrency: {heading['model']}"
+    return Report(title, about, list(outcome.warnings()), [found, *said, *tables])
 
 
 CAPTION = (

@@ -22,6 +22,20 @@ LOSSES = (0.001, 0.01, 0.05)
 """Nats above the noise up to which sessions are counted."""
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What one cache gives in place of another: the ratios of sessions, and of the time of a step of n sequences."""
+
+    sessions: float
+    time: float
+    n: int
+
+    def __str__(self) -> str:
+        return (
+            f"gives {self.sessions:.2f} times the sessions and takes {self.time:.2f} of the time for a step of {self.n}"
+        )
+
+
 @dataclass
 class Outcome:
     """The results of a study so far, whole or in part: what has no results yet is left out."""
@@ -87,6 +101,12 @@ class Outcome:
         fitted = self.fitted(cache)
         return measured if measured is not None else fitted.model.seconds(n, depth) if fitted and n else None
 
+    def gain(self, a: CacheSpec, b: CacheSpec, depth: int) -> Gain | None:
+        """Return what cache b gives in place of a at a depth; None if the steps of one of them are not known."""
+        n = max((p["sequences"] for p in self.steps(a, depth)), default=0)
+        before, after, held = self.seconds(a, depth, n), self.seconds(b, depth, n), self.sessions(a, depth)
+        return Gain(self.sessions(b, depth) / held, after / before, n) if before and after and held else None
+
     def _speed(self, cache: CacheSpec, depth: int, n: int) -> tuple[str, str]:
         """Return tokens/s and the milliseconds of a step of n sequences, marked where they are computed."""
         seconds = self.seconds(cache, depth, n)
@@ -113,8 +133,10 @@ class Outcome:
         )
         for name, path in paths(self.options.types).items():
             one = self.options.cache(*path[1]) if len(path) > 1 else None
-            if one and (bought := self._bought(first, one, depth)):
-                yield f"{name}: from {first.pair} to {one.pair} {bought}."
+            if one and (gain := self.gain(first, one, depth)):
+                lost = self.loss(one)
+                cost = "" if lost is None else f", and costs {_nats(lost)} nats"
+                yield f"{name}: {one.pair} in place of {first.pair} {gain}{cost}."
         for cache in (first, last):
             if limits := self.limits(cache, depth):
                 yield (
@@ -127,17 +149,6 @@ class Outcome:
                 f"The model of a step's time is off by {median(errors):.0%} (median, at most {max(errors):.0%}) at "
                 f"{len(errors)} points that it did not see."
             )
-
-    def _bought(self, a: CacheSpec, b: CacheSpec, depth: int) -> str:
-        """Return what a step from one cache to another buys and costs; empty if steps were not measured."""
-        n = max((p["sequences"] for p in self.steps(a, depth)), default=0)
-        before, after = self.seconds(a, depth, n), self.seconds(b, depth, n)
-        if not before or not after or not self.sessions(a, depth):
-            return ""
-        more = self.sessions(b, depth) / self.sessions(a, depth)
-        lost = self.loss(b)
-        cost = "" if lost is None else f", and costs {lost:.4f} nats"
-        return f"gives {more:.2f} times the sessions, takes {after / before:.2f} times as long for a step of {n}{cost}"
 
     # Tables ----------------------------------------------------------------------------------------------------------
 

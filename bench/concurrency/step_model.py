@@ -100,13 +100,14 @@ class Checked:
     model: StepModel
     seen: tuple[float, ...]
     unseen: tuple[float, ...]
+    depths: int  # of the points of the fit; with a single one, b and e are not told apart
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Checked:
         """Fit a model to some of the points, and check it at the others."""
         seen, out = split(points)
         model = fit(seen)
-        return cls(model, tuple(map(model.error, seen)), tuple(map(model.error, out)))
+        return cls(model, tuple(map(model.error, seen)), tuple(map(model.error, out)), len({p.depth for p in seen}))
 
     @property
     def summary(self) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from pyllm.bench.concurrency import concurrency_page
+from pyllm.bench.concurrency.claims import claims
 from pyllm.bench.concurrency.outcome import Outcome
 from pyllm.bench.concurrency.sessions import Memory
 from pyllm.bench.concurrency.step_model import Machine, StepModel
@@ -49,7 +50,7 @@ def outcome(options: Options, memory: Memory) -> Outcome:
 
 
 def model(trial: Trial) -> StepModel:
-    return StepModel(0.01, 0.001, PACE[trial.cache.k] + PACE[trial.cache.v] / 2)
+    return StepModel(0.01, 0.001, PACE[trial.cache.k] + PACE[trial.cache.v] / 3)
 
 
 def made(trial: Trial) -> dict[str, Any]:
@@ -101,10 +102,29 @@ def test_the_report(outcome: Outcome, tmp_path: Path) -> None:
     out = io.StringIO()
     concurrency_page.report(outcome).show(out)
     said = " ".join(out.getvalue().split())
-    assert "V first: from f16/f16 to f16/q8_0 gives 1." in said and "points that it did not see" in said
+    assert "V first: f16/q8_0 in place of f16/f16 gives 1." in said and "points that it did not see" in said
+    assert "Common claims" in said
     assert "Other programs took up to 50%" in "".join(outcome.warnings())
     page = concurrency_page.write(outcome, tmp_path).read_text()
     assert page.count("<table>") == 7 and page.count("<svg") == 1 and "Computed, not measured: 16 cores" in page
+
+
+def test_claims(outcome: Outcome) -> None:
+    by = {claim.said.partition(",")[0]: claim for claim in claims(outcome)}
+    assert [claim.verdict for claim in by.values()] == [
+        "half: K buys more speed, but V no more sessions", "holds for the bus", "holds", "more here", "holds",
+    ]  # fmt: skip
+    assert "q4_0 takes 56% off in K and 19% in V" in by["V's gain in compute is small"].found
+    assert all(claim.found.endswith(".") and "nan" not in claim.found for claim in by.values())
+
+
+def test_claims_about_speed_follow_the_steps(outcome: Outcome) -> None:
+    for result in outcome.results.values():
+        for point in result.get("points", ()):
+            del point["bus"]
+            point.update(seconds=1.0, low=1.0, high=1.0)
+    found = [claim.verdict for claim in claims(outcome)]
+    assert found[0] == "does not hold: both buy the same" and found[-2:] == ["less here", "holds"]
 
 
 def partly(outcome: Outcome) -> Iterator[dict[str, Any]]:
@@ -120,4 +140,5 @@ def test_any_part_of_a_study_has_a_report(outcome: Outcome) -> None:
         for table in part.tables():
             assert table.rows
         assert any("hold" in sentence for sentence in part.sentences())
+        assert len(list(claims(part))) <= 5
     assert not list(Outcome({}, {}, outcome.options, outcome.memory).tables())
