@@ -64,15 +64,13 @@ def run(args: argparse.Namespace) -> int:
         study = StudyFile.open(path, headed(bench, options))
         if study.set_aside:
             screen.warn(f"{study.path} was damaged; it is kept as {study.set_aside}")
-        outcome = Outcome(study.heading, study.results, options, Memory(gguf, config), machines)
         try:
             if budget > 0:
                 measure(args, bench, study, options, budget, progress)
         finally:
             progress.close()
-            outcome.results = study.results
             if study.results:
-                show(args, study, outcome)
+                show(args, study, Outcome(study.heading, study.results, options, Memory(gguf, config), machines))
     return 0
 
 

@@ -98,8 +98,10 @@ def _throughput(outcome: Outcome) -> Iterator[Claim]:
         cache = outcome.options.cache(t, t)
         if cache in outcome.options.caches and cache != first:
             gains = {d: 1 / g.time - 1 for d in outcome.options.depths if (g := outcome.gain(first, cache, d))}
-            differ += [gain - claimed for gain in gains.values()]
-            found += [f"{cache.pair} {gain:+.0%} at {depth} tokens" for depth, gain in gains.items()]
+            if gains:
+                each = ", ".join(f"{gain:+.0%} at {depth}" for depth, gain in gains.items())
+                found.append(f"{cache.pair} {each} tokens")
+                differ += [gain - claimed for gain in gains.values()]
     if differ:
         if max(map(abs, differ)) <= NEAR:
             verdict = "holds"
@@ -107,7 +109,7 @@ def _throughput(outcome: Outcome) -> Iterator[Claim]:
             verdict = "more here" if min(differ) > 0 else "less here"
         else:
             verdict = "it depends on the tokens in the cache"
-        yield Claim("int8 gives +30 %, int4 +40 % throughput", verdict, f"Against {first.pair}: {', '.join(found)}.")
+        yield Claim("int8 gives +30 %, int4 +40 % throughput", verdict, f"Against {first.pair}: {'; '.join(found)}.")
 
 
 def _best(outcome: Outcome) -> Iterator[Claim]:
@@ -122,7 +124,7 @@ def _best(outcome: Outcome) -> Iterator[Claim]:
     sessions = [outcome.sessions(cache, depth) for cache in pairs]
     mixed, other, small = (float(lost or 0) for lost in losses)
     each = zip(pairs, sessions, losses, steps, strict=True)
-    parts = [f"{c.pair} {n} sessions at {lost:.4f} nats and {g.time:.2f} of the time" for c, n, lost, g in each if g]
+    parts = [f"{c.pair} {n} sessions at {lost:.5f} nats and {g.time:.2f} of the time" for c, n, lost, g in each if g]
     verdict = "holds" if mixed < min(other, small) and sessions[0] >= sessions[1] else "does not hold"
     found = f"At {depth} tokens: {', '.join(parts)} that {asked.caches[0].pair} takes for a step."
     yield Claim("K at 8 and V at 4 bits is the best of both", verdict, found)

@@ -27,8 +27,8 @@ from .losses import losses
 from .sessions import Memory
 from .trials import Kind, Options, Results, Trial, busiest, counts, trials
 
-ROUNDS = 2
-"""Answers of each user that the closed loop counts, on average."""
+ROUNDS, ANSWERS = 2, 6
+"""Answers that the closed loop counts at the least: of each user, on average, and in all."""
 OPEN_SECONDS, FEWEST, MOST = 20.0, 15, 300
 """For how long requests arrive at random, and how many at least and at most."""
 LONGEST = 90.0
@@ -119,7 +119,7 @@ class Instrument:
         users = Users(llm, n, first.depth, options.turn, options.answer, options.seed)
         try:
             if first.kind == "closed":
-                result = closed_loop(users, rounds=ROUNDS if n > 2 else 6 // n, until=until)
+                result = closed_loop(users, rounds=max(ROUNDS, ANSWERS // n), until=until)
             else:
                 rate *= first.load
                 count = min(MOST, max(FEWEST, round(rate * OPEN_SECONDS)))

@@ -31,9 +31,7 @@ class Gain:
     n: int
 
     def __str__(self) -> str:
-        return (
-            f"gives {self.sessions:.2f} times the sessions and takes {self.time:.2f} of the time for a step of {self.n}"
-        )
+        return f"gives {self.sessions:.2f} times the sessions, and a step of {self.n} takes {self.time:.2f} of the time"
 
 
 @dataclass
@@ -102,10 +100,10 @@ class Outcome:
         return measured if measured is not None else fitted.model.seconds(n, depth) if fitted and n else None
 
     def gain(self, a: CacheSpec, b: CacheSpec, depth: int) -> Gain | None:
-        """Return what cache b gives in place of a at a depth; None if the steps of one of them are not known."""
-        n = max((p["sequences"] for p in self.steps(a, depth)), default=0)
-        before, after, held = self.seconds(a, depth, n), self.seconds(b, depth, n), self.sessions(a, depth)
-        return Gain(self.sessions(b, depth) / held, after / before, n) if before and after and held else None
+        """Return what cache b gives in place of a at a depth; None if steps of both were not measured there."""
+        before, after = ({p["sequences"]: p["seconds"] for p in self.steps(cache, depth)} for cache in (a, b))
+        n = max(before.keys() & after.keys(), default=0)
+        return Gain(self.sessions(b, depth) / self.sessions(a, depth), after[n] / before[n], n) if n else None
 
     def _speed(self, cache: CacheSpec, depth: int, n: int) -> tuple[str, str]:
         """Return tokens/s and the milliseconds of a step of n sequences, marked where they are computed."""
@@ -257,7 +255,7 @@ class Outcome:
     def _model(self) -> Table:
         rows = []
         for cache in self.by_size():
-            if (f := self.fitted(cache)) and len(f.seen) > 2:
+            if (f := self.fitted(cache)) and f.depths > 1:
                 m, s = f.model, f.summary
                 unseen = "" if s["unseen_max"] is None else f"{s['unseen_median']:.0%}, {s['unseen_max']:.0%}"
                 rows.append([cache.pair, f"{m.a * 1e3:.2f}", f"{m.b * 1e3:.3f}", f"{m.e * 1e6:.3f}",
@@ -271,7 +269,7 @@ class Outcome:
             for depth in self.options.depths:
                 for cache in self.by_size():
                     fitted, points = self.fitted(cache), self.steps(cache, depth)
-                    if not fitted or not points:
+                    if not fitted or not points or fitted.depths < 2:
                         continue
                     token = (points[0]["k"] + points[0]["v"]) / points[0]["depth"] / points[0]["sequences"]
                     model = Elsewhere(fitted.model, points[0]["weights"], token, self.options.threads, machine)
@@ -287,6 +285,8 @@ class Outcome:
     def warnings(self) -> Iterator[str]:
         """Yield what a reader must know before trusting the figures."""
         shares = [r["others"] for r in self.results.values() if isinstance(r.get("others"), float)]
+        if self.machines and not any(f.depths > 1 for cache in self.options.caches if (f := self.fitted(cache))):
+            yield "Other machines are computed from steps at two depths or more, which are not measured yet."
         busy = [share for share in shares if share > BUSY]
         if busy:
             yield (
@@ -325,7 +325,7 @@ def _kib(nbytes: int) -> str:
 
 
 def _nats(loss: float | None) -> str:
-    return "" if loss is None else f"{loss:.4f}"
+    return "" if loss is None else f"{loss:.5f}"
 
 
 def _ms(seconds: float | None) -> str:

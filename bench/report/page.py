@@ -34,8 +34,8 @@ caption {{ text-align: left; font-weight: 600; padding-bottom: 0.25rem; }}
 th, td {{ padding: 0.15rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--faint); }}
 th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
 thead th {{ border-bottom: 2px solid var(--ink); vertical-align: bottom; }}
-figure {{ margin: 1.2rem 0; max-width: 46rem; break-inside: avoid; }}
-figure svg {{ display: block; width: 100%; height: auto; }}
+figure {{ margin: 1.2rem 0; max-width: 46rem; break-inside: avoid; overflow-x: auto; }}
+figure svg {{ display: block; width: 100%; min-width: 28rem; height: auto; }}
 figcaption {{ font-size: 0.85rem; }}
 tr {{ break-inside: avoid; }}
 h2 {{ break-after: avoid; }}

@@ -66,19 +66,24 @@ def test_a_whole_study(model: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert code == 0 and out.startswith("# Concurrency: tiny") and "| K/V " in out
 
 
-def test_losses_come_from_a_study(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("flag", "origin"), [("--exact", "study"), ("--fast", "measured")])
+def test_losses_come_from_a_study_of_the_same_arithmetic(
+    flag: str, origin: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     real = instrument.trials
     monkeypatch.setattr(instrument, "trials", lambda *args: (t for t in real(*args) if t.kind == "loss"))
     study = StudyFile.open(tmp_path / "kv.json", identity(GGUF.open(Path(model))) | {"arithmetic": "exact"})
     score = {"kld_mean": 0.125, "kld_error": 0.5, "samples": 4}
     study.add({f"score prose 512 {pair} auto": score for pair in ("f16/f16", "q4_0/q4_0", "q4_0/f16", "f16/q4_0")})
     studied = study.results["score prose 512 q4_0/q4_0 auto"]
-    code, _, err = call(capsys, f"{FLAGS} --budget 5m -o {tmp_path / 'a.json'} --study {tmp_path / 'kv.json'}", model)
+    files = f"-o {tmp_path / 'a.json'} --study {tmp_path / 'kv.json'}"
+    code, _, err = call(capsys, f"{FLAGS} {flag} --budget 5m {files}", model)
     assert code == 0, err
-    loss = json.loads((tmp_path / "a.json").read_text())["results"]["loss 0 0 q4_0/q4_0 auto"]
-    assert loss["kld"] == studied["kld_mean"] and loss["from"] == "study"
+    saved = json.loads((tmp_path / "a.json").read_text())
+    loss = saved["results"]["loss 0 0 q4_0/q4_0 auto"]
+    assert (loss["kld"] == studied["kld_mean"], loss["from"]) == (origin == "study", origin)
+    assert saved["heading"]["arithmetic"] == flag.removeprefix("--")
 
 
 def test_a_budget_of_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
