@@ -129,7 +129,8 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
             where = builder.add(x[1], step)
         beyond = where
         for j in used:
-            word, where = builder.extract_value(args[1], j), builder.add(beyond, I64(4 * (j - used[0])))
+            word = builder.extract_value(args[1], j) if words.rows else args[1]
+            where = builder.add(beyond, I64(4 * (j - used[0])))
             for row in range(paired, acc.rows):
                 sums[row] = _emit_dot(builder, sums[row], word, splatted(builder, read(builder, where, I32), 16))
                 where = builder.add(where, step)
