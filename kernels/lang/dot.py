@@ -120,15 +120,16 @@ def dot_words(typingctx: Any, acc: Any, words: Any, first: Any, count: Any, x: A
         step = context.cast(builder, args[5], sig.args[5], types.int64)
         sums = [builder.extract_value(args[0], row) for row in range(acc.rows)]
         used = range(first.literal_value, first.literal_value + count.literal_value)
-        taken = [builder.extract_value(args[1], j) if words.rows else args[1] for j in used]
         paired = acc.rows // 2 * 2 if cpu.I8MM and len(used) % 2 == 0 else 0
         where = builder.add(args[4], I64(4 * used[0]))
         for row in range(0, paired, 2):
             x = [where, builder.add(where, step)]
+            taken = [builder.extract_value(args[1], j) for j in used]
             sums[row : row + 2] = _pairs_i8mm(builder, sums[row : row + 2], taken, x)
             where = builder.add(x[1], step)
         beyond = where
-        for j, word in zip(used, taken, strict=True):
+        for j in used:
+            word = builder.extract_value(args[1], j) if words.rows else args[1]
             where = builder.add(beyond, I64(4 * (j - used[0])))
             for row in range(paired, acc.rows):
                 sums[row] = _emit_dot(builder, sums[row], word, splatted(builder, read(builder, where, I32), 16))
