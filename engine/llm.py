@@ -247,13 +247,15 @@ class LLM:
         """Return K and V of a layer, decoded from the cache, for the tokens of the last answer or of `logits`.
 
         float32 (tokens, n_head_kv, head_dim) each; rotated if the cache is. A layer with a sliding window has only the
-        last tokens, which its pages still hold.
+        last tokens, which its pages still hold; with a policy that drops tokens, the others are there, in order.
         """
-        held, at = self.model.kv.layers[self._number(layer)], self.config.layers[layer]
-        sequence = self._filled().sequence
-        table = sequence.tables[held.kind]
-        positions = np.arange(table.first * PAGE, sequence.n_past)
-        return cached(held, at, table.pages[positions // PAGE] * PAGE + positions % PAGE)
+        at, sequence, kv = self.config.layers[self._number(layer)], self._filled().sequence, self.model.kv
+        found = []
+        for held in kv.segments(layer):
+            positions = sequence.positions(held.kind)
+            slots = sequence.tables[held.kind].pages[positions // PAGE] * PAGE + positions % PAGE
+            found += [cached(held, at, slots)] if len(slots) else []
+        return np.concatenate([k for k, _ in found]), np.concatenate([v for _, v in found])
 
     def attention(self, layer: int) -> F32Array:
         """Return softmax(Q·Kᵀ) of a layer for the tokens of the last answer or of `logits`: float32 (n, n_head, n).

@@ -105,8 +105,8 @@ class Parked:
 
 
 def _pages(kv: KVCache, sequence: Sequence) -> Iterator[tuple[Pages, Any]]:
-    """Yield the pools of each layer, (heads, pages, bytes of a page), and the pages in them that a sequence holds."""
-    for layer in kv.layers:
+    """Yield the pools of each layer and segment, (heads, pages, bytes of a page), and the pages in them that a sequence holds."""
+    for layer in kv.every:
         table = sequence.tables[layer.kind]
         held = table.pages[table.first : table.count]
         for pool, page in ((layer.k_pool, layer.k_page), (layer.v_pool, layer.v_page)):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels.shapes import PAGE
 from ..models.cache.store import KVCache
 from ..models.forward.span import Span
 from .page_table import PagePool, PageTable, PoolFull
@@ -21,7 +25,7 @@ class Sequence:
         """n_ctx: tokens that the sequence can have."""
         self.n_ctx = n_ctx
         self.tables = [PageTable(pool, n_ctx, pages.kept) for pool, pages in zip(pools, kv.tables, strict=True)]
-        self._windows = [pages.window for pages in kv.tables]
+        self._pages, self._borders = kv.tables, kv.borders
         self.tokens: list[int] = []
 
     @property
@@ -37,14 +41,22 @@ class Sequence:
         self.reserve(self.n_past + len(tokens))
         return Span(tokens, self.n_past, [table.pages for table in self.tables], prompt)
 
+    def positions(self, kind: int) -> npt.NDArray[np.int64]:
+        """Return the positions of the tokens that table `kind` holds."""
+        table, pages, last = self.tables[kind], self._pages[kind], self._borders and kind == len(self.tables) - 2
+        begin = PAGE * self._borders.left(self.n_past) if self._borders and last else PAGE * table.first
+        return np.arange(begin, min(self.n_past, pages.tokens(self.n_past)))
+
     def extend(self, tokens: Tokens[int]) -> None:
         """Add tokens that a step has taken in."""
         self.tokens.extend(tokens)
 
     def reserve(self, n: int) -> None:
         """Take pages until n tokens have room; raises PyllmError if a pool has none left."""
-        for table in self.tables:
-            table.reserve(n)
+        for table, pages in zip(self.tables, self._pages, strict=True):
+            if not table.count:
+                table.begin(pages.first)
+            table.reserve(pages.tokens(n))
 
     def try_reserve(self, n: int) -> bool:
         """Take pages until n tokens have room; return False if a pool has none left."""
@@ -60,10 +72,10 @@ class Sequence:
         The caller takes in again what it still needs.
         """
         n = min(n, self.n_past)
-        each = zip(self.tables, self._windows, strict=True)
-        if not all(not window or table.holds(max(0, n + 1 - window)) for table, window in each):
+        each = list(zip(self.tables, self._pages, strict=True))
+        if not all(not pages.window or table.holds(max(0, n + 1 - pages.window)) for table, pages in each):
             n = 0
         del self.tokens[n:]
-        for table in self.tables:
-            table.truncate(n)
+        for table, pages in each:
+            table.truncate(pages.tokens(n) if n else 0)
         return n

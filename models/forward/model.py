@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.plan import Cost, Plan, Team
+from ..cache.kinds import kinds, step_rows
 from ..cache.sizes import PREFILL_ROWS, sums_places
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
@@ -42,17 +43,19 @@ class Model:
         max_logits: rows of a step whose logits can be asked for. sequences: how many there can be at once; each has
         pages for its own windows.
         """
-        self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
+        c = self.config = loaded.config
         self.team = Team(threads)
         self._net = loaded.net
-        c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        places = n_batch + sums_places(n_ctx, sequences)  # a step may have prompts and decode rows
+        n_batch = step_rows(self.kv.borders, n_batch, sequences)
+        self.n_batch, self.max_logits = n_batch, max_logits
+        places = sums_places(n_ctx, sequences, n_batch, self.kv.borders)  # a step may have prompts and decode rows
         self._step = Step(
             n_batch,
             threads,
             min(layer.n_head_kv for layer in c.layers),
-            windows=[pages.window for pages in self.kv.tables],
+            windows=[kind.window for kind in kinds(c)],
+            borders=self.kv.borders,
             places=places,
             experts=c.expert_count,
             experts_used=c.expert_used_count,
