@@ -252,9 +252,10 @@ class LLM:
         at, sequence, kv = self.config.layers[self._number(layer)], self._filled().sequence, self.model.kv
         found = []
         for held in kv.segments(layer):
-            positions = sequence.positions(held.kind)
-            slots = sequence.tables[held.kind].pages[positions // PAGE] * PAGE + positions % PAGE
-            found += [cached(held, at, slots)] if len(slots) else []
+            table = sequence.tables[held.kind]
+            positions = np.array(kv.positions(held, sequence.n_past, table.first), np.int64)
+            if len(positions):
+                found.append(cached(held, at, table.pages[positions // PAGE] * PAGE + positions % PAGE))
         return np.concatenate([k for k, _ in found]), np.concatenate([v for _, v in found])
 
     def attention(self, layer: int) -> F32Array:

@@ -105,7 +105,7 @@ class Parked:
 
 
 def _pages(kv: KVCache, sequence: Sequence) -> Iterator[tuple[Pages, Any]]:
-    """Yield the pools of each layer and segment, (heads, pages, bytes of a page), and the pages in them that a sequence holds."""
+    """Yield the pools of each layer and segment, (heads, pages, bytes of a page), and a sequence's pages."""
     for layer in kv.every:
         table = sequence.tables[layer.kind]
         held = table.pages[table.first : table.count]

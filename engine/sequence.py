@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 
-import numpy as np
-import numpy.typing as npt
-
-from ..kernels.shapes import PAGE
 from ..models.cache.store import KVCache
 from ..models.forward.span import Span
 from .page_table import PagePool, PageTable, PoolFull
@@ -25,7 +21,7 @@ class Sequence:
         """n_ctx: tokens that the sequence can have."""
         self.n_ctx = n_ctx
         self.tables = [PageTable(pool, n_ctx, pages.kept) for pool, pages in zip(pools, kv.tables, strict=True)]
-        self._pages, self._borders = kv.tables, kv.borders
+        self._pages = kv.tables
         self.tokens: list[int] = []
 
     @property
@@ -40,12 +36,6 @@ class Sequence:
         """
         self.reserve(self.n_past + len(tokens))
         return Span(tokens, self.n_past, [table.pages for table in self.tables], prompt)
-
-    def positions(self, kind: int) -> npt.NDArray[np.int64]:
-        """Return the positions of the tokens that table `kind` holds."""
-        table, pages, last = self.tables[kind], self._pages[kind], self._borders and kind == len(self.tables) - 2
-        begin = PAGE * self._borders.left(self.n_past) if self._borders and last else PAGE * table.first
-        return np.arange(begin, min(self.n_past, pages.tokens(self.n_past)))
 
     def extend(self, tokens: Tokens[int]) -> None:
         """Add tokens that a step has taken in."""

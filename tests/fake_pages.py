@@ -51,6 +51,7 @@ class FakeModel:
                             v_pool=np.zeros(len(held), np.uint8), v_page=1)
             for i, held in enumerate(self.held)
         ]  # fmt: skip
+        self.kv.every, self.kv.borders = self.kv.layers, None
         self.pools: list[PagePool] = []
         self.steps, self.ends = 0, True
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from ...kernels.shapes import PAGE
-from ...models.cache.kinds import pages
+from ...kernels.shapes import PAGE, pages
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from ..speed.cases import Setup

@@ -20,9 +20,9 @@ def combine(a, begin, end, thread):
     """Combine the parts of each head and normalize: [heads * v_dim] float32 and as products take it. Items are rows.
 
     sums, sums_at: see ATTEND. parts: int64, how many each row has in each segment, parts_stride bytes from segment to
-    segment; the parts of a segment are put together first, as a block of rows leaves them. sinks: a score of each head that has weight but no
-    value, float32, or 0. v_rotation: size of the blocks that V is rotated in (see hadamard.py), which is undone here;
-    0: it is not rotated.
+    segment; those of a segment are put together first, as a block of rows leaves them. sinks: a score of each head that
+    has weight but no value, float32, or 0. v_rotation: size of the blocks that V is rotated in (see hadamard.py), which
+    is undone here; 0: it is not rotated.
     """
     size, n = (a.v_columns + TAIL) * 4, a.heads * a.v_dim
     for row in range(begin, end):

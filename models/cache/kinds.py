@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...kernels.shapes import MAX_TABLES, PAGE
+from ...kernels.shapes import MAX_TABLES, PAGE, pages
 from ..config import Config
-from .segments import Borders, pages
+from .segments import Borders
 
 SLACK = 512
 """Tokens by which a sequence can be rewound without losing what a window needs, if batches are no larger than that."""

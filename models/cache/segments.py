@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...kernels.formats.table import CACHE_TYPES, FORMATS
-from ...kernels.shapes import PAGE
+from ...kernels.shapes import PAGE, pages
 from ..errors import UsageError, did_you_mean
 from . import layer_map
 
@@ -81,11 +81,6 @@ class Borders:
         """Return the pages in the sink and in the body of a sequence of n tokens."""
         left = self.left(tokens)
         return min(left, self.sink), max(0, left - self.sink) if self.body else 0
-
-
-def pages(tokens: int) -> int:
-    """Return the pages that hold `tokens` tokens."""
-    return -(-tokens // PAGE)
 
 
 def parse(text: str) -> Segments:

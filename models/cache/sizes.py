@@ -73,8 +73,7 @@ def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = 
 
 def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = PREFILL_ROWS, sequences: int = 1) -> int:
     """Return the bytes of a cache that holds n_ctx tokens of all sequences together; raises UsageError."""
-    segments = spec.segments
-    found = tables(config, segments.borders if segments else None, n_ctx, n_batch, sequences)
+    found = tables(config, spec.borders, n_ctx, n_batch, sequences)
     each = segment_bytes(config, spec)
     return sum(table.pool * PAGE * nbytes for table, nbytes in zip(found, each, strict=True))
 

@@ -87,6 +87,11 @@ class CacheSpec:
         """Return the segments that the policy asks for; None: one for all tokens."""
         return segments.parse(self.policy) if self.policy else None
 
+    @property
+    def borders(self) -> segments.Borders | None:
+        """Return where these segments lie, in pages; None: one for all tokens."""
+        return self.segments.borders if self.segments else None
+
     def side(self, side: str, n_layer: int) -> tuple[str, ...]:
         """Return the type of K ("k") or V ("v") in each layer; raises UsageError if a map does not fit n_layer."""
         return layer_map.types(side, self.k if side == "k" else self.v, n_layer)

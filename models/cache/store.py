@@ -52,7 +52,7 @@ class KVCache:
         rotation.check(config, spec.rotate)
         self.spec, self.n_pages = spec, -(-n_ctx // PAGE)
         segments = spec.segments
-        self.borders = segments.borders if segments else None
+        self.borders = spec.borders
         self.tables: list[TablePages] = tables(config, self.borders, n_ctx, n_batch, sequences)
         self.layers: list[LayerCache] = []  # with segments, the body
         self.tails: dict[int, LayerCache] = {}  # of layers with segments
@@ -92,6 +92,12 @@ class KVCache:
         if i not in self.tails:
             return (self.layers[i],)
         return self.sinks[i], self.layers[i], self.tails[i]
+
+    def positions(self, held: LayerCache, tokens: int, first: int) -> range:
+        """Return the positions, of a sequence of n tokens, that a place holds whose table begins with page `first`."""
+        tail = self.borders is not None and held in self.tails.values()
+        begin = self.borders.left(tokens) if self.borders and tail else first
+        return range(PAGE * begin, min(tokens, self.tables[held.kind].tokens(tokens)))
 
     @property
     def every(self) -> list[LayerCache]:
