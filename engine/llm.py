@@ -31,6 +31,7 @@ from ..models.forward.probe import Attended, cached, softmax_weights
 from ..models.progress import Progress, silent
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
+from . import policy
 from .choices import Choices
 from .generate import generate
 from .machine import host
@@ -43,6 +44,7 @@ from .sequence import Sequence as TokenSequence
 from .sequence import pools
 from .stepper import Session, Stepper
 from .store import sources
+from .what_if import Changer, WhatIf
 
 F32Array = npt.NDArray[np.float32]
 Messages = Sequence[dict[str, str]]
@@ -84,6 +86,8 @@ class LLM:
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
         cache_rotate: str = "auto",
+        cache_policy: str = "",
+        what_if: WhatIf | None = None,
         cache: CacheSpec | None = None,
         n_threads: int | None = None,
         n_batch: int = PREFILL_ROWS,
@@ -99,17 +103,21 @@ class LLM:
 
         model: whatever `pyllm run` takes as MODEL; None is its default model. n_ctx: tokens that the cache holds, of
         all sequences together. cache_type_k, cache_type_v: a type, or a map of types by layer such as
-        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache: all three as one value, instead of them.
+        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache_policy: which tokens are kept in which types, as
+        in "sink=64:f16,tail=128:f16" or "streaming". cache: all four as one value, instead of them. what_if: a function
+        of your own that changes K and V when a page leaves the tail (see what_if.py).
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
         look for NaN and infinity after each step.
         """
         started = perf_counter()
-        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
+        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate, cache_policy)
         if cache is not None and spec != CacheSpec():
-            raise UsageError("cache: says types and rotation; leave out cache_type_k, cache_type_v and cache_rotate")
-        spec = cache or spec
+            raise UsageError(
+                "cache: says types, rotation and policy; leave out the other arguments that begin with cache_"
+            )
+        spec, what_if = policy.chosen(cache or spec, what_if)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
         for name, size in {**sizes, "n_threads": n_threads or 1}.items():
             if size < 1:
@@ -131,6 +139,8 @@ class LLM:
             sequences=sequences,
             progress=progress,
         )
+        if what_if is not None:
+            self.model.fill_body(Changer(what_if, self.model).apply)
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)

@@ -83,7 +83,7 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: i
     check(config, cache)
     b, rows, fixed = cache.borders, 1, 0
     if b is not None:  # rows of prompts leave as many sums as decode rows
-        rows = step_rows(b, PREFILL_ROWS, sequences)
+        rows = step_rows(b, PREFILL_ROWS)
         *_, tail, sink = zip(
             tables(config, b, n_ctx, PREFILL_ROWS, sequences), segment_bytes(config, cache), strict=True
         )

@@ -67,12 +67,9 @@ class TablePages:
         return PAGE * (end if self.most is None else min(end, self.most))
 
 
-def step_rows(borders: Borders | None, n_batch: int, sequences: int) -> int:
-    """Return the tokens of a step at most. With segments it is a page, or one of each sequence.
-
-    So a page is read back as it is stored soon after it is full, and rows leave the sums of few parts.
-    """
-    return n_batch if borders is None else min(n_batch, max(PAGE, sequences))
+def step_rows(borders: Borders | None, n_batch: int) -> int:
+    """Return the tokens of a step at most. With segments that is a page: rows leave sums of all parts that they see."""
+    return n_batch if borders is None else min(n_batch, PAGE)
 
 
 def tables(config: Config, borders: Borders | None, n_ctx: int, n_batch: int, sequences: int) -> list[TablePages]:
@@ -80,7 +77,7 @@ def tables(config: Config, borders: Borders | None, n_ctx: int, n_batch: int, se
 
     With segments, the first table is the body's. n_ctx: tokens of all sequences together.
     """
-    n_batch = step_rows(borders, n_batch, sequences)
+    n_batch = step_rows(borders, n_batch)
     found = [
         TablePages(kind.pool_pages(n_ctx, n_batch, sequences), kind.kept_pages(n_batch), kind.window)
         for kind in kinds(config)

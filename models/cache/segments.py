@@ -90,6 +90,7 @@ def parse(text: str) -> Segments:
     if name and name != STREAMING and not name.endswith(".py"):
         raise _error(name, f"unknown policy; use {STREAMING}, sink=N:TYPE,tail=N:TYPE or a file.py", (STREAMING,))
     known = {"sink": "sink", "window" if name == STREAMING else "tail": "tail"}
+    default = "" if name == STREAMING else "f32" if name else layer_map.DEFAULT  # a file's function sees exact values
     found = {"sink": Segment(4), "tail": Segment(1020)} if name == STREAMING else {}
     given = set()
     for item in [part.strip() for part in (rest if name else [first, *rest])]:
@@ -97,18 +98,18 @@ def parse(text: str) -> Segments:
         if key not in known or key in given:
             raise _error(item, f"use {' and '.join(f'{key}=N' for key in known)}, each once", tuple(known))
         given.add(key)
-        found[known[key]] = _segment(item, value, typed=name != STREAMING)
+        found[known[key]] = _segment(item, value, default)
     sink = found.get("sink", Segment())
-    tail = found.get("tail", Segment(0, sink.k or layer_map.DEFAULT, sink.v or layer_map.DEFAULT))
+    tail = found.get("tail", Segment(0, sink.k or default, sink.v or default))
     return Segments(name, sink, tail)
 
 
-def _segment(item: str, value: str, *, typed: bool) -> Segment:
+def _segment(item: str, value: str, typed: str) -> Segment:
     match = re.fullmatch(r"(\d{1,8})(?::(\w+)(?:/(\w+))?)?", value, re.ASCII)
     if match is None or int(match[1]) > MOST or (match[2] and not typed):
         what = f"N or N:TYPE, as in {item.partition('=')[0]}=64:f16" if typed else "a number of tokens"
         raise _error(item, f"must be {what}, at most {MOST}")
-    k = match[2] or (layer_map.DEFAULT if typed else "")
+    k = match[2] or typed
     v = match[3] or k
     for name in (k, v):
         if name and name not in CACHE_TYPES:

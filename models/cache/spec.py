@@ -6,7 +6,8 @@ import shlex
 from dataclasses import dataclass
 
 from ..errors import UsageError, did_you_mean
-from . import layer_map, rotation, segments
+from . import layer_map, rotation
+from .segments import Borders, Segments, normal, parse
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class CacheSpec:
             known = ", ".join(rotation.MODES) + did_you_mean(self.rotate, rotation.MODES)
             raise UsageError(f"--cache-rotate {self.rotate[:40]}: unknown; use one of {known}")
         if self.policy:
-            object.__setattr__(self, "policy", segments.normal(self.policy, self.k, self.v))
+            object.__setattr__(self, "policy", normal(self.policy, self.k, self.v))
 
     @classmethod
     def of_flags(
@@ -83,12 +84,12 @@ class CacheSpec:
         return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
 
     @property
-    def segments(self) -> segments.Segments | None:
+    def segments(self) -> Segments | None:
         """Return the segments that the policy asks for; None: one for all tokens."""
-        return segments.parse(self.policy) if self.policy else None
+        return parse(self.policy) if self.policy else None
 
     @property
-    def borders(self) -> segments.Borders | None:
+    def borders(self) -> Borders | None:
         """Return where these segments lie, in pages; None: one for all tokens."""
         return self.segments.borders if self.segments else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class Model:
         self.team = Team(threads)
         self._net = loaded.net
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
-        n_batch = step_rows(self.kv.borders, n_batch, sequences)
+        n_batch = step_rows(self.kv.borders, n_batch)
         self.n_batch, self.max_logits = n_batch, max_logits
         places = sums_places(n_ctx, sequences, n_batch, self.kv.borders)  # a step may have prompts and decode rows
         self._step = Step(
@@ -60,6 +60,7 @@ class Model:
             experts=c.expert_count,
             experts_used=c.expert_used_count,
         )
+        self._fill_body: Callable[[Sequence[Span]], None] | None = None
         self._buffers = Buffers(self.config, n_batch, max_logits, threads, places)
         self._positions = Positions(self.config, loaded.net.rope_factors, self.kv.tokens)
         self._plans: dict[PlanKind, Plan] = {}
@@ -92,10 +93,17 @@ class Model:
         self._step.fill(spans, logits_rows, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
+        if self._fill_body is not None:
+            self._fill_body(spans)
         self._kind = PlanKind.of(spans)
         self.team.run(self.last, self.stamps)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(logits_rows), : self.config.n_vocab]
         return logits
+
+    def fill_body(self, function: Callable[[Sequence[Span]], None]) -> None:
+        """Let a function fill the body of a cache with segments: with the pages that leave the tail, before a step."""
+        assert self._step.segmented is not None
+        self._fill_body, self._step.segmented.changed = function, True
 
     def broken(self) -> str | None:
         """Return the operation of the last step that first gave NaN or infinity, as in "blk.1.ffn_down", or None.

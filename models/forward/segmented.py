@@ -54,7 +54,7 @@ class Segmented:
         self.blocks = np.zeros((3, max_places), softmax.JOB)
         self.n_moves = np.zeros((2, 1), np.int64)  # of the sink and of the body
         self.moves = np.zeros((2, 2 * max_rows, 2), np.int64)
-        self.moved = False  # whether somebody else has moved the pages already
+        self.changed = False  # whether a Changer fills the body
 
     def place(self, spans: Sequence[Span], positions: I64Array) -> I64Array:
         """Set spans and parts of a step's rows; return how many places the sums of each row take."""
@@ -113,9 +113,9 @@ class Segmented:
                 yield i, 0, n, part, min(size, whole - part)
 
     def _move(self, spans: Sequence[Span]) -> None:
-        found = [moves(span, self.borders) for span in spans] if not self.moved else []
+        found = [moves(span, self.borders) for span in spans]
         for to in (SINK, BODY):
-            every = [move for each in found for move in each[to]]
+            every = [] if to == BODY and self.changed else [move for each in found for move in each[to]]
             self.n_moves[to] = len(every)
             if every:
                 self.moves[to, : len(every)] = every
