@@ -114,9 +114,7 @@ class LLM:
         started = perf_counter()
         spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate, cache_policy)
         if cache is not None and spec != CacheSpec():
-            raise UsageError(
-                "cache: says types, rotation and policy; leave out the other arguments that begin with cache_"
-            )
+            raise UsageError("cache: says types, rotation and policy; leave out cache_type_k and its like")
         spec, what_if = policy.chosen(cache or spec, what_if)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
         for name, size in {**sizes, "n_threads": n_threads or 1}.items():
