@@ -269,7 +269,7 @@ class Scheduler:
         begin = perf_counter()
         try:
             logits = self.llm.stepper.take([take for _, take in takes], [row for _, row in wanted])
-        except NumberError as error:
+        except (NumberError, UsageError) as error:  # numbers that are broken, or a policy of the user's own
             if len(takes) == 1:
                 self._end(takes[0][0], None, error)
             else:

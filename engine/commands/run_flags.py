@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_rotate, cache_type, real, value, whole
+from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_policy, add_rotate, cache_type, real, value, whole
 
 RUN = """\
 Answers a prompt; without one, chats at the terminal.
@@ -79,6 +79,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_layers(engine, "k")
     add_layers(engine, "v")
     add_rotate(engine)
+    add_policy(engine)
     auto = "auto: the types that `pyllm advise` finds in the model's study for chat; without a study, q8_0"
     engine.add_argument("--cache-type", choices=("auto",), help=auto)
 

@@ -79,6 +79,11 @@ class CacheSpec:
         return f"{self.k}/{self.v}"
 
     @property
+    def words(self) -> str:
+        """Return all but the rotation, as people read it: "K q8_0, V q4_0, sink=64:f16,tail=128:f16"."""
+        return ", ".join([f"K {self.k}", f"V {self.v}", *([self.policy] if self.policy else [])])
+
+    @property
     def key(self) -> str:
         """Return a stable name for files and tables of results: "q8_0/q4_0 auto"."""
         return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
