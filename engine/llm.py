@@ -6,7 +6,7 @@ Knows no terminal, no flags and no signals.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -112,10 +112,12 @@ class LLM:
         look for NaN and infinity after each step.
         """
         started = perf_counter()
-        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate, cache_policy)
-        if cache is not None and spec != CacheSpec():
+        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate, policy.text(cache_policy, what_if))
+        if cache is not None and CacheSpec(cache_type_k, cache_type_v, cache_rotate, cache_policy) != CacheSpec():
             raise UsageError("cache: says types, rotation and policy; leave out cache_type_k and its like")
-        spec, what_if = policy.chosen(cache or spec, what_if)
+        if cache is not None:
+            spec = replace(cache, policy=policy.text(cache.policy, what_if))
+        what_if = what_if or policy.function_of(spec)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
         for name, size in {**sizes, "n_threads": n_threads or 1}.items():
             if size < 1:

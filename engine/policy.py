@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from dataclasses import replace
 from pathlib import Path
 
 from ..models.cache.spec import CacheSpec
@@ -29,12 +28,16 @@ def load(path: str) -> WhatIf:
     return function
 
 
-def chosen(spec: CacheSpec, given: WhatIf | None) -> tuple[CacheSpec, WhatIf | None]:
-    """Return a cache with the function that changes its K and V: the one given, its policy's, or none."""
-    segments = spec.segments
-    if given is None:
-        return spec, load(segments.file) if segments and segments.file else None
-    if segments and segments.name:
-        raise UsageError(f"what_if: changes what lies between sink and tail, as {spec.policy} does; leave one out")
-    name = f"{getattr(given, '__name__', FUNCTION)}.py"
-    return replace(spec, policy=f"{name},{spec.policy}" if spec.policy else name), given
+def text(policy: str, function: WhatIf | None) -> str:
+    """Return the text of a policy whose body a function changes, if one is given; raises UsageError."""
+    if function is None or policy.partition(",")[0].endswith(".py"):
+        return policy
+    if policy and "=" not in policy.partition(",")[0]:
+        raise UsageError(f"what_if: changes what lies between sink and tail, as {policy} does; leave one out")
+    name = f"{getattr(function, '__name__', FUNCTION)}.py"
+    return f"{name},{policy}" if policy else name
+
+
+def function_of(spec: CacheSpec) -> WhatIf | None:
+    """Return the function of a cache's policy, if that is a file; raises UsageError."""
+    return load(spec.segments.file) if spec.segments and spec.segments.file else None

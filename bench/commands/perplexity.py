@@ -124,9 +124,8 @@ def score(
 
 def per_token(args: argparse.Namespace, config: Config, cache: CacheSpec) -> float:
     """Return the bytes that a token takes in a cache; with a policy, the mean over a window's tokens."""
-    if not cache.policy:
-        return sizes.token_bytes(config, cache)
-    return sizes.held_bytes(config, cache, args.ctx_size) / args.ctx_size
+    tokens: int = args.ctx_size if cache.policy else 1
+    return sizes.held_bytes(config, cache, tokens) / tokens
 
 
 def show(args: argparse.Namespace, config: Config, results: Sequence[Result]) -> None:

@@ -43,12 +43,8 @@ def add_layers(group: argparse._ActionsContainer, side: str) -> None:
 
 def add_policy(group: argparse._ActionsContainer) -> None:
     """Add --cache-policy."""
-    text = (
-        "which tokens are kept in which types: sink=N:TYPE,tail=N:TYPE (the first and the last tokens; the others in "
-    )
-    text += (
-        "those of -ctk and -ctv), streaming[,sink=N,window=N] (the others are dropped), or a file.py with a function"
-    )
+    text = "which tokens are kept in which types: sink=N:TYPE,tail=N:TYPE (the first and the last; others as -ctk and "
+    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), or a file.py that changes K and V"
     group.add_argument("--cache-policy", metavar="POLICY", type=policy, default="", help=text)
 
 
