@@ -6,7 +6,7 @@ Knows no terminal, no flags and no signals.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -112,12 +112,7 @@ class LLM:
         look for NaN and infinity after each step.
         """
         started = perf_counter()
-        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate, policy.text(cache_policy, what_if))
-        if cache is not None and CacheSpec(cache_type_k, cache_type_v, cache_rotate, cache_policy) != CacheSpec():
-            raise UsageError("cache: says types, rotation and policy; leave out cache_type_k and its like")
-        if cache is not None:
-            spec = replace(cache, policy=policy.text(cache.policy, what_if))
-        what_if = what_if or policy.function_of(spec)
+        spec, what_if = policy.choose(cache, cache_type_k, cache_type_v, cache_rotate, cache_policy, what_if)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
         for name, size in {**sizes, "n_threads": n_threads or 1}.items():
             if size < 1:
@@ -151,7 +146,7 @@ class LLM:
 
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
-               progress: Progress = silent) -> LLM:  # fmt: skip
+               what_if: WhatIf | None = None, progress: Progress = silent) -> LLM:  # fmt: skip
         """Return an LLM with the same weights, held in memory once, and another cache; None: the same value as here."""
         return LLM(
             self._opened,
@@ -161,6 +156,7 @@ class LLM:
             n_batch=n_batch or self.model.n_batch,
             max_logits=max_logits or self.model.max_logits,
             sequences=sequences,
+            what_if=what_if,
             progress=progress,
         )
 
@@ -271,8 +267,11 @@ class LLM:
     def attention(self, layer: int) -> F32Array:
         """Return softmax(Q·Kᵀ) of a layer for the tokens of the last answer or of `logits`: float32 (n, n_head, n).
 
-        Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored.
+        Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored. Raises
+        UsageError if the cache's policy drops tokens.
         """
+        if (borders := self.model.kv.borders) and not borders.body:
+            raise UsageError(f"attention: {self.cache.policy} drops tokens; take another policy, or none")
         at, session = self.config.layers[self._number(layer)], self._filled()
         tokens = list(session.tokens)
         out = np.zeros((len(tokens), at.n_head, len(tokens)), np.float32)

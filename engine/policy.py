@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 from ..models.cache.spec import CacheSpec
@@ -28,16 +29,24 @@ def load(path: str) -> WhatIf:
     return function
 
 
-def text(policy: str, function: WhatIf | None) -> str:
-    """Return the text of a policy whose body a function changes, if one is given; raises UsageError."""
-    if function is None or policy.partition(",")[0].endswith(".py"):
-        return policy
-    if policy and "=" not in policy.partition(",")[0]:
+def choose(
+    cache: CacheSpec | None, k: str, v: str, rotate: str, policy: str, function: WhatIf | None
+) -> tuple[CacheSpec, WhatIf | None]:
+    """Return the cache that the arguments of an LLM ask for, and the function that changes its K and V, if any."""
+    if cache is not None and CacheSpec(k, v, rotate, policy) != CacheSpec():
+        raise UsageError("cache: says types, rotation and policy; leave out cache_type_k and its like")
+    if function is not None:
+        base = cache or CacheSpec(k, v, rotate)
+        return replace(base, policy=_named(cache.policy if cache else policy, function)), function
+    spec = cache or CacheSpec(k, v, rotate, policy)
+    return spec, load(spec.segments.file) if spec.segments and spec.segments.file else None
+
+
+def _named(policy: str, function: WhatIf) -> str:
+    """Return the text of a policy whose body a function changes; raises UsageError."""
+    first = policy.partition(",")[0]
+    if first and "=" not in first:
+        if first.endswith(".py"):
+            return policy
         raise UsageError(f"what_if: changes what lies between sink and tail, as {policy} does; leave one out")
-    name = f"{getattr(function, '__name__', FUNCTION)}.py"
-    return f"{name},{policy}" if policy else name
-
-
-def function_of(spec: CacheSpec) -> WhatIf | None:
-    """Return the function of a cache's policy, if that is a file; raises UsageError."""
-    return load(spec.segments.file) if spec.segments and spec.segments.file else None
+    return ",".join([f"{getattr(function, '__name__', FUNCTION)}.py", *([policy] if policy else [])])
