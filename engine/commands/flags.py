@@ -113,7 +113,7 @@ def policy(text: str) -> str:
     from ...models.errors import UsageError
 
     try:
-        return str(parse(text)) if text != "none" else ""
+        return "" if text in ("", "none") else str(parse(text))  # argparse checks the default too
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--cache-policy ")) from None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
 from ..formats.encode import SCRATCH
 from ..formats.table import FORMATS
 from ..formats.tiles import ROWS
+from ..lang.buffers import offsets
 from ..lang.jit import Kernel, kernel, record
 from ..lang.memory import load_bf16, load_f16, load_f32, peek_f32, peek_i64, poke_f32, store_f32
 from ..pages import load_v, store_k, store_v
@@ -20,6 +22,11 @@ REENCODE = record(
     k_pool_to="ptr", v_pool_to="ptr", k_head_to="int", v_head_to="int", k_page_to="int", v_page_to="int",
     moves="ptr", kv_heads="int", k_columns="int", v_columns="int", scratch="ptr", scratch_bytes="int",
 )  # fmt: skip
+
+MOVE = np.dtype([("page", "<i8"), ("to", "<i8")])
+"""A page, and the one in the other pool that it becomes."""
+_MOVE_PAGE, _MOVE_TO = offsets(MOVE)
+_MOVE_BYTES = MOVE.itemsize
 
 _LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16}
 
@@ -91,7 +98,7 @@ def _move_v(before, after, page, to, n, page_bytes, scratch):
 def reencode(k_type: str, v_type: str, k_new: str, v_new: str) -> Kernel:
     """Return the kernel that moves pages; its items are moves x KV heads.
 
-    k_type, v_type: floats, or the same as the new types. moves: pairs of pages, from and to, int64.
+    k_type, v_type: floats, or the same as the new types. moves: MOVE records.
     """
     assert all(a == b or a in _LOADS for a, b in ((k_type, k_new), (v_type, v_new)))
 
@@ -100,8 +107,8 @@ def reencode(k_type: str, v_type: str, k_new: str, v_new: str) -> Kernel:
         scratch = a.scratch + thread * a.scratch_bytes
         for item in range(begin, end):
             move, head = divmod(item, a.kv_heads)
-            pair = a.moves + 16 * move
-            page, to = peek_i64(pair), peek_i64(pair + 8)
+            pair = a.moves + _MOVE_BYTES * move
+            page, to = peek_i64(pair + _MOVE_PAGE), peek_i64(pair + _MOVE_TO)
             move_k(k_type, k_new, a.k_pool + head * a.k_head + page * a.k_page,
                    a.k_pool_to + head * a.k_head_to + to * a.k_page_to, a.k_columns, a.k_page, scratch)  # fmt: skip
             move_v(v_type, v_new, a.v_pool + head * a.v_head + page * a.v_page,

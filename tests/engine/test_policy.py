@@ -99,6 +99,14 @@ def test_kivi_in_numpy() -> None:
         assert np.abs(new - old).max() <= (old.max() - old.min()) / 6 + 1e-5
 
 
+def test_without_a_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flag's default is checked as a value is."""
+    assert main(["run", str(file), "-p", "hello", "--raw", "-n", "2", "-t", "1", "-c", "64"]) == 0
+    assert "K f16, V f16\n" in capsys.readouterr().err
+    assert main(["inspect", str(file), "--json"]) == 0
+    assert "policy" not in json.loads(capsys.readouterr().out)
+
+
 def test_the_commands_show_it(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = "sink=64:f16,tail=64:f16"
     assert main(["inspect", str(file), "--cache-policy", "tail=64, sink=64", "-c", "200", "--json"]) == 0
