@@ -6,7 +6,6 @@ Knows no terminal, no flags and no signals.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -18,25 +17,25 @@ import numpy.typing as npt
 
 from ..kernels.plan import Cost
 from ..kernels.shapes import PAGE
-from ..models.arch.registry import load_weights, read_config
+from ..models.arch.registry import read_config
 from ..models.cache.sizes import PREFILL_ROWS, check
 from ..models.cache.spec import CacheSpec
-from ..models.config import Config
 from ..models.errors import NumberError, UsageError
 from ..models.file.gguf import GGUF
 from ..models.file.header import DOWNLOAD
-from ..models.forward.loaded import Loaded
 from ..models.forward.model import Model
 from ..models.forward.probe import Attended, cached, softmax_weights
+from ..models.opened import Opened
 from ..models.progress import Progress, silent
-from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
 from .choices import Choices
 from .generate import generate
 from .machine import host
 from .machine.fit import check_fit
 from .many import complete_all
-from .results import Bytes, Completion, Piece, Timings, peak_memory
+from .policy import load as policy
+from .policy.what_if import Changer, WhatIf
+from .results import Bytes, Completion, Piece, Timings, moved
 from .sampler import Sampler, SamplingParams
 from .scheduler import Scheduler
 from .sequence import Sequence as TokenSequence
@@ -47,27 +46,6 @@ from .store import sources, tuned
 F32Array = npt.NDArray[np.float32]
 Messages = Sequence[dict[str, str]]
 """A conversation: {"role": "system" | "user" | "assistant", "content": text} each."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An open model file with its weights, which several caches can share."""
-
-    gguf: GGUF
-    config: Config
-    loaded: Loaded
-    tokenizer: Tokenizer
-    template: ChatTemplate | None
-
-    @classmethod
-    def open(cls, gguf: GGUF, config: Config | None = None, tokenizer: Tokenizer | None = None) -> Opened:
-        """Check a file's hyperparameters, tensors, tokenizer and template; raises ModelError.
-
-        config, tokenizer: those of this file, if they were read before.
-        """
-        config = config or read_config(gguf)
-        loaded = load_weights(gguf, config)
-        return cls(gguf, config, loaded, tokenizer or Tokenizer.from_gguf(gguf), ChatTemplate.from_gguf(gguf))
 
 
 class LLM:
@@ -84,6 +62,8 @@ class LLM:
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
         cache_rotate: str = "auto",
+        cache_policy: str = "",
+        what_if: WhatIf | None = None,
         cache: CacheSpec | None = None,
         n_threads: int | None = None,
         n_batch: int = PREFILL_ROWS,
@@ -101,7 +81,9 @@ class LLM:
 
         model: whatever `pyllm run` takes as MODEL; None is its default model. n_ctx: tokens that the cache holds, of
         all sequences together. cache_type_k, cache_type_v: a type, or a map of types by layer such as
-        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache: all three as one value, instead of them.
+        "0-1:f16,*:q4_0". cache_rotate: auto, k, v, both or none. cache_policy: which tokens are kept in which types, as
+        in "sink=64:f16,tail=128:f16" or "streaming". cache: all four as one value, instead of them. what_if: a function
+        of your own that changes K and V when a page leaves the tail (see policy/what_if.py).
         n_threads: None is one for each physical core that this process may use. n_batch: tokens of a prompt that go
         through the layers together. max_logits: rows of logits that a step gives at most. sequences: how many can
         exist at once, each with its own sliding windows. sequence_ctx: tokens that each can have; None: n_ctx. check:
@@ -110,10 +92,7 @@ class LLM:
         shapes of kernels that `pyllm tune` kept.
         """
         started = perf_counter()
-        spec = CacheSpec(cache_type_k, cache_type_v, cache_rotate)
-        if cache is not None and spec != CacheSpec():
-            raise UsageError("cache: says types and rotation; leave out cache_type_k, cache_type_v and cache_rotate")
-        spec = cache or spec
+        spec, what_if = policy.choose(cache, cache_type_k, cache_type_v, cache_rotate, cache_policy, what_if)
         sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "max_logits": max_logits, "sequences": sequences}
         for name, size in {**sizes, "n_threads": n_threads or 1, "sequence_ctx": sequence_ctx or 1}.items():
             if size < 1:
@@ -131,6 +110,8 @@ class LLM:
             max_logits=max(max_logits, sequences), sequences=sequences, sequence_ctx=self.sequence_ctx,
             exact=exact, shapes=tuned.shapes() if tune else {}, progress=progress,
         )  # fmt: skip
+        if what_if is not None:
+            self.model.fill_body(Changer(what_if, self.model).apply)
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
@@ -142,7 +123,8 @@ class LLM:
 
     def beside(self, cache: CacheSpec, *, n_ctx: int | None = None, n_threads: int | None = None,
                n_batch: int | None = None, max_logits: int | None = None, sequences: int = 1,
-               sequence_ctx: int | None = None, progress: Progress = silent) -> LLM:  # fmt: skip
+               sequence_ctx: int | None = None, what_if: WhatIf | None = None,
+               progress: Progress = silent) -> LLM:  # fmt: skip
         """Return an LLM with the same weights, held in memory once, and another cache.
 
         None: the same value as here; for sequence_ctx, n_ctx.
@@ -150,7 +132,8 @@ class LLM:
         return LLM(
             self._opened, cache=cache, n_ctx=n_ctx or self.n_ctx, n_threads=n_threads or self.n_threads,
             n_batch=n_batch or self.model.n_batch, max_logits=max_logits or self.model.max_logits,
-            sequences=sequences, sequence_ctx=sequence_ctx, exact=self.exact, tune=self._tune, progress=progress,
+            sequences=sequences, sequence_ctx=sequence_ctx, exact=self.exact, tune=self._tune, what_if=what_if,
+            progress=progress,
         )  # fmt: skip
 
     # Text in, text out -----------------------------------------------------------------------------------------------
@@ -248,19 +231,25 @@ class LLM:
         """Return K and V of a layer, decoded from the cache, for the tokens of the last answer or of `logits`.
 
         float32 (tokens, n_head_kv, head_dim) each; rotated if the cache is. A layer with a sliding window has only the
-        last tokens, which its pages still hold.
+        last tokens, which its pages still hold; with a policy that drops tokens, the others are there, in order.
         """
-        held, at = self.model.kv.layers[self._number(layer)], self.config.layers[layer]
-        sequence = self._filled().sequence
-        table = sequence.tables[held.kind]
-        positions = np.arange(table.first * PAGE, sequence.n_past)
-        return cached(held, at, table.pages[positions // PAGE] * PAGE + positions % PAGE)
+        at, sequence, kv = self.config.layers[self._number(layer)], self._filled().sequence, self.model.kv
+        found = []
+        for held in kv.segments(layer):
+            table = sequence.tables[held.kind]
+            positions = np.array(kv.positions(held, sequence.n_past, table.first), np.int64)
+            if len(positions):
+                found.append(cached(held, at, table.pages[positions // PAGE] * PAGE + positions % PAGE))
+        return np.concatenate([k for k, _ in found]), np.concatenate([v for _, v in found])
 
     def attention(self, layer: int) -> F32Array:
         """Return softmax(Q·Kᵀ) of a layer for the tokens of the last answer or of `logits`: float32 (n, n_head, n).
 
-        Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored.
+        Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored. Raises
+        UsageError if the cache's policy drops tokens.
         """
+        if (borders := self.model.kv.borders) and not borders.body:
+            raise UsageError(f"attention: {self.cache.policy} drops tokens; take another policy, or none")
         at, session = self.config.layers[self._number(layer)], self._filled()
         tokens = list(session.tokens)
         out = np.zeros((len(tokens), at.n_head, len(tokens)), np.float32)
@@ -369,12 +358,6 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def moved(read: Cost, kv_bytes: int, timings: Timings) -> Bytes:
-    """Return the memory of an answer, given what one of its tokens reads."""
-    rate = (read.weights + read.k + read.v) * timings.decode_rate / 1e9
-    return Bytes(read.weights, read.k, read.v, kv_bytes, rate, peak_memory())
 
 
 def _open(

@@ -165,8 +165,9 @@ class _Side:
 
 
 def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator[_Side]:
-    """Yield K and V of each layer."""
-    for at, layer in zip(model.config.layers, model.kv.layers, strict=True):
+    """Yield K and V of each layer, and of each of its segments."""
+    every = [(at, held) for i, at in enumerate(model.config.layers) for held in model.kv.segments(i)]
+    for at, layer in every:
         table = sequence.tables[layer.kind]
         held, n_pages = table.pages[table.first : table.count], model.kv.tables[layer.kind].pool
         k, v = (layer.k_pool.reshape(-1, n_pages, layer.k_page), layer.v_pool.reshape(-1, n_pages, layer.v_page))

@@ -53,12 +53,12 @@ class Hit:
 class Prefixes:
     """The pages of one model and one CacheSpec that are kept for others; owns one share of each."""
 
-    def __init__(self, pools: Tokens[PagePool], windows: Tokens[int]) -> None:
+    def __init__(self, pools: Tokens[PagePool], windows: Tokens[int], *, keep: bool = True) -> None:
         """windows: of each pool's kind of layers, in tokens; 0: they keep all. The pools ask for room when full.
 
-        The first kind keeps all.
+        The first kind keeps all. keep: False keeps nothing and finds nothing.
         """
-        self._pools, self._windows = pools, windows
+        self._pools, self._windows, self._keep = pools, windows, keep
         self._known: dict[tuple[Node | int, Page], Node] = {}
         self._used: OrderedDict[Node, None] = OrderedDict()  # the least recently first; a page after its followers
         for kind, pool in enumerate(pools):
@@ -98,7 +98,7 @@ class Prefixes:
 
     def next(self, tokens: Tokens[int], known: Published) -> tuple[Node | int, Page] | None:
         """Return the name of the page that a sequence fills next with these tokens; None: they do not fill another."""
-        if (known.pages + 1) * PAGE >= len(tokens):  # the last token is always taken in
+        if not self._keep or (known.pages + 1) * PAGE >= len(tokens):  # the last token is always taken in
             return None
         return known.last, _page(tokens, known.pages)
 
@@ -123,7 +123,7 @@ class Prefixes:
         before a page in use are in use too. Returns whether there were any.
         """
         full = sequence.n_past // PAGE
-        if known.pages >= full:
+        if known.pages >= full or not self._keep:
             return False
         for i in range(known.pages, full):
             name = known.last, _page(sequence.tokens, i)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ..kernels.plan import Cost
 
 Stop = Literal["eog", "stop", "limit", "context", "interrupt"]
 """Why an answer ended: an end-of-generation token, a stop string, the limit on tokens, a full context, or the user."""
@@ -85,3 +88,9 @@ def peak_memory() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def moved(read: Cost, kv_bytes: int, timings: Timings) -> Bytes:
+    """Return the memory of an answer, given what one of its tokens reads."""
+    rate = (read.weights + read.k + read.v) * timings.decode_rate / 1e9
+    return Bytes(read.weights, read.k, read.v, kv_bytes, rate, peak_memory())

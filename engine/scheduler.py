@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.lang import cpu
-from ..kernels.shapes import PAGE
+from ..kernels.shapes import PAGE, pages
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
@@ -77,7 +77,9 @@ class Scheduler:
         self.places = min(llm.n_sequences, model.n_batch)  # each that runs has a row of every step
         self.budget = Budget(max_step)
         self.apart = cpu.AMX  # on the matrix unit, generated tokens beside a prompt would take its sums
-        self.prefixes = prefixes.Prefixes(llm.pools, [pages.window for pages in model.kv.tables])
+        self.pages = model.kv.tables[0]  # with segments, the body's; those of sink and tail are there for each sequence
+        keep = model.kv.borders is None  # what a page holds depends on where the sequence is by now
+        self.prefixes = prefixes.Prefixes(llm.pools, [pages.window for pages in model.kv.tables], keep=keep)
         self._ids = count()
         self.waiting: list[Running] = []  # in order
         self.running: list[Running] = []
@@ -275,7 +277,7 @@ class Scheduler:
         begin = perf_counter()
         try:
             logits = self.llm.stepper.take([take for _, take in takes], [row for _, row in wanted])
-        except NumberError as error:
+        except (NumberError, UsageError) as error:  # numbers that are broken, or a policy of the user's own
             if len(takes) == 1:
                 self._end(takes[0][0], None, error)
             else:
@@ -374,15 +376,20 @@ class Scheduler:
 
     def _fits(self, r: Running, hit: prefixes.Hit) -> bool:
         """Return whether the pages that a request may need are free, or will not be needed by those before it."""
-        promised = sum(self._needs(other) - other.own.tables[0].count for other in self.running)
+        tables = [other.own.tables[0] for other in self.running]
+        promised = sum(map(self._needs, self.running)) - sum(table.count - table.first for table in tables)
         return self._needs(r) - len(hit.nodes) + promised <= self.prefixes.room(hit)
 
     def _needs(self, r: Running) -> int:
         """Return the pages that a request may come to need, or will need soon, of layers that keep all tokens."""
         limit, prompt = r.request.params.max_tokens, len(r.request.prompt)
         tokens = self.llm.sequence_ctx if limit < 0 else min(self.llm.sequence_ctx, prompt + max(0, limit - 1))
-        most = _pages(tokens)  # the last token that is generated is not taken in
-        return min(most, _pages(len(r.tokens)) + 1) if self.overcommit else most
+        most = self._pages(tokens)  # the last token that is generated is not taken in
+        return min(most, self._pages(len(r.tokens)) + 1) if self.overcommit else most
+
+    def _pages(self, tokens: int) -> int:
+        """Return the pages that a sequence of n tokens has in the layers that keep all tokens."""
+        return pages(self.pages.tokens(tokens)) - self.pages.first
 
     def _full(self, r: Running) -> PoolFull:
         room, size = self.prefixes.room(prefixes.Hit()), self.llm.pools[0].size
@@ -394,7 +401,3 @@ def _pages_of(r: Running) -> bytes:
     """Return a key that puts sequences which share pages beside each other."""
     table = r.own.tables[0]
     return table.pages[: table.count].tobytes()
-
-
-def _pages(tokens: int) -> int:
-    return -(-tokens // PAGE)

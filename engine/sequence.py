@@ -21,7 +21,7 @@ class Sequence:
         """n_ctx: tokens that the sequence can have."""
         self.n_ctx = n_ctx
         self.tables = [PageTable(pool, n_ctx, pages.kept) for pool, pages in zip(pools, kv.tables, strict=True)]
-        self._windows = [pages.window for pages in kv.tables]
+        self._pages = kv.tables
         self.tokens: list[int] = []
 
     @property
@@ -43,8 +43,10 @@ class Sequence:
 
     def reserve(self, n: int) -> None:
         """Take pages until n tokens have room; raises PyllmError if a pool has none left."""
-        for table in self.tables:
-            table.reserve(n)
+        for table, pages in zip(self.tables, self._pages, strict=True):
+            if not table.count:
+                table.begin(pages.first)
+            table.reserve(pages.tokens(n))
 
     def try_reserve(self, n: int) -> bool:
         """Take pages until n tokens have room; return False if a pool has none left."""
@@ -60,10 +62,10 @@ class Sequence:
         The caller takes in again what it still needs.
         """
         n = min(n, self.n_past)
-        each = zip(self.tables, self._windows, strict=True)
-        if not all(not window or table.holds(max(0, n + 1 - window)) for table, window in each):
+        each = list(zip(self.tables, self._pages, strict=True))
+        if not all(not pages.window or table.holds(max(0, n + 1 - pages.window)) for table, pages in each):
             n = 0
         del self.tokens[n:]
-        for table in self.tables:
-            table.truncate(n)
+        for table, pages in each:
+            table.truncate(pages.tokens(n) if n else 0)
         return n

@@ -102,8 +102,8 @@ class Stepper:
         full = sequence.n_past // PAGE
         assert full and sequence.n_past <= n <= sequence.n_ctx
         sequence.reserve(n)
-        whole = sequence.tables[0]  # pages of windows are reused: any tokens in them will do
-        for i in range(full, whole.count):
+        whole = sequence.tables[0]  # pages of windows are reused: any tokens in them will do, as in segments
+        for i in range(full, whole.count) if self.model.kv.borders is None else ():
             self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
         sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
 

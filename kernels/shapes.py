@@ -15,6 +15,11 @@ MAX_TABLES = 4
 """Page tables of a sequence at most: one for each kind of layer, by which tokens it keeps."""
 
 
+def pages(tokens: int) -> int:
+    """Return the pages that hold `tokens` tokens."""
+    return -(-tokens // PAGE)
+
+
 def parts(tokens: int) -> int:
     """Return the parts that `tokens` tokens have."""
     return -(-tokens // (PART * PAGE))

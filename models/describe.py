@@ -10,7 +10,7 @@ from typing import Any
 from ..kernels.formats.table import CACHE_TYPES, WEIGHT_TYPES
 from .arch.registry import read_config
 from .cache.kinds import kinds
-from .cache.sizes import side_bytes
+from .cache.sizes import held_bytes, side_bytes
 from .cache.spec import CacheSpec
 from .config import Config
 from .errors import ModelError, UsageError
@@ -126,6 +126,23 @@ def _bytes(config: Config, layers: Sequence[int]) -> dict[str, Any]:
         for v_type, v in sides["v"].items()
     }
     return {**sides, "pairs": pairs}
+
+
+def with_policy(g: GGUF, policy: str, tokens: int) -> dict[str, Any]:
+    """Return the bytes that K and V of a sequence take with a policy, by pair of types; raises ModelError.
+
+    None where heads do not fill the blocks, or where the policy's tail cannot be encoded anew as that pair.
+    """
+    config = read_config(g)
+    pairs = {f"{k}/{v}": _held(config, k, v, policy, tokens) for k in CACHE_TYPES for v in CACHE_TYPES}
+    return {"policy": policy, "tokens": tokens, "k": CACHE_TYPES, "v": CACHE_TYPES, "pairs": pairs}
+
+
+def _held(config: Config, k: str, v: str, policy: str, tokens: int) -> int | None:
+    try:
+        return held_bytes(config, CacheSpec(k, v, policy=policy), tokens)
+    except UsageError:
+        return None
 
 
 def _side(config: Config, side: str, cache_type: str, layers: Sequence[int]) -> int | None:

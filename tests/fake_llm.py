@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from pyllm.__main__ import main
-from pyllm.engine.llm import moved
-from pyllm.engine.results import Bytes, Timings
+from pyllm.engine.results import Bytes, Timings, moved
 from pyllm.kernels.plan import Cost
 from pyllm.models.arch.registry import read_config
 from pyllm.models.cache.spec import CacheSpec

@@ -40,6 +40,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "budget",
         "scheduler",
         "many",
+        "what_if",
+        "policy",
         "llm",
         "chat",
         "batch",

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from ...kernels.shapes import PAGE
-from ...models.cache.kinds import pages
+from ...kernels.shapes import PAGE, pages
 from ...models.errors import UsageError
 from ..speed.cases import Run, Runs
 

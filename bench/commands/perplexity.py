@@ -72,7 +72,8 @@ def chosen(args: argparse.Namespace, config: Config) -> list[CacheSpec]:
     for side in "kv":
         given, layers = getattr(args, f"cache_type_{side}"), getattr(args, f"cache_type_{side}_layers")
         sides.append(cases.cache_types(side, given, layers))
-    found = [CacheSpec(k, v, args.cache_rotate) for k, v in dict.fromkeys(product(*sides))]
+    each = product(*sides, args.cache_policy or [""])
+    found = list(dict.fromkeys(CacheSpec(k, v, args.cache_rotate, policy) for k, v, policy in each))
     for cache in found:
         sizes.check(config, cache)
     return found
@@ -100,7 +101,7 @@ class Result:
         return divergence.perplexity(np.concatenate(self.nll))
 
     def __str__(self) -> str:
-        said = f"{self.cache.pair} PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
+        said = f"{self.cache.pair} {self.cache.policy}".strip() + f" PPL {np.exp(np.concatenate(self.nll).mean()):.3f}"
         return said + (f" KLD {np.concatenate([a.kld for a in self.divergence]).mean():.4f}" if self.divergence else "")
 
 
@@ -130,6 +131,12 @@ def score(
                 progress("windows", done, total, str(members[-1]))
 
 
+def per_token(args: argparse.Namespace, config: Config, cache: CacheSpec) -> float:
+    """Return the bytes that a token takes in a cache; with a policy, the mean over a window's tokens."""
+    tokens: int = args.ctx_size if cache.policy else 1
+    return sizes.held_bytes(config, cache, tokens) / tokens
+
+
 def show(args: argparse.Namespace, config: Config, results: Sequence[Result], stop: str) -> None:
     """Print what was scored; stop: "end", or why there is less than was asked for. For programs that is an object."""
     if not results and (args.output != "json" or stop != "interrupt"):
@@ -137,7 +144,8 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result], st
     found = [(result, result.statistics()) for result in results]
     if args.output == "json":
         rows = [
-            {"type_k": r.cache.k, "type_v": r.cache.v, "bytes_per_token": sizes.token_bytes(config, r.cache),
+            {"type_k": r.cache.k, "type_v": r.cache.v, "cache_policy": r.cache.policy,
+             "bytes_per_token": per_token(args, config, r.cache),
              "windows": r.windows, **statistics}
             for r, statistics in found
         ]  # fmt: skip
@@ -146,14 +154,16 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result], st
                  "build": noise.build(), "cpu": host.cpu_info()}  # fmt: skip
         print(json.dumps({**about, "results": rows}))
         return
-    titles, lines = ["K", "V", "per token", "PPL"], []
+    policies = any(r.cache.policy for r in results)
+    titles, lines = ["K", "V", *(["policy"] if policies else []), "per token", "PPL"], []
     if args.kl:
         titles += ["ln ratio to f32", "KLD", "median", "99 %", "max", "Δp", "RMS Δp", "same top"]
     for r, s in found:
         line = [
             r.cache.k,
             r.cache.v,
-            f"{sizes.token_bytes(config, r.cache) / 1024:.1f} KiB",
+            *([r.cache.policy] if policies else []),
+            f"{per_token(args, config, r.cache) / 1024:.1f} KiB",
             f"{s['ppl']:.4f} ± {s['ppl_error']:.4f}",
         ]
         if args.kl:
@@ -165,7 +175,7 @@ def show(args: argparse.Namespace, config: Config, results: Sequence[Result], st
                 f"{s['same_top']:.2%} ± {s['same_top_error']:.2%}",
             ]  # fmt: skip
         lines.append(line)
-    table = Table("", titles, lines, left=(0, 1), keys=(0, 1))
+    table = Table("", titles, lines, left=(0, 1, *([2] if policies else [])), keys=(0, 1))
     tables.show(table, sys.stdout, args.output)
     tokens = sum(map(len, results[0].nll))
     how = "token by token" if args.decode else "in batches"

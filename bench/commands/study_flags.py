@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from ...engine.commands.flags import MODEL, add_json, add_layers, add_offline, add_output, add_rotate, amount, whole
+from ...engine.commands.flags import (
+    MODEL,
+    add_json,
+    add_layers,
+    add_offline,
+    add_output,
+    add_rotate,
+    amount,
+    policy,
+    whole,
+)
 
 PERPLEXITY = """\
 Measures how well a model predicts a text, and how the KV cache's formats change that, with llama-perplexity's method.
@@ -54,6 +64,8 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"-ct{side}", f"--cache-type-{side}", metavar="TYPES", action="append", help=types)
         add_layers(parser, side)
     add_rotate(parser)
+    text = "the same with a policy for the tokens, as for `run`; several are compared, also `none` (default: none)"
+    parser.add_argument("--cache-policy", metavar="POLICY", type=policy, action="append", help=text)
 
 
 STUDY = """\

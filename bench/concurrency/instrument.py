@@ -12,8 +12,7 @@ from ...engine.advice.study_file import StudyFile
 from ...engine.llm import LLM
 from ...engine.machine import host
 from ...engine.machine.fit import free_memory
-from ...kernels.shapes import PAGE
-from ...models.cache.kinds import pages
+from ...kernels.shapes import PAGE, pages
 from ...models.cache.spec import CacheSpec
 from ...models.progress import Progress, silent
 from ..machine.noise import Others

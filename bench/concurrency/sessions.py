@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ...engine.machine.fit import needs
-from ...kernels.shapes import PAGE
-from ...models.cache.kinds import pages
+from ...kernels.shapes import PAGE, pages
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.file.gguf import GGUF

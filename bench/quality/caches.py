@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ...engine.llm import LLM, Opened
+from ...engine.llm import LLM
 from ...engine.machine.fit import PROGRAM, free_memory, needs
 from ...engine.machine.host import usable_cores
 from ...engine.machine.units import size
@@ -17,6 +17,7 @@ from ...models.errors import FitError
 from ...models.file.gguf import GGUF
 from ...models.forward.probe import Attended
 from ...models.forward.upcast import held
+from ...models.opened import Opened
 from ...models.progress import Progress, silent
 from ...models.text.tokenizer import Tokenizer
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ...engine.llm import LLM, Opened
+from ...engine.llm import LLM
 from ...engine.machine.fit import PROGRAM, free_memory, needs
 from ...engine.machine.units import size
 from ...engine.stepper import Session
@@ -22,6 +22,7 @@ from ...models.config import Config
 from ...models.errors import FitError
 from ...models.file.gguf import GGUF
 from ...models.forward.loaded import COMPILING
+from ...models.opened import Opened
 from ...models.progress import Progress
 from ..machine.bandwidth import buffer_bytes
 from .cases import Case, Setup

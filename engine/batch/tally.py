@@ -102,7 +102,7 @@ class Tally:
             between = f"p50 {self.between.percentile(50) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms"
             rows.append(("between tokens", between))
         used, pages = self.pages / max(1, llm.pools[0].size), llm.pools[0].size * PAGE
-        kv = f"{size(llm.kv_bytes)} for {pages} tokens, K {llm.cache.k}, V {llm.cache.v}; {used:.0%} in use at most"
+        kv = f"{size(llm.kv_bytes)} for {pages} tokens, {llm.cache.words}; {used:.0%} in use at most"
         return [*rows, ("KV cache", kv), ("peak memory", size(peak_memory()))]
 
 

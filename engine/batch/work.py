@@ -176,4 +176,4 @@ def _with_metadata(answer: Answer, line: Line) -> Answer:
 def _pages(scheduler: Scheduler) -> int:
     """Return how many pages, of layers that keep all tokens, running sequences have; shared ones count once."""
     tables = [r.own.tables[0] for r in scheduler.running]
-    return len(set(chain.from_iterable(table.pages[: table.count].tolist() for table in tables)))
+    return len(set(chain.from_iterable(table.pages[table.first : table.count].tolist() for table in tables)))

@@ -28,7 +28,7 @@ def rows(llm: LLM, timings: Timings) -> list[tuple[str, str]]:
         ]
     return [
         *table,
-        ("KV cache", f"{size(moved.kv_cache)} for {llm.n_ctx} tokens, K {llm.cache.k}, V {llm.cache.v}"),
+        ("KV cache", f"{size(moved.kv_cache)} for {llm.n_ctx} tokens, {llm.cache.words}"),
         ("peak memory", size(moved.peak)),
     ]
 

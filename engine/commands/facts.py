@@ -29,6 +29,9 @@ def present(facts: dict[str, Any], args: Namespace) -> int:
         out.print(_summary(facts))
     tables = [_weights(facts)] if facts["tensors"] else []
     tables += _caches(facts["cache"]) if facts["cache"] else []
+    if "policy" in facts:
+        policy, tokens = plain(facts["policy"]["policy"]), facts["policy"]["tokens"]
+        tables += [_cache(f"KV cache, bytes of {tokens:,} tokens with {policy}", facts["policy"])]
     tables += [_tensors(facts)] if args.tensors else []
     for table in tables:
         sys.stdout.write("\n")

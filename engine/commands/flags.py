@@ -41,6 +41,13 @@ def add_layers(group: argparse._ActionsContainer, side: str) -> None:
     group.add_argument(f"--cache-type-{side}-layers", metavar="MAP", type=layer_map, help=text)
 
 
+def add_policy(group: argparse._ActionsContainer) -> None:
+    """Add --cache-policy."""
+    text = "which tokens are kept in which types: sink=N:TYPE,tail=N:TYPE (the first and the last; others as -ctk and "
+    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), or a file.py that changes K and V"
+    group.add_argument("--cache-policy", metavar="POLICY", type=policy, default="", help=text)
+
+
 def add_offline(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--offline", action="store_true", help="never try the network")
 
@@ -98,6 +105,17 @@ def layer_map(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def policy(text: str) -> str:
+    """Check the value of --cache-policy; whether it fits the cache's types is checked later."""
+    from ...models.cache.segments import parse
+    from ...models.errors import UsageError
+
+    try:
+        return "" if text in ("", "none") else str(parse(text))  # argparse checks the default too
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--cache-policy ")) from None
 
 
 def cache_type(text: str) -> str:

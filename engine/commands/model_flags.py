@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import MODEL, add_json, add_offline, add_output, value, whole
+from .flags import DEFAULT_CTX, MODEL, add_json, add_offline, add_output, policy, value, whole
 
 PULL = """\
 Fetches models, so that later commands need no network. What is here already is not fetched again; a name without a
@@ -43,6 +43,10 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    text = "also show what a cache with this policy takes: see `pyllm run --help`"
+    parser.add_argument("--cache-policy", metavar="POLICY", type=policy, default="", help=text)
+    context = f"with --cache-policy: of how many tokens (default: {DEFAULT_CTX})"
+    value(parser, "-c --ctx-size", "N", whole(1), DEFAULT_CTX, context)
     add_output(parser, "json")
     add_json(parser)
     add_offline(parser)

@@ -82,7 +82,7 @@ def chat(llm: LLM, args: argparse.Namespace, load_seconds: float) -> int:
     from ..chat.chat import GREETING, Chat
     from ..chat.terminal import line_reader
 
-    screen.note(f"{plain(llm.config.name)}, K {llm.cache.k}, V {llm.cache.v}, {llm.n_ctx} tokens. {GREETING}")
+    screen.note(f"{plain(llm.config.name)}, {llm.cache.words}, {llm.n_ctx} tokens. {GREETING}")
     return Chat(llm, sampling(args), screen, system_prompt=args.system_prompt, load=load_seconds).loop(line_reader())
 
 
@@ -132,6 +132,7 @@ def settings(llm: LLM, args: argparse.Namespace, sampler: Sampler) -> dict[str, 
         "cache_type_k": llm.cache.k,
         "cache_type_v": llm.cache.v,
         "cache_rotate": llm.cache.rotate,
+        **({"cache_policy": llm.cache.policy} if llm.cache.policy else {}),
         "predict": args.predict,
         "raw": args.raw,
         "system_prompt": args.system_prompt,

@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 
-from .flags import DEFAULT_CTX, MODEL, add_layers, add_offline, add_rotate, amount, cache_type, real, value, whole
+from .flags import (
+    DEFAULT_CTX,
+    MODEL,
+    add_layers,
+    add_offline,
+    add_policy,
+    add_rotate,
+    amount,
+    cache_type,
+    real,
+    value,
+    whole,
+)
 
 RUN = """\
 Answers a prompt; without one, chats at the terminal.
@@ -87,6 +99,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_layers(engine, "k")
     add_layers(engine, "v")
     add_rotate(engine)
+    add_policy(engine)
     tune = "do not take the shapes of kernels that `pyllm tune` found to be the fastest here"
     engine.add_argument("--no-tune", dest="tune", action="store_false", help=tune)
     auto = "auto: the types that `pyllm advise` finds in the model's study for chat; without a study, q8_0"

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import psutil
 
-from ...kernels.shapes import PAGE, PART
-from ...models.cache.kinds import kinds, pages
-from ...models.cache.sizes import PREFILL_ROWS, buffer_bytes, check, position_bytes, sums_bytes, token_bytes
+from ...kernels.shapes import PAGE, PART, pages
+from ...models.cache.kinds import kinds, step_rows, tables
+from ...models.cache.sizes import (
+    PREFILL_ROWS,
+    buffer_bytes,
+    check,
+    position_bytes,
+    segment_bytes,
+    sums_bytes,
+    token_bytes,
+)
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import FitError
@@ -35,12 +43,15 @@ class Needs:
     window_per_token: int = 0  # in layers with a window
     kept: int = 0  # tokens that these layers keep, of all sequences
     sums_per_token: int = 0  # where decode leaves its sums; sequences that share a prefix touch more
+    fixed: int = 0  # with segments: bytes of sink and tail
+    spared: int = 0  # and their tokens
 
     @property
     def kv(self) -> int:
         """Return the bytes of the KV cache, in whole pages."""
         tokens = pages(self.n_ctx) * PAGE
-        return tokens * self.kv_per_token + min(tokens, self.kept) * self.window_per_token
+        whole = max(0, tokens - self.spared) * self.kv_per_token
+        return whole + self.fixed + min(tokens, self.kept) * self.window_per_token
 
     @property
     def positions(self) -> int:
@@ -58,7 +69,7 @@ class Needs:
 
     def largest_ctx(self, free: int) -> int:
         """Return the largest context that fits in `free` bytes, in whole pages; 0 if none does."""
-        left = max(0, free - self.weights - self.buffers)
+        left = max(0, free - self.weights - self.buffers - self.fixed)
         each = self.kv_per_token + self.positions_per_token + self.sums_per_token
         whole = left // (each + self.window_per_token)  # if windows still grow with the context
         if whole > self.kept:
@@ -70,15 +81,24 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: i
     """Return the bytes of weights in tiles, KV cache and buffers; raises UsageError for a cache that does not suit."""
     whole, *windows = kinds(config)
     check(config, cache)
+    b, rows, fixed = cache.borders, 1, 0
+    if b is not None:  # rows of prompts leave as many sums as decode rows
+        rows = step_rows(b, PREFILL_ROWS)
+        *_, tail, sink = zip(
+            tables(config, b, n_ctx, PREFILL_ROWS, sequences), segment_bytes(config, cache), strict=True
+        )
+        fixed = sum(table.pool * PAGE * nbytes for table, nbytes in (tail, sink))
     return Needs(
         weights=held(gguf.tensors),
-        kv_per_token=token_bytes(config, cache, whole.layers),
+        kv_per_token=token_bytes(config, cache, whole.layers) if b is None or b.body else 0,
         positions_per_token=position_bytes(config),
-        sums_per_token=-(-sums_bytes(config) // (PART * PAGE)),
+        sums_per_token=-(-rows * sums_bytes(config) // (PART * PAGE)),
         buffers=buffer_bytes(config) + PROGRAM,
         n_ctx=n_ctx,
         window_per_token=token_bytes(config, cache, [i for kind in windows for i in kind.layers]),
         kept=max((kind.kept_pages(PREFILL_ROWS) * PAGE * sequences for kind in windows), default=0),
+        fixed=fixed,
+        spared=PAGE * (b.sink + b.tail) if b else 0,
     )
 
 

@@ -12,7 +12,20 @@ from ..ops.tile_dot import MANY
 from ..pages import TILES
 from ..shapes import PAGE, PART
 from . import softmax
-from .softmax import ATTEND, EACH, SCORE_ROW, SUMS, TAIL, WEIGHTS, leave, row_block, start, weigh
+from .softmax import (
+    ATTEND,
+    EACH,
+    JOB_PART,
+    JOB_PARTS,
+    SCORE_ROW,
+    SUMS,
+    TAIL,
+    WEIGHTS,
+    leave,
+    row_block,
+    start,
+    weigh,
+)
 from .values import add_floats, load_floats
 
 
@@ -24,7 +37,7 @@ def scratch_bytes(group: int, k_columns: int, v_columns: int) -> int:
 @cache
 def attend_exact(k_type: str, v_type: str) -> Kernel:
     """Return the kernel for blocks of rows, in decode too; a job is a block. Sums are those of prefill.py, to the bit,
-    but for the scores."""
+    but for the scores. Where a job has parts, all its rows see the whole pages before the first row's position."""
     n = ROWS
 
     @kernel(ATTEND, f"attend_exact_{k_type}_{v_type}")
@@ -33,14 +46,17 @@ def attend_exact(k_type: str, v_type: str) -> Kernel:
         keys = a.scratch + thread * a.scratch_bytes
         scores = keys + TILES * k_floats
         for item in range(begin, end):
-            _, head, row, rows, position, table = row_block(a, item)
-            vectors = rows * a.group
+            job, head, row, rows, position, table = row_block(a, item)
+            vectors, part, parts = rows * a.group, peek_i64(job + JOB_PART), peek_i64(job + JOB_PARTS)
             q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
             room = scores + (vectors + MANY) * SCORE_ROW
             values = room + EACH * SCORE_ROW
             state = values + PAGE * a.v_columns * 4
             first = max(0, position + 1 - a.window)  # token that a row sees
             begin_page, last = first // PAGE, (position + rows - 1) // PAGE
+            if parts > 0:
+                begin_page, last = part * PART, min((part + parts) * PART, (position + 1) // PAGE) - 1
+                position = PAGE * (last + 1)
             for p in range(begin_page, last + 1):
                 if p % PART == 0 or p == begin_page:
                     for i in range(vectors + EACH - 1):  # the sums are taken in groups of EACH
@@ -65,6 +81,9 @@ def attend_exact(k_type: str, v_type: str) -> Kernel:
                         weights, sums = scores + i * SCORE_ROW, state + i * size
                         add_floats(v_type, EACH, True, a, v, values, seen, i, tokens, weights, room, sums, size, 0, 0)
                 if (p + 1) % PART == 0 or p == last:
-                    leave(a, head, row, vectors, state, 0, p // PART > begin_page // PART)
+                    if parts > 0:
+                        leave(a, head, row, vectors, state, p // PART, False)
+                    else:
+                        leave(a, head, row, vectors, state, 0, p // PART > begin_page // PART)
 
     return attend_exact

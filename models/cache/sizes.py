@@ -13,7 +13,8 @@ from ...kernels.shapes import PAGE, columns, parts
 from ..config import Config, Layer
 from ..errors import UsageError, did_you_mean
 from . import rotation
-from .kinds import kinds
+from .kinds import kinds, tables
+from .segments import Borders
 from .spec import CacheSpec
 
 PREFILL_ROWS = 512
@@ -24,6 +25,10 @@ def check(config: Config, spec: CacheSpec) -> None:
     """Raise UsageError for a cache that this model's layers or heads do not allow."""
     rotation.check(config, spec.rotate)
     token_bytes(config, spec)
+    if spec.segments is not None:
+        segment_bytes(config, spec)
+        if not kinds(config)[0].layers:
+            raise UsageError(f"--cache-policy {spec.policy}: all layers of this model have a window; leave it out")
 
 
 def check_cache_type(config: Config, side: str, cache_type: str) -> Format:
@@ -68,10 +73,33 @@ def token_bytes(config: Config, spec: CacheSpec, layers: Iterable[int] | None = 
 
 def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = PREFILL_ROWS, sequences: int = 1) -> int:
     """Return the bytes of a cache that holds n_ctx tokens of all sequences together; raises UsageError."""
-    return sum(
-        kind.pool_pages(n_ctx, n_batch, sequences) * PAGE * token_bytes(config, spec, kind.layers)
-        for kind in kinds(config)
-    )
+    found = tables(config, spec.borders, n_ctx, n_batch, sequences)
+    each = segment_bytes(config, spec)
+    return sum(table.pool * PAGE * nbytes for table, nbytes in zip(found, each, strict=True))
+
+
+def segment_bytes(config: Config, spec: CacheSpec) -> list[int]:
+    """Return the bytes that one token takes in each table of a sequence, in the order of `tables`; raises UsageError.
+
+    That is one for each kind of layers and, with segments, one for the tail and one for the sink.
+    """
+    each, s = kinds(config), spec.segments
+    found = [token_bytes(config, spec, kind.layers) for kind in each]
+    if s is not None:
+        for segment in (s.tail, s.sink):
+            other = CacheSpec(segment.k or spec.k, segment.v or spec.v)
+            found.append(token_bytes(config, other, each[0].layers))
+    return found
+
+
+def held_bytes(config: Config, spec: CacheSpec, tokens: int) -> int:
+    """Return the bytes that a sequence of n tokens takes and attention reads, in part pages; raises UsageError."""
+    s, each = spec.segments, segment_bytes(config, spec)
+    held = [min(tokens, kind.window or tokens) for kind in kinds(config)]
+    if s is not None:
+        sink, body = (PAGE * n for n in s.borders.whole(tokens))
+        held = [body, *held[1:], tokens - PAGE * s.borders.left(tokens), sink]
+    return sum(n * nbytes for n, nbytes in zip(held, each, strict=True))
 
 
 def position_bytes(config: Config) -> int:
@@ -81,12 +109,15 @@ def position_bytes(config: Config) -> int:
     return 4 * sum(rope.dim for rope in ropes) + 4 * len(scales)
 
 
-def sums_places(sequence_ctx: int, sequences: int = 1) -> int:
-    """Return the places that decode takes for its sums of attention: one for each part that a sequence's row sees.
+def sums_places(sequence_ctx: int, sequences: int = 1, n_batch: int = 0, borders: Borders | None = None) -> int:
+    """Return the places for the sums of attention: one for each row of a prompt, and one for each part that a decode
+    row sees; with segments, one for each part that any row sees.
 
     sequence_ctx: tokens that each sequence can have.
     """
-    return sequences * parts(sequence_ctx)
+    if borders is None:
+        return n_batch + sequences * parts(sequence_ctx)
+    return n_batch * (parts(PAGE * borders.sink) + parts(sequence_ctx) + parts(PAGE * borders.tail))
 
 
 def sums_bytes(config: Config) -> int:

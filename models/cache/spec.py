@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import UsageError, did_you_mean
 from . import layer_map, rotation
-
-POLICIES = ("",)
-"""Policies, which decide which tokens are kept and in which type; the empty one keeps all tokens as they are."""
+from .segments import Borders, Segments, normal, parse
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class CacheSpec:
     k: str = layer_map.DEFAULT
     v: str = layer_map.DEFAULT
     rotate: str = "auto"  # one of rotation.MODES
-    policy: str = ""  # one of POLICIES
+    policy: str = ""  # which tokens are kept and in which types (see segments.py); "": all in these types
 
     def __post_init__(self) -> None:
         for side in "kv":
@@ -31,15 +29,21 @@ class CacheSpec:
         if self.rotate not in rotation.MODES:
             known = ", ".join(rotation.MODES) + did_you_mean(self.rotate, rotation.MODES)
             raise UsageError(f"--cache-rotate {self.rotate[:40]}: unknown; use one of {known}")
-        if self.policy not in POLICIES:
-            raise UsageError(f"--cache-policy {self.policy[:40]}: unknown policy; leave it out")
+        if self.policy:
+            object.__setattr__(self, "policy", normal(self.policy, self.k, self.v))
 
     @classmethod
     def of_flags(
-        cls, k: str | None, k_layers: str | None, v: str | None, v_layers: str | None, rotate: str = "auto"
+        cls,
+        k: str | None,
+        k_layers: str | None,
+        v: str | None,
+        v_layers: str | None,
+        rotate: str = "auto",
+        policy: str = "",
     ) -> CacheSpec:
         """Return the spec for the values of -ctk, --cache-type-k-layers and the same flags for V; None: not given."""
-        return cls(layer_map.merged(k, k_layers), layer_map.merged(v, v_layers), rotate)
+        return cls(layer_map.merged(k, k_layers), layer_map.merged(v, v_layers), rotate, policy)
 
     @classmethod
     def parse(cls, text: str) -> CacheSpec:
@@ -58,15 +62,16 @@ class CacheSpec:
             if not value:
                 raise UsageError(f"{name}: has no value")
             given[name] = value
-        k, k_layers, v, v_layers, rotate = (given.get(flag) for flag in _FLAGS)
-        return cls.of_flags(k, k_layers, v, v_layers, rotate or "auto")
+        k, k_layers, v, v_layers, rotate, policy = (given.get(flag) for flag in _FLAGS)
+        return cls.of_flags(k, k_layers, v, v_layers, rotate or "auto", policy or "")
 
     def __str__(self) -> str:
         """Return the flags that give this cache: parse(str(spec)) == spec."""
         flags = []
         for side, types in (("k", self.k), ("v", self.v)):
             flags += [f"--cache-type-{side}-layers={types}" if ":" in types else f"-ct{side} {types}"]
-        return " ".join(flags + ([f"--cache-rotate {self.rotate}"] if self.rotate != "auto" else []))
+        flags += [f"--cache-rotate {self.rotate}"] if self.rotate != "auto" else []
+        return " ".join(flags + ([f"--cache-policy {shlex.quote(self.policy)}"] if self.policy else []))
 
     @property
     def pair(self) -> str:
@@ -74,9 +79,24 @@ class CacheSpec:
         return f"{self.k}/{self.v}"
 
     @property
+    def words(self) -> str:
+        """Return all but the rotation, as people read it: "K q8_0, V q4_0, sink=64:f16,tail=128:f16"."""
+        return ", ".join([f"K {self.k}", f"V {self.v}", *([self.policy] if self.policy else [])])
+
+    @property
     def key(self) -> str:
         """Return a stable name for files and tables of results: "q8_0/q4_0 auto"."""
         return " ".join([self.pair, self.rotate, *([self.policy] if self.policy else [])])
+
+    @property
+    def segments(self) -> Segments | None:
+        """Return the segments that the policy asks for; None: one for all tokens."""
+        return parse(self.policy) if self.policy else None
+
+    @property
+    def borders(self) -> Borders | None:
+        """Return where these segments lie, in pages; None: one for all tokens."""
+        return self.segments.borders if self.segments else None
 
     def side(self, side: str, n_layer: int) -> tuple[str, ...]:
         """Return the type of K ("k") or V ("v") in each layer; raises UsageError if a map does not fit n_layer."""
@@ -87,5 +107,6 @@ class CacheSpec:
         return list(zip(self.side("k", n_layer), self.side("v", n_layer), strict=True))
 
 
-_FLAGS = ("--cache-type-k", "--cache-type-k-layers", "--cache-type-v", "--cache-type-v-layers", "--cache-rotate")
+_FLAGS = ("--cache-type-k", "--cache-type-k-layers", "--cache-type-v", "--cache-type-v-layers", "--cache-rotate",
+          "--cache-policy")  # fmt: skip
 _SHORT = {"-ctk": "--cache-type-k", "-ctv": "--cache-type-v"}

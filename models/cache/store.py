@@ -5,6 +5,7 @@ It does not know which pages belong to which sequence (see engine/page_table.py)
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from ...kernels.lang.buffers import aligned
 from ...kernels.shapes import PAGE
 from ..config import Config, Layer
 from . import rotation
-from .kinds import kind_of, kinds
+from .kinds import TablePages, kind_of, tables
 from .sizes import check_cache_type
 from .spec import CacheSpec
 
@@ -43,15 +44,6 @@ class LayerCache:
     v_rotation: int
 
 
-@dataclass(frozen=True)
-class TablePages:
-    """The pages of the layers of one kind."""
-
-    pool: int  # pages of all sequences together
-    kept: int  # pages that a sequence keeps, its last ones; 0: all
-    window: int  # tokens that a row attends to, itself included; 0: all
-
-
 class KVCache:
     """Pages of PAGE tokens for every layer and KV head; page number p means page p in each pool of its kind."""
 
@@ -59,22 +51,58 @@ class KVCache:
         """Make room for n_ctx tokens of `sequences` sequences together; a step takes in n_batch tokens at most."""
         rotation.check(config, spec.rotate)
         self.spec, self.n_pages = spec, -(-n_ctx // PAGE)
-        self.tables = [
-            TablePages(kind.pool_pages(n_ctx, n_batch, sequences), kind.kept_pages(n_batch), kind.window)
-            for kind in kinds(config)
-        ]
-        self.layers = [
-            self._layer(layer, kind_of(config, i), check_cache_type(config, "k", k), check_cache_type(config, "v", v))
-            for i, (layer, (k, v)) in enumerate(zip(config.layers, spec.layers(config.n_layer), strict=True))
-        ]
+        segments = spec.segments
+        self.borders = spec.borders
+        self.tables: list[TablePages] = tables(config, self.borders, n_ctx, n_batch, sequences)
+        self.layers: list[LayerCache] = []  # with segments, the body
+        self.tails: dict[int, LayerCache] = {}  # of layers with segments
+        self.sinks: dict[int, LayerCache] = {}
+        kinds = len(self.tables) - (2 if segments else 0)
+        for i, (layer, (k, v)) in enumerate(zip(config.layers, spec.layers(config.n_layer), strict=True)):
+            kind = kind_of(config, i)
+            if segments is None or kind:
+                self.layers.append(self._layer(config, layer, [kind], [(k, v)])[0])
+                continue
+            types = [(k, v), segments.tail.types(k, v), segments.sink.types(k, v)]
+            body, self.tails[i], self.sinks[i] = self._layer(config, layer, (0, kinds, kinds + 1), types)
+            self.layers.append(body)
 
-    def _layer(self, layer: Layer, kind: int, k: Format, v: Format) -> LayerCache:
+    def _layer(
+        self, config: Config, layer: Layer, kinds: Iterable[int], types: Sequence[tuple[str, str]]
+    ) -> list[LayerCache]:
+        """Return the pools of a layer, one for each pair of types; its queries are rotated alike for all of them."""
+        formats = [(check_cache_type(config, "k", k), check_cache_type(config, "v", v)) for k, v in types]
+        each = [rotation.sizes(self.spec.rotate, layer, k, v) for k, v in formats]
+        rotated = max(k for k, _ in each), max(v for _, v in each)
+        return [self._pools(layer, kind, *pair, rotated) for kind, pair in zip(kinds, formats, strict=True)]
+
+    def _pools(self, layer: Layer, kind: int, k: Format, v: Format, rotated: tuple[int, int]) -> LayerCache:
         k_page, v_page = pages.k_page_bytes(k, layer.head_dim_k), pages.v_page_bytes(v, layer.head_dim_v)
         n_pages = self.tables[kind].pool
         k_head, v_head = n_pages * k_page, n_pages * v_page
         pools = [aligned(layer.n_head_kv * head) for head in (k_head, v_head)]
-        rotated = rotation.sizes(self.spec.rotate, layer, k, v)
         return LayerCache(kind, k, v, pools[0], pools[1], k_page, v_page, k_head, v_head, *rotated)
+
+    def stored(self, i: int) -> LayerCache:
+        """Return where layer i stores the tokens of a step."""
+        return self.tails.get(i, self.layers[i])
+
+    def segments(self, i: int) -> tuple[LayerCache, ...]:
+        """Return where the tokens of layer i lie: sink, body and tail, or the one place where all of them are."""
+        if i not in self.tails:
+            return (self.layers[i],)
+        return self.sinks[i], self.layers[i], self.tails[i]
+
+    def positions(self, held: LayerCache, tokens: int, first: int) -> range:
+        """Return the positions, of a sequence of n tokens, that a place holds whose table begins with page `first`."""
+        tail = self.borders is not None and held in self.tails.values()
+        begin = self.borders.left(tokens) if self.borders and tail else first
+        return range(PAGE * begin, min(tokens, self.tables[held.kind].tokens(tokens)))
+
+    @property
+    def every(self) -> list[LayerCache]:
+        """Return the places of all layers and of all their segments."""
+        return [*self.layers, *self.tails.values(), *self.sinks.values()]
 
     def copy_page(self, kind: int, source: int, to: int) -> None:
         """Copy page `source` to page `to` in all layers of a kind."""
@@ -88,7 +116,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Return the bytes of all pools, which sizes.cache_bytes computes in advance."""
-        return sum(layer.k_pool.nbytes + layer.v_pool.nbytes for layer in self.layers)
+        return sum(held.k_pool.nbytes + held.v_pool.nbytes for held in self.every)
 
     @property
     def tokens(self) -> int:

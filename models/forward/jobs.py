@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ...kernels.attention import softmax
 from ...kernels.shapes import PAGE, PART
@@ -131,3 +132,11 @@ def by_prefix(groups: Sequence[Shared], group: int, threads: int, kv_heads: int)
         for row in range(0, g.rows, most):
             for part in range(g.part, g.part + g.parts, size):
                 yield g.span + row, 0, min(most, g.rows - row), part, min(size, g.part + g.parts - part)
+
+
+def fill(records: npt.NDArray[np.void], found: Iterable[Job]) -> int:
+    """Write jobs to records and return their number."""
+    made = list(found)
+    if made:
+        records.view(np.int64).reshape(len(records), -1)[: len(made)] = made
+    return len(made)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from ...kernels.plan import Cost, Plan, Team
-from ...kernels.shapes import PAGE, Shape
-from ..cache.kinds import pages
+from ...kernels.shapes import PAGE, Shape, pages
+from ..cache.kinds import kinds, step_rows
 from ..cache.sizes import PREFILL_ROWS, sums_places
 from ..cache.spec import CacheSpec
 from ..cache.store import KVCache
@@ -50,23 +50,26 @@ class Model:
         in all products, and sums have one order, so that logits depend on no CPU, no threads and no other rows. shapes:
         of products of many rows, by the format of the weights; see Shape.
         """
-        self.config, self.n_batch, self.max_logits = loaded.config, n_batch, max_logits
+        c = self.config = loaded.config
         self.team = Team(threads)
         self._net = loaded.net
-        c = self.config
         self.kv = KVCache(c, cache, n_ctx, n_batch=n_batch, sequences=sequences)
+        n_batch = step_rows(self.kv.borders, n_batch)
+        self.n_batch, self.max_logits = n_batch, max_logits
         longest = min(self.kv.tokens, pages(sequence_ctx or n_ctx) * PAGE)
-        places = n_batch + sums_places(longest, sequences)  # a step may have prompts and decode rows
+        places = sums_places(longest, sequences, n_batch, self.kv.borders)  # a step may have prompts and decode rows
         self._step = Step(
             n_batch,
             threads,
             min(layer.n_head_kv for layer in c.layers),
-            windows=[pages.window for pages in self.kv.tables],
+            windows=[kind.window for kind in kinds(c)],
+            borders=self.kv.borders,
             places=places,
             experts=c.expert_count,
             experts_used=c.expert_used_count,
             exact=exact,
         )
+        self._fill_body: Callable[[Sequence[Span]], None] | None = None
         self._buffers = Buffers(self.config, n_batch, max_logits, threads, places, exact)
         self._positions = Positions(self.config, loaded.net.rope_factors, longest)
         self._shapes = shapes
@@ -100,10 +103,17 @@ class Model:
         self._step.fill(spans, logits_rows, self.config.n_head // self.config.n_head_kv)
         tokens = self._step.tokens[:rows]
         assert tokens.min() >= 0 and tokens.max() < self.config.n_vocab
+        if self._fill_body is not None:
+            self._fill_body(spans)
         self._kind = PlanKind.of(spans)
         self.team.run(self.last, self.stamps)
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(logits_rows), : self.config.n_vocab]
         return logits
+
+    def fill_body(self, function: Callable[[Sequence[Span]], None]) -> None:
+        """Let a function fill the body of a cache with segments: with the pages that leave the tail, before a step."""
+        assert self._step.segmented is not None
+        self._fill_body, self._step.segmented.changed = function, True
 
     def broken(self) -> str | None:
         """Return the operation of the last step that first gave NaN or infinity, as in "blk.1.ffn_down", or None.

@@ -32,7 +32,7 @@ class Attended:
 def attended(plan: Plan, buffers: Buffers, kv: KVCache, config: Config, step: Step) -> Iterator[Attended]:
     """Repeat the plan's last run, one operation at a time, and yield what each layer's attention reads."""
     rows = int(step.rows[0])
-    layers = zip(config.layers, kv.layers, strict=True)
+    layers = zip(config.layers, map(kv.stored, range(config.n_layer)), strict=True)
     for op in plan.ops:
         op.kernel.run(op.args, 0, op.items * int(op.times[0]))
         if op.name == "rope_store":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import accumulate
 
@@ -14,7 +14,9 @@ from ...kernels.lang import cpu
 from ...kernels.lang.buffers import address
 from ...kernels.ops import tile_dot
 from ...kernels.shapes import PAGE
+from ..cache.segments import Borders
 from . import jobs
+from .segmented import Segmented
 from .span import Span
 
 I64Array = npt.NDArray[np.int64]
@@ -65,6 +67,7 @@ class Step:
         kv_heads: int,
         *,
         windows: Sequence[int] = (0,),
+        borders: Borders | None = None,
         places: int = 0,
         experts: int = 0,
         experts_used: int = 0,
@@ -72,6 +75,7 @@ class Step:
     ) -> None:
         """kv_heads: those of the layer that has the fewest. windows: of each kind of layers, 0: all tokens.
 
+        borders: of the segments of the layers that keep all tokens; None: they have none.
         places: for sums of attention, see `softmax.ATTEND`; at least max_rows. exact: see Model.
         """
         self.max_rows, self.threads, self._experts, self._experts_used = max_rows, threads, experts, experts_used
@@ -83,7 +87,7 @@ class Step:
         self.pairs = self._numbers[2:3]  # pairs of a token and an expert that it goes to
         self.expert_spans = self._numbers[3:4]  # upper bound of the experts that are chosen
         self.places = self._numbers[4:5]  # places for sums of attention that are used
-        kinds = len(windows)
+        kinds, tables = len(windows), len(windows) + (2 if borders else 0)
         self._chunks: dict[tuple[int, bool], I64Array] = {}  # see `chunks`
         self.n_jobs = np.zeros((kinds, 1), np.int64)
         self.jobs = np.zeros((kinds, self.max_places), softmax.JOB)  # of decode rows, by kind of layer
@@ -91,12 +95,14 @@ class Step:
         self.blocks = np.zeros((kinds, self.max_places + max_rows), softmax.JOB)  # of prompts and of shared prefixes
         self.tokens = np.zeros(max_rows, np.int64)
         self.positions = np.zeros(max_rows, np.int64)
-        self.slots = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: page * PAGE + index in the page
+        self.slots = np.zeros((tables, max_rows), np.int64)  # by page table: page * PAGE + index in the page
         self.sums_at = np.zeros(max_rows, np.int64)  # of each row's sums, the first place
         self.parts = np.zeros((kinds, max_rows), np.int64)  # by kind of layer: places that a row's sums take
         self.logits_rows = np.zeros(max_rows, np.int64)
         self.spans = np.zeros(max_rows, softmax.SPAN)
         self._span_records = self.spans.view(np.int64).reshape(max_rows, -1)
+        places = self.max_places + max_rows
+        self.segmented = Segmented(borders, max_rows, places, threads, kv_heads, exact) if borders else None
 
     def fill(self, spans: Sequence[Span], logits_rows: Sequence[int], group: int) -> None:
         """Set the numbers for a step of these spans, with logits of `logits_rows`; group: query heads per KV head."""
@@ -143,22 +149,25 @@ class Step:
         wide = cpu.AMX and PlanKind.of(spans) is PlanKind.PREFILL  # then all rows go through the matrix unit
         wide = wide or self.exact  # or, in blocks too, through the exact kernel
         decode = [i for i, span in enumerate(spans) if span.decode and not wide]
-        seen = [[jobs.seen(i, spans[i].position, window) for i in decode] for window in self._windows]
-        self._set_places(seen, rows)
+        kinds = [n for n in range(len(self._windows)) if n or not self.segmented]  # the others
+        seen = {n: [jobs.seen(i, spans[i].position, self._windows[n]) for i in decode] for n in kinds}
+        self._set_places(spans, seen, rows)
+        if self.segmented:
+            self.segmented.share(spans, self.sums_at[:rows], group)
         prompts = list(jobs.by_rows([(i, len(s.tokens)) for i, s in enumerate(spans) if not s.decode or wide], group))
-        prefixes = list(jobs.shared_of(spans, decode)) if len(decode) >= jobs.SHARERS else []
-        for kind, window in enumerate(self._windows):
-            groups = [] if window else prefixes  # a window moves: rows of different lengths see different tokens
+        prefixes = [] if self.segmented or len(decode) < jobs.SHARERS else list(jobs.shared_of(spans, decode))
+        for kind in kinds:
+            groups = [] if self._windows[kind] else prefixes  # rows of different lengths see different tokens
             own = jobs.without(seen[kind], groups)
-            self.n_jobs[kind] = _fill(self.jobs[kind], jobs.by_tokens(own, self.threads, self._kv_heads))
+            self.n_jobs[kind] = jobs.fill(self.jobs[kind], jobs.by_tokens(own, self.threads, self._kv_heads))
             blocks = [*prompts, *jobs.by_prefix(groups, group, self.threads, self._kv_heads)]
-            self.n_blocks[kind] = _fill(self.blocks[kind], blocks)
+            self.n_blocks[kind] = jobs.fill(self.blocks[kind], blocks)
 
-    def _set_places(self, seen: Sequence[Sequence[jobs.Seen]], rows: int) -> None:
+    def _set_places(self, spans: Sequence[Span], seen: Mapping[int, Sequence[jobs.Seen]], rows: int) -> None:
         """Give each row a place for its sums, and decode rows one for each part that they see, by kind of layer."""
-        places = [1] * rows
+        places = self.segmented.place(spans, self.positions[:rows]).tolist() if self.segmented else [1] * rows
         self.parts[:, :rows] = 1
-        for kind, found in enumerate(seen):
+        for kind, found in seen.items():
             for row in found:
                 at = int(self._span_records[row.span, 0])
                 self.parts[kind, at] = row.parts
@@ -166,11 +175,3 @@ class Step:
         self.places[0] = sum(places)
         assert self.places[0] <= self.max_places, "attention leaves more sums than there is room for"
         self.sums_at[:rows] = [0, *accumulate(places[:-1])]
-
-
-def _fill(records: npt.NDArray[np.void], found: Iterable[jobs.Job]) -> int:
-    """Write jobs to records and return their number."""
-    made = list(found)
-    if made:
-        records.view(np.int64).reshape(len(records), -1)[: len(made)] = made
-    return len(made)

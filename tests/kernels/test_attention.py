@@ -123,7 +123,8 @@ def attend(
     )  # fmt: skip
     y = rig.zeros(rows, heads * v_dim)
     q8, meta8 = rig.zeros(*y.shape, dtype=np.int8), rig.zeros(rows, heads * v_dim // 32, 4, dtype=np.int32)
-    rig.run(combine, rows, sums=sums, sums_at=sums_at, parts=parts, heads=heads, v_dim=v_dim, v_columns=m,
+    rig.run(combine, rows, sums=sums, sums_at=sums_at, parts=parts, segments=1, parts_stride=0, heads=heads,
+            v_dim=v_dim, v_columns=m,
             v_rotation=v_rotation, sinks=0 if sinks is None else sinks, y=y, q=q8, meta=meta8, half=0)  # fmt: skip
     for got, blocked in zip((q8, meta8), rig.activations(y) if upto >= softmax.WEIGHTS else (q8, meta8), strict=True):
         np.testing.assert_array_equal(got, blocked)

@@ -226,6 +226,7 @@ def settings_of(args: argparse.Namespace, gguf: GGUF, config: Config, cache: Cac
         "cache_type_k": cache.k,
         "cache_type_v": cache.v,
         "cache_rotate": cache.rotate,
+        **({"cache_policy": cache.policy} if cache.policy else {}),
         "raw": args.raw,
         "system_prompt": args.system_prompt,
         **({"park_type": args.park_type} if args.park_type else {}),

@@ -25,7 +25,12 @@ def cache_of(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
     if args.cache_type == "auto":
         return _advised(gguf, config, args)
     return CacheSpec.of_flags(
-        args.cache_type_k, args.cache_type_k_layers, args.cache_type_v, args.cache_type_v_layers, args.cache_rotate
+        args.cache_type_k,
+        args.cache_type_k_layers,
+        args.cache_type_v,
+        args.cache_type_v_layers,
+        args.cache_rotate,
+        args.cache_policy,
     )
 
 
@@ -39,8 +44,8 @@ def _advised(gguf: GGUF, config: Config, args: argparse.Namespace) -> CacheSpec:
     found = advise(results_of(gguf), config, "chat")
     if found is None:
         screen.warn("no study of this model: K and V in q8_0 (pyllm study kv measures more)")
-        return replace(SAFE, rotate=args.cache_rotate)
-    return found.chosen.cache
+        return replace(SAFE, rotate=args.cache_rotate, policy=args.cache_policy)
+    return replace(found.chosen.cache, policy=args.cache_policy)
 
 
 def context_size(asked: int | None, config: Config) -> int:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from pyllm.engine.sequence import Sequence, pools
 from pyllm.engine.stepper import Session, Stepper
-from pyllm.kernels.shapes import MAX_TABLES, PAGE
+from pyllm.kernels.shapes import MAX_TABLES, PAGE, pages
 from pyllm.models.arch.registry import load_weights, read_config
-from pyllm.models.cache.kinds import SLACK, Kind, kind_of, kinds, pages
+from pyllm.models.cache.kinds import SLACK, Kind, kind_of, kinds
 from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.config import Config
 from pyllm.models.file.gguf import GGUF

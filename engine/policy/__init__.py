@@ -1,0 +1,1 @@
+"""Cache policies: what a function of the user's own makes of K and V."""

@@ -1,0 +1,52 @@
+"""A cache policy of the user's own: a function in Python that changes K and V, from a file or a caller."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from ...models.cache.spec import CacheSpec
+from ...models.errors import UsageError
+from .what_if import WhatIf
+
+FUNCTION = "policy"
+"""The name of the function in the user's file."""
+
+
+def load(path: str) -> WhatIf:
+    """Return the function named `policy` of a Python file, which is run for that; raises UsageError."""
+    if not Path(path).is_file():
+        raise UsageError(f"--cache-policy {path}: there is no such file")
+    try:
+        found = runpy.run_path(path, run_name="pyllm_policy").get(FUNCTION)
+    except Exception as error:  # whatever the user's code does
+        raise UsageError(f"--cache-policy {path}: raised {type(error).__name__}: {error}") from error
+    if not callable(found):
+        wanted = f"def {FUNCTION}(k, v, layer, position): return k, v"
+        raise UsageError(f"--cache-policy {path}: has no function named {FUNCTION}; write {wanted}")
+    function: WhatIf = found
+    return function
+
+
+def choose(
+    cache: CacheSpec | None, k: str, v: str, rotate: str, policy: str, function: WhatIf | None
+) -> tuple[CacheSpec, WhatIf | None]:
+    """Return the cache that the arguments of an LLM ask for, and the function that changes its K and V, if any."""
+    if cache is not None and CacheSpec(k, v, rotate, policy) != CacheSpec():
+        raise UsageError("cache: says types, rotation and policy; leave out cache_type_k and its like")
+    if function is not None:
+        base = cache or CacheSpec(k, v, rotate)
+        return replace(base, policy=_named(cache.policy if cache else policy, function)), function
+    spec = cache or CacheSpec(k, v, rotate, policy)
+    return spec, load(spec.segments.file) if spec.segments and spec.segments.file else None
+
+
+def _named(policy: str, function: WhatIf) -> str:
+    """Return the text of a policy whose body a function changes; raises UsageError."""
+    first = policy.partition(",")[0]
+    if first and "=" not in first:
+        if first.endswith(".py"):
+            return policy
+        raise UsageError(f"what_if: changes what lies between sink and tail, as {policy} does; leave one out")
+    return ",".join([f"{getattr(function, '__name__', FUNCTION)}.py", *([policy] if policy else [])])
