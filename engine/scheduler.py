@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.lang import cpu
-from ..kernels.shapes import PAGE, pages
+from ..kernels.shapes import PAGE
 from ..models.errors import NumberError, PyllmError, UsageError
 from . import prefixes
 from .budget import Budget
@@ -384,12 +384,8 @@ class Scheduler:
         """Return the pages that a request may come to need, or will need soon, of layers that keep all tokens."""
         limit, prompt = r.request.params.max_tokens, len(r.request.prompt)
         tokens = self.llm.sequence_ctx if limit < 0 else min(self.llm.sequence_ctx, prompt + max(0, limit - 1))
-        most = self._pages(tokens)  # the last token that is generated is not taken in
-        return min(most, self._pages(len(r.tokens)) + 1) if self.overcommit else most
-
-    def _pages(self, tokens: int) -> int:
-        """Return the pages that a sequence of n tokens has in the layers that keep all tokens."""
-        return pages(self.pages.tokens(tokens)) - self.pages.first
+        most = self.pages.held(tokens)  # the last token that is generated is not taken in
+        return min(most, self.pages.held(len(r.tokens)) + 1) if self.overcommit else most
 
     def _full(self, r: Running) -> PoolFull:
         room, size = self.prefixes.room(prefixes.Hit()), self.llm.pools[0].size

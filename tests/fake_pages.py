@@ -53,7 +53,7 @@ class FakeModel:
                             v_pool=np.zeros(len(held), np.uint8), v_page=1, k_format=None, v_format=None)
             for i, held in enumerate(self.held)
         ]  # fmt: skip
-        self.kv.every, self.kv.borders = self.kv.layers, None
+        self.kv.every, self.kv.borders, self.kv.segments = self.kv.layers, None, lambda i: self.kv.layers[i : i + 1]
         self.pools: list[PagePool] = []
         self.steps, self.ends = 0, True
 

@@ -21,7 +21,19 @@ ROOT = Path(__file__).parents[1]
 FLOORS = ("kernels", "models", "engine", "bench")
 ROOMS: dict[str, tuple[str, ...]] = {
     "kernels": ("shapes", "lang", "plan", "formats", "pages", "page_copies", "ops", "attention", "roofs", "warm"),
-    "models": ("errors", "progress", "file", "config", "hyper", "text", "cache", "forward", "arch", "describe"),
+    "models": (
+        "errors",
+        "progress",
+        "file",
+        "config",
+        "hyper",
+        "text",
+        "cache",
+        "forward",
+        "arch",
+        "opened",
+        "describe",
+    ),
     "engine": (
         "machine",
         "store",
@@ -40,7 +52,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "budget",
         "scheduler",
         "many",
-        "what_if",
         "policy",
         "llm",
         "chat",

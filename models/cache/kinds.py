@@ -66,6 +66,10 @@ class TablePages:
         end = max(self.first, (n - 1) // PAGE + 1 - self.behind)
         return PAGE * (end if self.most is None else min(end, self.most))
 
+    def held(self, n: int) -> int:
+        """Return the pages that the table has in a sequence of n tokens, with those that a window lets go."""
+        return pages(self.tokens(n)) - self.first
+
 
 def step_rows(borders: Borders | None, n_batch: int) -> int:
     """Return the tokens of a step at most. With segments that is a page: rows leave sums of all parts that they see."""

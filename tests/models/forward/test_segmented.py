@@ -87,6 +87,15 @@ def test_threads_and_batches_change_no_bit(path: Path, llms: dict[str, LLM]) -> 
                 np.testing.assert_array_equal(logits(llm, [400, 299, 1]), expected)
 
 
+def test_exact_logits_are_the_same_bits(path: Path, llms: dict[str, LLM]) -> None:
+    for name in ("mixed", "sink", "dropped"):
+        with LLM(llms[name]._opened, n_ctx=N, cache=SPECS[name], n_threads=1, exact=True) as one:
+            expected = logits(one, [N])
+            np.testing.assert_allclose(expected, logits(llms[name], [N]), atol=0.5)
+            with one.beside(SPECS[name], n_threads=3, n_batch=37) as llm:
+                np.testing.assert_array_equal(logits(llm, [400, 290, *[1] * 10]), expected)
+
+
 def test_what_is_stored(llms: dict[str, LLM], path: Path) -> None:
     """The first layer's K and V do not depend on attention: each segment holds them as its type encodes them."""
     if path.name.startswith("gemma3"):
@@ -109,13 +118,14 @@ def kept(k: np.ndarray, v: np.ndarray, layer: int, position: int) -> tuple[np.nd
     return k, v
 
 
-@SAME_TEXT
-def test_segments_of_one_type_are_one_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exact", [pytest.param(False, marks=SAME_TEXT), True], ids=["fast", "exact"])
+def test_segments_of_one_type_are_one_cache(exact: bool, tmp_path: Path) -> None:
     """A function that changes nothing keeps the segments apart, though all of them are float32."""
     path = tiny.write(tmp_path / "m.gguf", n_layer=1)
-    with LLM(path, n_ctx=N, cache=SPECS["none"], n_threads=1) as one:
+    with LLM(path, n_ctx=N, cache=SPECS["none"], n_threads=1, exact=exact) as one:
         for policy, bits in (("", True), ("tail=200:f32", True), ("sink=64:f32", False)):
-            with LLM(path, n_ctx=N, cache=CacheSpec("f32", "f32", policy=policy), what_if=kept, n_threads=1) as llm:
+            cache = CacheSpec("f32", "f32", policy=policy)
+            with LLM(path, n_ctx=N, cache=cache, what_if=kept, n_threads=1, exact=exact) as llm:
                 for n in (60, 64 * 5 + 1, 64 * 6, 64 * 8 + 1, N):
                     body = llm.model.kv.borders.whole(n)[1]  # type: ignore[union-attr]
                     if bits and body % 4 == 0:  # whole parts, put together in the same order
