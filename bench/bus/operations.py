@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...kernels.lang import cpu
 from ...kernels.plan import Cost, Plan
-from ...models.config import Config
+from ...models.forward.attention import AttendCost
 from ..machine.roofs import Roofs
 
 F64Array = npt.NDArray[np.float64]
@@ -114,27 +114,26 @@ def by_name(plan: Plan, seconds: F64Array, waits: F64Array, rows: int, context: 
     return list(found.values())
 
 
-def with_parts(operations: Sequence[Operation], parts: Sequence[float], config: Config) -> list[Operation]:
+def with_parts(operations: Sequence[Operation], parts: Sequence[float], values: Cost) -> list[Operation]:
     """Return the operations with attention split into three.
 
     parts: time of Q·Kᵀ alone, of Q·Kᵀ and softmax, and of all three. Attention's time is divided in this proportion.
+    values: the cost of A·V.
     """
-    return [part for op in operations for part in (_split(op, parts, config) if op.name == ATTEND else [op])]
+    return [part for op in operations for part in (_split(op, parts, values) if op.name == ATTEND else [op])]
 
 
-def _split(op: Operation, parts: Sequence[float], config: Config) -> list[Operation]:
+def values_cost(plan: Plan, rows: int, context: int) -> Cost:
+    """Return the cost of A·V in all layers, for a step as in `by_name`."""
+    costs = [op.cost for op in plan.ops if isinstance(op.cost, AttendCost)]
+    return sum((cost.values(rows, context) for cost in costs), Cost())
+
+
+def _split(op: Operation, parts: Sequence[float], values: Cost) -> list[Operation]:
     ends = np.maximum.accumulate(np.clip(parts, 0, parts[-1]))
     shares = np.diff(ends, prepend=0.0) / (ends[-1] or 1.0)
-    keys = sum(layer.n_head * layer.head_dim_k for layer in config.layers)
-    values = sum(layer.n_head * layer.head_dim_v for layer in config.layers)
-    cost = op.cost
-    product = op.macs * values // (keys + values)
-    kind = "macs_bf16" if cost.macs_bf16 else "macs_f32"
-    costs = (
-        replace(cost, v=0, activations=0, **{kind: getattr(cost, kind) - product}),
-        Cost(activations=cost.activations),
-        Cost(v=cost.v, **{kind: product}),
-    )
+    keys = Cost(*(all_ - its for all_, its in zip(op.cost.values(), values.values(), strict=True)))
+    costs = replace(keys, activations=0), Cost(activations=keys.activations), values
     return [
         replace(op, name=f"{ATTEND} {name}", seconds=op.seconds * share, waiting=op.waiting * share, cost=part)
         for name, share, part in zip(PARTS, shares, costs, strict=True)

@@ -27,7 +27,7 @@ from ..machine.counters import Counters
 from ..machine.roofs import Roofs
 from ..speed.cases import Case
 from ..speed.engines import Engine, Engines, Models, groups, positions, random_tokens, repeated
-from .operations import ATTEND, F64Array, Operation, bound, by_name, timed, with_parts
+from .operations import ATTEND, F64Array, Operation, bound, by_name, timed, values_cost, with_parts
 
 F32Array = npt.NDArray[np.float32]
 
@@ -198,6 +198,7 @@ class Workbench:
         seconds = tick * np.mean([self._took[i] for i in middle], axis=0)
         waits = tick * np.mean([self._waited[i] for i in middle], axis=0)
         operations = by_name(self._plan, seconds, waits, self.rows, self.context)
+        values = values_cost(self._plan, self.rows, self.context)
         parts = [median(ticks) for ticks in (*self._parts.values(), [took[self._attend].sum() for took in self._took])]
         return Profile(
             case=self.case,
@@ -205,7 +206,7 @@ class Workbench:
             context=self.context,
             seconds=median(self._plain),
             stamped=median(self._walls),
-            operations=tuple(with_parts(operations, parts, self._model.config)),
+            operations=tuple(with_parts(operations, parts, values)),
             whole=float(np.mean([self._walls[i] for i in middle])),
             sampling=median(self._sampling) if self._sampling else 0.0,
             dram=median(self._dram) if self._dram else None,

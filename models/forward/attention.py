@@ -17,6 +17,7 @@ from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
 from ...kernels.attention.prefill import attend_many
 from ...kernels.attention.prefill_amx import attend_wide
+from ...kernels.attention.values import as_integers
 from ...kernels.formats import tiles
 from ...kernels.lang import cpu
 from ...kernels.ops import rope
@@ -63,6 +64,48 @@ class Place:
     sums_at: I64Array
     parts: I64Array
     held: Callable[[int], int] | None = None  # of n tokens, how many are here; None: all
+
+
+@dataclass(frozen=True, eq=False)
+class AttendCost:
+    """The cost of attention over one place of a layer: a block of rows reads what it sees once, and each row multiplies
+    with its own tokens."""
+
+    layer: Layer
+    kv: LayerCache
+    units: tuple[str, str]  # the fields of Cost for the multiply-adds of Q·Kᵀ and of A·V
+    prefill: bool
+    held: Callable[[int], int] | None  # see Place
+
+    def __call__(self, rows: int, context: int) -> Cost:
+        return self.keys(rows, context) + self.values(rows, context)
+
+    def keys(self, rows: int, context: int) -> Cost:
+        """Return the cost of Q·Kᵀ."""
+        read, seen = self._tokens(rows, context)
+        macs = {self.units[0]: seen * self.layer.n_head * self.layer.head_dim_k}
+        return Cost(k=read * layer_bytes(self.layer, "k", self.kv.k_format), **macs)
+
+    def values(self, rows: int, context: int) -> Cost:
+        """Return the cost of A·V."""
+        read, seen = self._tokens(rows, context)
+        each = 2 if self.units[1] == "macs_i8" else 1  # a weight has two bytes, see integer_values.py
+        macs = {self.units[1]: each * seen * self.layer.n_head * self.layer.head_dim_v}
+        return Cost(v=read * layer_bytes(self.layer, "v", self.kv.v_format), **macs)
+
+    def _tokens(self, rows: int, context: int) -> tuple[int, int]:
+        """Return the tokens that are read, and those that rows multiply with, with `context` tokens in a sequence."""
+        c = self.layer
+        block = softmax.block_rows(c.n_head // c.n_head_kv) if self.prefill else 1
+        if self.held is not None:  # of a segment each row is taken to see all
+            return -(-rows // block) * self.held(context), rows * self.held(context)
+        window = c.window or context
+        read = -(-rows // block) * min(context, window + block - 1)
+        if not self.prefill:  # each row has a sequence of its own
+            return read, rows * min(context, window)
+        beyond = min(max(context - window, 0), rows)  # rows with more tokens before them than the window holds
+        seen = rows * context - rows * (rows - 1) // 2 - beyond * (context - window) + beyond * (beyond - 1) // 2
+        return read, seen
 
 
 def _places(r: Recorder, i: int) -> list[Place]:
@@ -156,7 +199,8 @@ def _attend(
     blocks = attend_exact if r.exact else attend_wide if wide else attend_many
     alone, together = not (wide or r.exact), r.exact or not r.alone  # which rows go through attend_one, and blocks
     source = queries.q if ints else queries.x
-    kinds = ("macs_bf16", "macs_bf16") if wide else ("macs_i8" if ints else "macs_f32", "macs_f32")
+    weighed = "macs_i8" if as_integers(v_type) and not r.exact else "macs_f32"
+    units = ("macs_bf16", "macs_bf16") if wide else ("macs_i8" if ints else "macs_f32", weighed)
 
     def sums() -> tuple[F32Array]:
         return (_sums(b.sums.ravel(), r.step, place, c.n_head * (v_columns + softmax.TAIL)),)
@@ -171,8 +215,7 @@ def _attend(
         v_row=pages.v_row_bytes(kv.v_format, c.head_dim_v), sums=b.sums, sums_at=place.sums_at, upto=softmax.SUMS,
         **softmax.fetch_steps(kv.k_page, kv.v_page, v_columns), **_pools(kv), **shared,
     )  # fmt: skip
-    costs = partial(_cost if place.held is None else partial(_whole_cost, place.held), c, _token_bytes(c, kv), kinds,
-                    r.prefill)  # fmt: skip
+    costs = AttendCost(c, kv, units, r.prefill, place.held)
     if alone:
         attend(
             kernel=attend_one(k_type, v_type, group),
@@ -223,41 +266,3 @@ def _sums(sums: F32Array, step: Step, place: Place, size: int) -> F32Array:
     at = np.repeat(place.sums_at[:rows], place.parts[:rows])
     at += np.concatenate([np.arange(n) for n in place.parts[:rows]])
     return sums[: int(step.places[0]) * size].reshape(-1, size)[at]
-
-
-def _whole_cost(
-    held: Callable[[int], int],
-    c: Layer,
-    token_bytes: tuple[int, int],
-    kinds: tuple[str, str],
-    prefill: bool,
-    rows: int,
-    context: int,
-) -> Cost:
-    """Return the cost of `attend` over a segment, all of whose tokens each row is taken to see."""
-    tokens, block = held(context), softmax.block_rows(c.n_head // c.n_head_kv) if prefill else 1
-    reads, macs = -(-rows // block) * tokens, dict.fromkeys(kinds, 0)
-    for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):
-        macs[kind] += rows * tokens * c.n_head * head_dim
-    return Cost(k=reads * token_bytes[0], v=reads * token_bytes[1], **macs)
-
-
-def _cost(
-    c: Layer, token_bytes: tuple[int, int], kinds: tuple[str, str], prefill: bool, rows: int, context: int
-) -> Cost:
-    """Return the cost of `attend`, with `context` tokens in each sequence.
-
-    A block of rows reads what it sees once; each row multiplies with its own tokens.
-    kinds: the fields of Cost for the multiply-adds of Q·Kᵀ and of A·V.
-    """
-    block = softmax.block_rows(c.n_head // c.n_head_kv) if prefill else 1
-    window = c.window or context
-    reads = -(-rows // block) * min(context, window + block - 1)
-    beyond = min(max(context - window, 0), rows)  # rows with more tokens before them than the window holds
-    seen = rows * context - rows * (rows - 1) // 2 - beyond * (context - window) + beyond * (beyond - 1) // 2
-    macs = dict.fromkeys(kinds, 0)
-    for kind, head_dim in zip(kinds, (c.head_dim_k, c.head_dim_v), strict=True):
-        macs[kind] += seen * c.n_head * head_dim
-    if not prefill:  # each row has a sequence of its own
-        seen = rows * min(context, window)
-    return Cost(k=reads * token_bytes[0], v=reads * token_bytes[1], **macs)

@@ -130,7 +130,7 @@ def test_a_profile(model: Path) -> None:
         assert (p.sampling > 0) == (not p.prefill)
     q, soft, v = (found[1].part(f"attend {part}") for part in operations.PARTS)
     assert (q.cost.k, v.cost.k, q.cost.v) == (151 * 2 * 2 * 34, 0, 0) and v.cost.v == 151 * 2 * 2 * 64
-    assert q.cost.macs_i8 == v.cost.macs_f32 == 2 * 151 * 4 * 32 and not q.cost.macs_f32 and not soft.macs
+    assert q.cost.macs_i8 == q.macs == v.cost.macs_f32 == v.macs == 2 * 151 * 4 * 32 and not soft.macs
     assert profiling.stamps_cost(found) > -1
 
 

@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 from pyllm.engine.llm import LLM
 from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
+from pyllm.kernels.attention.values import as_integers
 from pyllm.kernels.formats.table import FORMATS
 from pyllm.kernels.lang import cpu
+from pyllm.kernels.plan import Cost
 from pyllm.kernels.shapes import PAGE
 from pyllm.models.cache.spec import CacheSpec
 from pyllm.models.errors import UsageError
+from pyllm.models.forward.attention import AttendCost
+from pyllm.models.forward.step import PlanKind
 
 N = 700
 TOKENS = [int(t) for t in np.random.default_rng(3).integers(3, 60, N)]
@@ -194,6 +198,20 @@ def scheduler_timings() -> Any:
     from pyllm.engine.results import Timings
 
     return Timings()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_cost_of_attention_by_side(exact: bool, tmp_path: Path) -> None:
+    """A quantized side is multiplied as bytes where the CPU does that; V's weights have two bytes each."""
+    path = tiny.write(tmp_path / "m.gguf", n_layer=1)
+    with LLM(path, n_ctx=256, cache=CacheSpec("q8_0", "q4_0"), n_threads=1, exact=exact) as llm:
+        c, found = llm.config.layers[0], llm.model.plan(PlanKind.DECODE).ops
+        costs = [op.cost for op in found if isinstance(op.cost, AttendCost)]
+    keys, values = (sum((side(1, 200) for side in sides), Cost())
+                    for sides in ([cost.keys for cost in costs], [cost.values for cost in costs]))  # fmt: skip
+    macs, ints = 200 * c.n_head * c.head_dim_k, as_integers("q4_0") and not exact
+    assert keys == Cost(k=200 * c.n_head_kv * 34, **{"macs_f32" if exact else "macs_i8": macs})
+    assert values == Cost(v=200 * c.n_head_kv * 18, **({"macs_i8": 2 * macs} if ints else {"macs_f32": macs}))
 
 
 def test_every_operation_can_be_looked_at(llms: dict[str, LLM]) -> None:
