@@ -7,7 +7,7 @@ from functools import cache
 from ..formats.tiles import ROWS
 from ..lang.buffers import LINE
 from ..lang.jit import Kernel, inline, kernel
-from ..lang.memory import peek_i64, prefetch, store_rows
+from ..lang.memory import peek_i64, prefetch_l2, store_rows
 from ..ops.tile_dot import tile_dot
 from ..shapes import PAGE, PART
 from .softmax import (
@@ -32,9 +32,9 @@ from .values import add_page, as_integers, load_page
 
 @inline
 def fetch(tile, nbytes):
-    """Prefetch a tile."""
+    """Fetch a tile of the next page; not into the first-level cache, which this page fills."""
     for i in range(0, nbytes, LINE):
-        prefetch(tile + i)
+        prefetch_l2(tile + i)
 
 
 @cache
@@ -72,7 +72,7 @@ def attend_one(k_type: str, v_type: str, group: int) -> Kernel:
                 seen = length - PAGE * p  # tokens of the page and after it
                 hidden, tokens = max(0, first - PAGE * p), min(PAGE, seen)
                 for t in range(hidden // ROWS, (tokens + ROWS - 1) // ROWS):  # scores of 16 tokens
-                    if a.upto < SUMS:  # otherwise `add_page` does it
+                    if integers or a.upto < SUMS:  # otherwise `add_page` does it
                         fetch(k_next + t * a.k_tile, a.k_tile)
                     s = tile_dot(k_type, group, 0, k + t * a.k_tile, a.k_columns, q, a.q_bytes, meta, a.meta_bytes)
                     store_rows(scores + 64 * t, SCORE_ROW, s)

@@ -19,6 +19,7 @@ import numpy as np
 from ..formats.table import FORMATS
 from ..formats.tiles import ROWS
 from ..formats.words import load_tokens
+from ..lang.buffers import LINE
 from ..lang.dot import dot_words
 from ..lang.jit import inline
 from ..lang.memory import (
@@ -27,7 +28,7 @@ from ..lang.memory import (
     load_rows,
     poke_f32,
     poke_i32,
-    prefetch,
+    prefetch_l2,
     splat_floats,
     splat_words,
     store_i8,
@@ -103,6 +104,7 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
     layout = FORMATS[name].layout
     assert layout is not None
     has_min = layout.has_min
+    fetched = 2 * block_bytes(FORMATS[name])  # bytes of V's next page for each word of this one
     zero = 1 << layout.integers.width - 1 if has_min else zero_of(layout)  # with a minimum, the middle: see `share`
 
     def add(fmt, n, many, a, v, numbers, seen, at, tokens, weights, room, sums, stride, k_next, v_next):
@@ -110,6 +112,9 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
         blocks, apart = a.v_columns // 32, first < PAGE or last > a.window
         begin, end = max(0, first - a.window), min(tokens, last)  # tokens that any of the rows sees
         for b in range(blocks):  # all of them before they are needed: they take the core a while
+            if not many:
+                for i in range(0, a.v_scales // blocks, LINE):
+                    prefetch_l2(v_next + b * a.v_scales // blocks + i)
             to = room + b * count * SCORE_ROW
             for r in range(count):
                 if r == 0 or apart:  # else all rows see all tokens
@@ -129,9 +134,7 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
                 high, low = zeros_i32(count), zeros_i32(count)
                 for t in range(min(end, ROWS)):  # weights * 16 columns of four tokens
                     if not many:
-                        prefetch(k_next + 2 * t * a.k_step)
-                        prefetch(k_next + 2 * t * a.k_step + a.k_step)
-                        prefetch(v_next + 2 * t * a.v_step)
+                        prefetch_l2(v_next + a.v_scales + t * fetched)
                     word = load_i8(numbers + 64 * t)
                     high = dot_words(high, word, 0, 1, room + 4 * t, SCORE_ROW)
                     low = dot_words(low, word, 0, 1, room + _LOW + 4 * t, SCORE_ROW)
@@ -140,7 +143,7 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
                 y = fma(to_f32(whole), splat_floats(room + _FACTOR, SCORE_ROW, count), y + share if has_min else y)
                 store_rows(o, stride, y)
                 numbers += _HALF
-                k_next, v_next = k_next + PAGE // 2 * a.k_step, v_next + PAGE // 2 * a.v_step
+                v_next += ROWS * fetched
             room += count * SCORE_ROW
 
     return add
