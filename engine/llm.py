@@ -100,7 +100,7 @@ class LLM:
         if not isinstance(model, Opened):
             model = _open(model, spec, n_ctx, sequences, tokenizer, offline, progress)
         self._opened, self.cache, self.n_ctx, self.checked, self.exact = model, spec, n_ctx, check, exact
-        self._tune = tune
+        self._tune, self._n_batch = tune, n_batch  # a model with segments takes fewer tokens at once
         self.config, self.tokenizer, self.template = model.config, model.tokenizer, model.template
         self.path = model.gguf.path
         self.n_threads = n_threads or host.usable_cores()
@@ -131,7 +131,7 @@ class LLM:
         """
         return LLM(
             self._opened, cache=cache, n_ctx=n_ctx or self.n_ctx, n_threads=n_threads or self.n_threads,
-            n_batch=n_batch or self.model.n_batch, max_logits=max_logits or self.model.max_logits,
+            n_batch=n_batch or self._n_batch, max_logits=max_logits or self.model.max_logits,
             sequences=sequences, sequence_ctx=sequence_ctx, exact=self.exact, tune=self._tune, what_if=what_if,
             progress=progress,
         )  # fmt: skip

@@ -168,8 +168,10 @@ def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator
     """Yield K and V of each layer, and of each of its segments."""
     every = [(at, held) for i, at in enumerate(model.config.layers) for held in model.kv.segments(i)]
     for at, layer in every:
-        table = sequence.tables[layer.kind]
-        held, n_pages = table.pages[table.first : table.count], model.kv.tables[layer.kind].pool
+        table, n_pages = sequence.tables[layer.kind], model.kv.tables[layer.kind].pool
+        if not n_pages:  # a body that is dropped
+            continue
+        held = table.pages[table.first : table.count]
         k, v = (layer.k_pool.reshape(-1, n_pages, layer.k_page), layer.v_pool.reshape(-1, n_pages, layer.v_page))
         yield _Side(k, held, _smaller_copy("k", layer.k_format, smaller, at.head_dim_k))
         yield _Side(v, held, _smaller_copy("v", layer.v_format, smaller, at.head_dim_v))

@@ -21,6 +21,7 @@ from pyllm.engine.request import Request
 from pyllm.engine.sampler import SamplingParams
 from pyllm.kernels.formats.table import FORMATS
 from pyllm.kernels.shapes import PAGE
+from pyllm.models.cache.spec import CacheSpec
 
 
 def overflow(parking: Parking | None, windows: tuple[int, ...] = ()) -> World:
@@ -138,6 +139,28 @@ def test_a_smaller_type(tmp_path: Path, k: str, v: str, smaller: str) -> None:
         assert sizes[1] < sizes[0]
         llm._session().rewind(0)
         np.testing.assert_array_equal(llm.logits(tokens), exact)
+
+
+@pytest.mark.parametrize("policy", ["sink=64:f16/q8_0,tail=64:f16", "streaming,window=100"])
+@pytest.mark.parametrize("cache_type", [None, "turbo4"])
+def test_segments(tmp_path: Path, policy: str, cache_type: str | None) -> None:
+    """All segments come back, and the sequence goes on as if nothing had been; with a smaller type nearly so."""
+    path, n = architectures.write(tmp_path, "llama", "mixed"), 5 * PAGE + 9
+    tokens = np.random.default_rng(0).integers(3, 259, n).tolist()
+    cache = CacheSpec("turbo3" if policy[:4] == "sink" else "q8_0", "q8_0", policy=policy)
+    with LLM(path, n_ctx=9 * PAGE, cache=cache, n_threads=1) as llm:
+        session = llm.session()
+        session.prefill(tokens)
+        expected = session.decode(7).copy()
+        session.rewind(n)
+        parked = Parking(tmp_path, cache_type=cache_type).park(llm.model, session.sequence)
+        assert parked is not None and parked.exact == (cache_type is None)
+        session.rewind(0)
+        for held in llm.model.kv.every:
+            held.k_pool[:], held.v_pool[:] = 255, 255
+        assert parked.restore(llm.model, session.sequence) and session.tokens == tokens
+        np.testing.assert_allclose(session.decode(7), expected, atol=0 if cache_type is None else 1)
+        parked.close()
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -31,6 +31,7 @@ TOKENS = [int(t) for t in np.random.default_rng(3).integers(3, 60, N)]
 SPECS = {
     "mixed": CacheSpec("q8_0", "q4_1", policy="sink=64:f16,tail=128:f16"),
     "sink": CacheSpec("q4_0", "f16", policy="sink=70:f32/f16"),
+    "turbo": CacheSpec("turbo3", "turbo2", policy="sink=10:turbo4,tail=64:f16"),
     "dropped": CacheSpec("q8_0", "q8_0", policy="streaming,sink=4,window=300"),
     "none": CacheSpec("f32", "f32"),
 }
@@ -66,7 +67,7 @@ def llms(path: Path) -> Iterator[dict[str, LLM]]:
 
 @SAME_TEXT
 @settings(deadline=None, max_examples=15)
-@given(name=st.sampled_from(["mixed", "sink", "dropped"]), n=st.integers(1, N),
+@given(name=st.sampled_from(["mixed", "sink", "turbo", "dropped"]), n=st.integers(1, N),
        cuts=st.lists(st.integers(1, N), max_size=4), back=st.integers(0, 200))  # fmt: skip
 def test_chunks_and_rewinding_change_no_bit(llms: dict[str, LLM], name: str, n: int, cuts: list[int],
                                             back: int) -> None:  # fmt: skip
