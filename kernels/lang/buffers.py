@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+U8Array = npt.NDArray[np.uint8]
+
 LINE = 64
 """Bytes of a cache line."""
+
+HUGE = 2 << 20
+"""Bytes of a huge page."""
+
+_ARENA = 32 << 20
+"""Bytes that an arena asks the system for at a time; those that nobody touches take no memory."""
 
 
 def offsets(record: np.dtype[Any]) -> tuple[int, ...]:
@@ -28,14 +36,36 @@ def address(array: npt.NDArray[Any]) -> int:
     return found
 
 
-def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
+def aligned(nbytes: int) -> U8Array:
     """Return zeroed bytes that start at a cache line. The system provides a large piece only as it is touched."""
-    if nbytes < 1 << 21:
-        raw = np.zeros(nbytes + LINE, np.uint8)
-        return raw[-raw.ctypes.data % LINE :][:nbytes]
+    if nbytes >= HUGE:
+        return _mapped(nbytes)
+    raw = np.zeros(nbytes + LINE, np.uint8)
+    return raw[-raw.ctypes.data % LINE :][:nbytes]
+
+
+class Arena:
+    """Zeroed memory for pieces that are freed together, one after the other in huge pages: a small piece alone gets
+    none, and what reads all pieces in turn then waits for the addresses of small pages."""
+
+    def __init__(self) -> None:
+        self._free = np.empty(0, np.uint8)
+
+    def take(self, nbytes: int) -> U8Array:
+        """Return bytes that start at a cache line."""
+        size = -(-nbytes // LINE) * LINE
+        if size > len(self._free):
+            self._free = _mapped(max(size, _ARENA))
+        piece, self._free = self._free[:nbytes], self._free[size:]
+        return piece
+
+
+def _mapped(nbytes: int) -> U8Array:
+    """Return bytes that start at a huge page, where the system has such."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
     # Private, because Linux makes no huge pages of shared memory, which is mmap's default.
-    anonymous = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    anonymous = mmap.mmap(-1, nbytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     anonymous.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(anonymous, np.uint8)
+    whole = np.frombuffer(anonymous, np.uint8)
+    return whole[-address(whole) % HUGE :][:nbytes]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...kernels.formats import tiles
 from ...kernels.formats.table import FORMATS, WEIGHT_TYPES, Format
-from ...kernels.lang.buffers import aligned
+from ...kernels.lang.buffers import Arena
 from ...kernels.lang.jit import Kernel
 from ...kernels.plan import Plan, Team
 from ..errors import ModelError
@@ -77,6 +77,7 @@ class Weights:
         self._matrices: list[tuple[Matrix, U8Array, str]] = []  # to be packed, from blocks in the file of a type
         self._tables: list[tuple[Embedding, U8Array, str]] = []  # likewise, embeddings that must be decoded
         self._taken: set[str] = set()
+        self._arena = Arena()
 
     def _tensor(self, name: str, *shape: int) -> Tensor:
         self._taken.add(name)
@@ -160,7 +161,7 @@ class Weights:
         if columns % 32:
             problem = f"has rows of {columns} values, pyllm multiplies multiples of 32"
             raise ModelError(self._gguf.path, tensor.name, problem, "take another model")
-        data = aligned(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
+        data = self._arena.take(-(-rows // tiles.ROWS) * tiles.tile_bytes(fmt, columns))
         if bias is not None:
             bias = np.pad(bias, (0, -rows % tiles.ROWS))
         matrix = Matrix(name, fmt, rows, columns, data, bias)
