@@ -36,7 +36,8 @@ def activations(x: Array) -> tuple[Array, Array]:
     """Return x (rows, n) as int8 and META records."""
     q, d = naive.quantize_row(x)
     halves = -q.reshape(*d.shape, 2, 16).sum(axis=-1, dtype=np.int32)
-    fields = (d, d * halves.sum(axis=-1).astype(np.float32), halves[..., 0], halves[..., 1])
+    total = halves.sum(axis=-1, dtype=np.int32)
+    fields = (d, d * total.astype(np.float32), total, halves[..., 1])
     return q, np.stack([np.ascontiguousarray(f).view(np.int32) for f in fields], axis=-1)
 
 

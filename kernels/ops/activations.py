@@ -26,7 +26,7 @@ from ..lang.simd import (
     sum_lanes_i32,
     to_i32,
 )
-from .tile_dot import META_BYTES, META_D, META_DSUM, META_FIRST, META_SECOND
+from .tile_dot import META_BYTES, META_D, META_DSUM, META_SECOND, META_SUM
 
 
 @inline
@@ -48,12 +48,13 @@ def quantize_row(x, n, q, meta):
         ints_lo, ints_hi = to_i32(round_half_away(lo * inverse)), to_i32(round_half_away(hi * inverse))
         store_low_bytes(q + 32 * b, ints_lo)
         store_low_bytes(q + 32 * b + 16, ints_hi)
-        sum_lo, sum_hi = sum_lanes_i32(ints_lo), sum_lanes_i32(ints_hi)
+        second = -sum_lanes_i32(ints_hi)
+        sum_all = second - sum_lanes_i32(ints_lo)
         d = top / np.float32(127)
         poke_f32(to + META_D, d)
-        poke_f32(to + META_DSUM, d * np.float32(-(sum_lo + sum_hi)))
-        poke_i32(to + META_FIRST, -sum_lo)
-        poke_i32(to + META_SECOND, -sum_hi)
+        poke_f32(to + META_DSUM, d * np.float32(sum_all))
+        poke_i32(to + META_SUM, sum_all)
+        poke_i32(to + META_SECOND, second)
 
 
 @inline

@@ -21,15 +21,15 @@ from ..formats.words import load_words
 from ..lang.buffers import LINE, offsets
 from ..lang.dot import STORED_BIAS, dot_words
 from ..lang.memory import load_bf16, load_f16, load_f32, prefetch, splat_floats, splat_words
-from ..lang.simd import fma, splat, to_f32, zeros_f32, zeros_i32
+from ..lang.simd import fma, to_f32, zeros_f32, zeros_i32
 
 MANY = 8
 """Rows to take at once where there are many: on Zen 4 and Zen 5 more of them spill, and cost a quarter of the speed
 (bench/LOG.md). Linear layers have shapes of their own (see Shape)."""
 
-META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("first", "<i4"), ("second", "<i4")])
-"""A block of activations: its scale d, d * -sum of its int8, and -sum of each half of them."""
-META_D, META_DSUM, META_FIRST, META_SECOND = offsets(META)
+META = np.dtype([("d", "<f4"), ("d_sum", "<f4"), ("sum", "<i4"), ("second", "<i4")])
+"""A block of activations: its scale d, d * -sum of its int8, that -sum, and the one of their second half."""
+META_D, META_DSUM, META_SUM, META_SECOND = offsets(META)
 META_BYTES = META.itemsize
 
 AHEAD = 8192
@@ -85,10 +85,9 @@ def _by_32(name: str, layout: Layout, n: int) -> Callable[..., Any]:
             if ahead:
                 _fetch(later, nbytes)
                 later += nbytes
-            s = dot_words(zeros_i32(n), load_words(name, w), 0, 8, x, x_stride)
+            s = splat_words(meta + META_SUM, meta_stride, n) * zero if zero else zeros_i32(n)
+            s = dot_words(s, load_words(name, w), 0, 8, x, x_stride)
             scaled = to_f32(s) * splat_floats(meta + META_D, meta_stride, n)
-            if zero:
-                scaled = fma(splat_floats(meta + META_DSUM, meta_stride, n), splat(zero), scaled)
             total = fma(scaled, load_scale(name, tile, columns, b), total)
             if has_min:
                 minimum = load_minimum(name, tile, columns, b)
@@ -113,8 +112,8 @@ def _by_16(name: str, layout: Layout, n: int) -> Callable[..., Any]:
                 _fetch(later, nbytes)
                 later += nbytes
             words, d = load_words(name, w), splat_floats(meta + META_D, meta_stride, n)
-            first = splat_words(meta + META_FIRST, meta_stride, n)
             second = splat_words(meta + META_SECOND, meta_stride, n)
+            first = splat_words(meta + META_SUM, meta_stride, n) - second
             s = dot_words(first * zero, words, 0, 4, x, x_stride)
             total = fma(to_f32(s) * d, load_scale(name, tile, columns, 2 * b), total)
             s = dot_words(second * zero, words, 4, 4, x, x_stride)
