@@ -96,7 +96,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     rotate = "rotations, a list; only the first is studied in full (default: auto,none)"
     add("--cache-rotate", metavar="MODES", action="append", help=rotate)
     add("-f", "--file", metavar="FILE", help="prose to continue, UTF-8 (default: Python's documentation)")
-    data = "texts: *.raw or *.txt (prose), gsm8k*.jsonl (worked sums), bbh/*.json (questions)"
+    data = "texts: *.raw or *.txt (prose), gsm8k*.jsonl (worked sums), bbh/*.json and other *.jsonl (questions)"
     add("--data", metavar="FOLDER", help=data)
     add("-s", "--seed", metavar="N", type=whole(0, 2**32 - 1), default=0, help="seed of the tasks (default: 0)")
     add_arithmetic(parser)

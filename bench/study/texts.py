@@ -41,28 +41,58 @@ class Sources:
 def collect(file: str | None, folder: str | None) -> Sources:
     """Read the texts of a study. Raises UsageError.
 
-    file: prose. folder: holds `*.raw` or `*.txt` (prose), `gsm8k*.jsonl` (sums) and `bbh/*.json` (questions).
+    file: prose. folder: holds `*.raw` or `*.txt` (prose), `gsm8k*.jsonl` (sums), `bbh/*.json` and other `*.jsonl`
+    (questions): a line is an object with the texts "question" and "answer".
     """
     if folder is not None and not Path(folder).is_dir():
         raise UsageError(f"--data {folder}: is no folder; name one with texts or omit it")
     found = sorted(Path(folder).iterdir()) if folder else []
-    questions, sums = [], []
+    questions: Pairs = []
+    sums: Pairs = []
     named = file or next((str(path) for path in found if path.suffix in (".raw", ".txt")), None)
-    try:
-        for path in found:
-            if path.name.startswith("gsm8k") and path.suffix == ".jsonl":
-                sums = [(e["question"], e["answer"]) for e in map(json.loads, _text(path).split("\n"))]
-        for path in sorted(Path(folder).glob("bbh/*.json")) if folder else []:
-            examples: list[dict[str, Any]] = json.loads(_text(path))["examples"]
-            questions += [(e["input"], e["target"]) for e in examples]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UsageError(f"--data {path}: cannot be read ({error}); repair or remove it") from None
+    for path in found:
+        if path.suffix == ".jsonl":
+            pairs = sums if path.name.startswith("gsm8k") else questions
+            lines = enumerate(_text(path).split("\n"), 1)
+            pairs += [
+                _pair(_json(line, where), ("question", "answer"), where)
+                for number, line in lines
+                if line.strip() and (where := f"--data {path}: line {number}")
+            ]
+    for path in sorted(Path(folder).glob("bbh/*.json")) if folder else []:
+        whole = _json(_text(path), f"--data {path}")
+        examples = whole.get("examples") if isinstance(whole, dict) else None
+        if not isinstance(examples, list):
+            raise UsageError(f'--data {path}: has no list named "examples"; repair or remove it')
+        questions += [_pair(e, ("input", "target"), f"--data {path}: example {i}") for i, e in enumerate(examples, 1)]
     prose = text_windows.read(named) if named else documentation()
     return Sources(prose, questions, sums, named or "the documentation of Python's library")
 
 
 def _text(path: Path) -> str:
-    return decoded(ours.read(path), f"--data {path}").strip()
+    try:
+        return decoded(ours.read(path), f"--data {path}").rstrip()
+    except OSError as error:
+        raise UsageError(f"--data {path}: cannot be read ({error.strerror}); repair or remove it") from None
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: is no JSON ({error}); repair or remove it") from None
+
+
+def _pair(entry: Any, names: tuple[str, str], where: str) -> tuple[str, str]:
+    """Return the texts of these names. Raises UsageError, which begins with `where`, if they are not there."""
+
+    def text(name: str) -> str:
+        found = entry.get(name) if isinstance(entry, dict) else None
+        if not isinstance(found, str) or not found.strip():
+            raise UsageError(f'{where}: has no text named "{name}"; repair or remove it')
+        return found
+
+    return text(names[0]), text(names[1])
 
 
 def check_length(sources: Sources, tokenizer: Tokenizer, n_ctx: int) -> None:
