@@ -7,7 +7,7 @@ from functools import cache
 from ..formats.tiles import ROWS
 from ..lang.buffers import LINE
 from ..lang.jit import Kernel, inline, kernel
-from ..lang.memory import peek_i64, prefetch_l2, store_rows
+from ..lang.memory import peek_i64, prefetch, store_rows
 from ..ops.tile_dot import tile_dot
 from ..shapes import PAGE, PART
 from .softmax import (
@@ -32,9 +32,9 @@ from .values import add_page, as_integers, load_page
 
 @inline
 def fetch(tile, nbytes):
-    """Fetch a tile of the next page; not into the first-level cache, which this page fills."""
+    """Prefetch a tile."""
     for i in range(0, nbytes, LINE):
-        prefetch_l2(tile + i)
+        prefetch(tile + i)
 
 
 @cache

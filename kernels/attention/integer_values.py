@@ -28,7 +28,7 @@ from ..lang.memory import (
     load_rows,
     poke_f32,
     poke_i32,
-    prefetch_l2,
+    prefetch,
     splat_floats,
     splat_words,
     store_i8,
@@ -114,7 +114,7 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
         for b in range(blocks):  # all of them before they are needed: they take the core a while
             if not many:
                 for i in range(0, a.v_scales // blocks, LINE):
-                    prefetch_l2(v_next + b * a.v_scales // blocks + i)
+                    prefetch(v_next + b * a.v_scales // blocks + i)
             to = room + b * count * SCORE_ROW
             for r in range(count):
                 if r == 0 or apart:  # else all rows see all tokens
@@ -134,7 +134,7 @@ def integer_adder(name: str, count: int, many: bool) -> Callable[..., Any]:
                 high, low = zeros_i32(count), zeros_i32(count)
                 for t in range(min(end, ROWS)):  # weights * 16 columns of four tokens
                     if not many:
-                        prefetch_l2(v_next + a.v_scales + t * fetched)
+                        prefetch(v_next + a.v_scales + t * fetched)
                     word = load_i8(numbers + 64 * t)
                     high = dot_words(high, word, 0, 1, room + 4 * t, SCORE_ROW)
                     low = dot_words(low, word, 0, 1, room + _LOW + 4 * t, SCORE_ROW)

@@ -14,7 +14,7 @@ from numba.extending import overload
 from ..formats.table import FORMATS
 from ..formats.tiles import ROWS
 from ..lang import cpu
-from ..lang.memory import load_f16, load_rows, prefetch_l2, splat_floats, store_f32, store_rows
+from ..lang.memory import load_f16, load_rows, prefetch, splat_floats, store_f32, store_rows
 from ..lang.simd import fma, spread_sum, zeros_f32
 from ..pages import TILES, V_SCALES, block_bytes, load_v, seen_scales
 from ..shapes import PAGE
@@ -100,8 +100,8 @@ def _adder(name: str, count: int, floats: bool) -> Callable[..., Any]:
                 low, high = low + share, high + share
             for t in range(begin, end):  # sums += weight * 32 columns of the token
                 if not floats:
-                    prefetch_l2(k_next + t * a.k_step)
-                    prefetch_l2(v_next + t * a.v_step)
+                    prefetch(k_next + t * a.k_step)
+                    prefetch(v_next + t * a.v_step)
                 left, right = load_v(held, numbers + b * size + t * step)
                 w = splat_floats(use + 4 * t, SCORE_ROW, count)
                 low, high = fma(w, left, low), fma(w, right, high)

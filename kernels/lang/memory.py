@@ -252,19 +252,18 @@ def store_first(typingctx: Any, address: Any, value: Any, n: Any) -> Any:
     return types.none(types.int64, value, n), codegen
 
 
-def _prefetch(locality: int, level: str) -> Any:
-    def prefetch(typingctx: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, args[0], I8), I32(0), I32(locality), I32(1))
-            return context.get_dummy_value()
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Fetch the cache line at an address, any address, into the core's second-level cache.
 
-        return types.none(types.int64), codegen
+    The first level is full with what is being read: lines that come early push that out, or are pushed out themselves.
+    """
 
-    prefetch.__doc__ = f"Fetch the cache line at an address into the core's {level} cache; any address is allowed."
-    return intrinsic(prefetch)
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, args[0], I8), I32(0), I32(2), I32(1))
+        return context.get_dummy_value()
 
-
-prefetch, prefetch_l2 = _prefetch(3, "first-level"), _prefetch(2, "second-level")
+    return types.none(types.int64), codegen
 
 
 peek_f32 = _peek(F32, types.float32, lambda b, v: v)
