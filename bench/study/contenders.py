@@ -46,15 +46,14 @@ def contenders(config: Config, context: int, budgets: Sequence[float]) -> list[C
 
     Raises UsageError for a model whose layers all have a window.
     """
+    sizes.check(config, CacheSpec(policy="streaming"))
     found: dict[CacheSpec, Contender] = {}
     for kind, name, k, v, policy in _named(context, budgets):
         try:
             cache = CacheSpec(_map(config, k), _map(config, v), policy=policy)
             sizes.check(config, cache)
-        except UsageError:
-            if kind == "papers":  # its types are f32: the fault is the model's
-                raise
-            continue  # the heads are not whole blocks of the type
+        except UsageError:  # the heads are not whole blocks of the type
+            continue
         paper = papers.find(name)
         nbytes = (
             sizes.computed_bytes(config, cache, paper.bits, context)
