@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from ...kernels.formats.table import CACHE_TYPES
 from ...kernels.shapes import PAGE
 from ...models.cache import papers, sizes
 from ...models.cache.layer_map import written
@@ -15,8 +14,8 @@ from ...models.config import Config
 from ...models.errors import UsageError
 from .cells import Cell
 
-TYPES = ("f16", "q8_0", "turbo4", "q4_0", "iq4_nl", "q3_1", "turbo3", "q2_1", "turbo2")
-"""Types that K and V have both; of MIXED, all pairs of different ones too."""
+TYPES = ("q4_0", "q2_1", "turbo3", "f16", "q8_0", "q3_1", "turbo2", "iq4_nl", "turbo4")
+"""Types that K and V have both, the most telling first; of MIXED, all pairs of different ones too."""
 MIXED = ("q8_0", "q4_0", "q2_1")
 SEGMENTS = "sink=64:f16,tail=128:f16"
 BODIES = (("q4_0", "q4_0"), ("q4_0", "q2_1"), ("turbo3", "turbo3"), ("q2_1", "q2_1"), ("turbo2", "turbo2"))
@@ -66,12 +65,12 @@ def contenders(config: Config, context: int, budgets: Sequence[float]) -> list[C
 
 
 def _named(context: int, budgets: Sequence[float]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield kind, name, types of K and V, and policy of each."""
-    types = [t for t in CACHE_TYPES if t in TYPES]
-    for k, v in [*((t, t) for t in types), *permutations(MIXED, 2)]:
-        yield "types", f"{k}/{v}", k, v, ""
-    for name in papers.variants():
+    """Yield kind, name, types of K and V, and policy of each, the most telling first."""
+    first = papers.names()
+    for name in first:
         yield "papers", name, "f32", "f32", name
+    for t in TYPES:
+        yield "types", f"{t}/{t}", t, t, ""
     for k, v in BODIES:
         yield "segments", f"{k}/{v} {SEGMENTS}", k, v, SEGMENTS
     for budget in budgets:
@@ -79,6 +78,11 @@ def _named(context: int, budgets: Sequence[float]) -> Iterator[tuple[str, str, s
             window = (int(min(budget / size, 1) * context) // PAGE - 2) * PAGE  # a page of sinks, one that is filled
             if window > 0 and window + 3 * PAGE < context:
                 yield "streaming", f"{t}/{t} streaming,window={window}", t, t, f"streaming,window={window}"
+    for k, v in permutations(MIXED, 2):
+        yield "types", f"{k}/{v}", k, v, ""
+    for name in papers.variants():
+        if name not in first:
+            yield "papers", name, "f32", "f32", name
 
 
 def _map(config: Config, cache_type: str) -> str:

@@ -58,6 +58,8 @@ def fill_cells(
         if monotonic() - begin > budget:
             return
         group = next(iter(groups(bench, once(todo))))  # then ask again: cells that depend on it may come first
+        known = len(study.results)
+        progress("study", known, known + len(todo), said(group[0]))
         study.add(measure(bench, group))
         known = len(study.results)
         progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
