@@ -14,7 +14,7 @@ if INTERRUPTIBLE := _signal.getsignal(_signal.SIGINT) is _signal.default_int_han
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pyllm.bench.commands import bench_flags, concurrency_flags, profile_flags, study_flags, tune_flags
+from pyllm.bench.commands import bench_flags, concurrency_flags, policies_flags, profile_flags, study_flags, tune_flags
 from pyllm.engine.commands import cli, model_flags, run_flags
 from pyllm.engine.commands.cli import Command
 
@@ -38,6 +38,9 @@ COMMANDS: dict[str, Command] = {
         "say how many sequences fit, how fast they are, and what limits them",
         concurrency_flags.add_concurrency,
         f"{_BENCH}.concurrency",
+    ),
+    "study policies": Command(
+        "say which cache policy loses the least at equal bytes", policies_flags.add_policies, f"{_BENCH}.policies"
     ),
     "advise": Command("say which cache types to use", study_flags.add_advise, f"{_BENCH}.advise"),
     "inspect": Command("say what is in a model file", model_flags.add_inspect, f"{_ENGINE}.inspect", takes_path=True),

@@ -85,8 +85,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
     parser.description = STUDY
     add = parser.add_argument
-    subjects = "what to study: the types of K and V (kv); `pyllm study concurrency --help` has the flags of the other"
-    add("subject", metavar="kv", choices=("kv", "concurrency"), help=subjects)
+    subjects = "what to study: the types of K and V (kv); `pyllm study concurrency --help` and `pyllm study "
+    subjects += "policies --help` have the flags of the others"
+    add("subject", metavar="kv", choices=("kv", "concurrency", "policies"), help=subjects)
     add("model", metavar="MODEL", nargs="?", help=MODEL)
     add("--budget", metavar="TIME", type=duration, default=600.0, help="time to spend: 90s, 10m, 2h (default: 10m)")
     types = f"cache types to study, a list (default: all quantized ones): {', '.join(CACHE_TYPES)}"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...kernels.formats.table import FORMATS
+from ...models.cache.rounding import rotated
 from ...models.config import Layer
 from ...models.forward.probe import Attended
 
@@ -30,20 +31,6 @@ def rounded(x: F32Array, cache_type: str, rotation: int) -> F32Array:
     """Return K or V (tokens, heads, dim) as a cache gives it back that stores it rotated in blocks of `rotation`."""
     fmt = FORMATS[cache_type]
     return rotated(fmt.decode(fmt.encode(rotated(x, rotation))), rotation)
-
-
-def rotated(x: F32Array, size: int) -> F32Array:
-    """Apply the Walsh-Hadamard transform, its own inverse, to each block of `size` values (0: change nothing)."""
-    if not size:
-        return x
-    y = x.reshape(*x.shape[:-1], -1, size)
-    step = 1
-    while step < size:
-        pairs = y.reshape(*y.shape[:-1], -1, 2, step)
-        low, high = pairs[..., 0, :], pairs[..., 1, :]
-        y = np.stack([low + high, low - high], axis=-2).reshape(y.shape)
-        step *= 2
-    return (y * np.float32(size**-0.5)).reshape(x.shape)
 
 
 def errors(

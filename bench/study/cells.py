@@ -29,7 +29,7 @@ Results = Mapping[str, Mapping[str, Any]]
 class Cell:
     """One measurement. Its result depends only on the cell, the model, the texts and the seed."""
 
-    measure: str  # score, layer (score with fewer samples), attention, generate or norms
+    measure: str  # score, layer (score with fewer samples), attention, generate, speed or norms
     task: str
     context: int
     cache: CacheSpec

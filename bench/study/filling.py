@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -16,7 +16,7 @@ from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import UsageError
 from ...models.file.gguf import GGUF
-from ..study.cells import Cell, Options, cells
+from ..study.cells import Cell, Options, Results, cells
 from ..study.measure import Bench, groups, measure
 from ..study.texts import Sources
 
@@ -44,12 +44,22 @@ def headed(gguf: GGUF, config: Config, asked: Sources, seed: int, *, fast: bool 
 
 
 def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:
-    """Measure the cells that are not known yet, until `budget` seconds are over."""
-    begin, config = monotonic(), bench.caches.config
-    while todo := [cell for cell in cells(options, config, study.results) if cell.key not in study.results]:
+    """Measure the cells of `study kv` that are not known yet, until `budget` seconds are over."""
+    config = bench.caches.config
+    fill_cells(bench, lambda results: cells(options, config, results), study, budget, progress)
+
+
+def fill_cells(
+    bench: Bench, wanted: Callable[[Results], Iterable[Cell]], study: StudyFile, budget: float, progress: Bars
+) -> None:
+    """Measure the cells that are wanted, given the results so far, and not known yet, until the budget is over."""
+    begin = monotonic()
+    while todo := [cell for cell in wanted(study.results) if cell.key not in study.results]:
         if monotonic() - begin > budget:
             return
         group = next(iter(groups(bench, once(todo))))  # then ask again: cells that depend on it may come first
+        known = len(study.results)
+        progress("study", known, known + len(todo), said(group[0]))
         study.add(measure(bench, group))
         known = len(study.results)
         progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))

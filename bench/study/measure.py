@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ..quality.attention_errors import errors, rounded, shape
 from ..quality.caches import EXACT, Caches
 from ..quality.divergence import Divergence
 from ..quality.scoring import divergences, restart
+from ..speed.engines import random_tokens
 from .cells import Cell
 from .tasks import TASKS, Sample, samples
 from .texts import Sources
@@ -25,6 +28,8 @@ GENERATED = 96
 """Most tokens of a free generation."""
 QUERIES = 48
 """Rows in the second half of the context whose attention is compared."""
+STEPS, ROUNDS = 8, 5
+"""Decode steps of a round, and rounds in which caches take turns, so that noise meets all alike."""
 NGRAM = 4
 """Tokens of the n-grams whose repetition is counted."""
 
@@ -131,6 +136,22 @@ def _generate(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session
     return [{key: float(np.mean([r[key] for r in results])) for key in results[0]} for results in found]
 
 
+def _speed(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) -> list[dict[str, Any]]:
+    """Return the tokens/s of decode steps at the cell's context: the median of rounds in turns, and their range."""
+    tokens = random_tokens(bench.caches.config.n_vocab, cell.context - STEPS)
+    rates: list[list[float]] = [[] for _ in others]
+    for session in others:
+        session.prefill(tokens)
+    for turn in range(ROUNDS + 1):  # the first one warms up
+        for session, found in zip(others, rates, strict=True):
+            session.rewind(len(tokens))
+            begin = perf_counter()
+            for token in tokens[:STEPS]:
+                session.decode(token)
+            found += [STEPS / (perf_counter() - begin)] if turn else []
+    return [{"tokens_per_s": median(found), "low": min(found), "high": max(found)} for found in rates]
+
+
 def _greedy(session: Session, prompt: Sequence[int], eog: frozenset[int]) -> list[int]:
     known = restart(session, prompt[:-1])  # the last is taken in again, for its logits
     logits, found = session.prefill(prompt[known:]), list[int]()
@@ -179,5 +200,5 @@ def _norms(bench: Bench, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return [found for _ in cells]
 
 
-BESIDE = {"score": _score, "layer": _score, "generate": _generate}
+BESIDE = {"score": _score, "layer": _score, "generate": _generate, "speed": _speed}
 ALONE = {"attention": _attention, "norms": _norms}

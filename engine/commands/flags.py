@@ -43,8 +43,11 @@ def add_layers(group: argparse._ActionsContainer, side: str) -> None:
 
 def add_policy(group: argparse._ActionsContainer) -> None:
     """Add --cache-policy."""
+    from ...models.cache.papers import names
+
     text = "which tokens are kept in which types: sink=N:TYPE,tail=N:TYPE (the first and the last; others as -ctk and "
-    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), or a file.py that changes K and V"
+    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), or what K and V would be in a format without "
+    text += f"a kernel, with -ctk f32 -ctv f32: a paper's ({', '.join(names())}; kivi4: 4 bits) or a file.py's"
     group.add_argument("--cache-policy", metavar="POLICY", type=policy, default="", help=text)
 
 

@@ -1,4 +1,4 @@
-"""A cache policy of the user's own: a function in Python that changes K and V, from a file or a caller."""
+"""The function that changes K and V: a paper's, or one of the user's own, from a file or a caller."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
+from ...models.cache import papers
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from .what_if import WhatIf
@@ -15,7 +16,12 @@ FUNCTION = "policy"
 
 
 def load(path: str) -> WhatIf:
-    """Return the function named `policy` of a Python file, which is run for that; raises UsageError."""
+    """Return a paper's function by its name, or that named `policy` of a Python file, which is run for that.
+
+    Raises UsageError.
+    """
+    if paper := papers.find(path):
+        return paper.policy
     if not Path(path).is_file():
         raise UsageError(f"--cache-policy {path}: there is no such file")
     try:
@@ -39,7 +45,7 @@ def choose(
         base = cache or CacheSpec(k, v, rotate)
         return replace(base, policy=_named(cache.policy if cache else policy, function)), function
     spec = cache or CacheSpec(k, v, rotate, policy)
-    return spec, load(spec.segments.file) if spec.segments and spec.segments.file else None
+    return spec, load(spec.segments.function) if spec.segments and spec.segments.function else None
 
 
 def _named(policy: str, function: WhatIf) -> str:

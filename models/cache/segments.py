@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ...kernels.formats.table import CACHE_TYPES, FORMATS
 from ...kernels.shapes import PAGE, pages
 from ..errors import UsageError, did_you_mean
-from . import layer_map
+from . import layer_map, papers
 
 STREAMING = "streaming"
 """The policy that keeps the first tokens and a window of recent ones, and drops the others (StreamingLLM)."""
@@ -42,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Segments:
-    """A policy, parsed. name: "", STREAMING or the path of a user's Python file (see engine/policy/what_if.py)."""
+    """A policy, parsed. name: "", STREAMING, a paper's (see papers/) or the path of a user's Python file."""
 
     name: str
     sink: Segment
@@ -54,15 +54,15 @@ class Segments:
         return ",".join([*([self.name] if self.name else []), *items, f"{tail}={self.tail}"])
 
     @property
-    def file(self) -> str:
-        """Return the path of the user's Python file; "" if the policy is not one."""
-        return self.name if self.name.endswith(".py") else ""
+    def function(self) -> str:
+        """Return the name whose function changes K and V (see engine/policy/what_if.py); "" if there is none."""
+        return "" if self.name == STREAMING else self.name
 
     @property
     def borders(self) -> Borders:
         """Return where the segments lie, in pages."""
         tail = pages(self.tail.tokens) + 1
-        return Borders(pages(self.sink.tokens), max(2, tail) if self.file else tail, self.name != STREAMING)
+        return Borders(pages(self.sink.tokens), max(2, tail) if self.function else tail, self.name != STREAMING)
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,15 @@ def parse(text: str) -> Segments:
     """Return the segments that the value of --cache-policy stands for; raises UsageError."""
     first, *rest = text.split(",")
     name = "" if "=" in first else first.strip()
-    if name and name != STREAMING and not name.endswith(".py"):
-        raise _error(name, f"unknown policy; use {STREAMING}, sink=N:TYPE,tail=N:TYPE or a file.py", (STREAMING,))
+    paper = papers.find(name)
+    if name and name != STREAMING and paper is None and not name.endswith(".py"):
+        use = f"{STREAMING}, {', '.join(papers.names())}, sink=N:TYPE,tail=N:TYPE or a file.py"
+        raise _error(name, f"unknown policy; use {use}", (STREAMING, *papers.variants()))
     known = {"sink": "sink", "window" if name == STREAMING else "tail": "tail"}
     default = "" if name == STREAMING else "f32" if name else layer_map.DEFAULT  # a file's function sees exact values
     found = {"sink": Segment(4), "tail": Segment(1020)} if name == STREAMING else {}
+    if paper is not None:
+        found = {"sink": Segment(paper.sink, default, default), "tail": Segment(paper.tail, default, default)}
     given = set()
     for item in [part.strip() for part in (rest if name else [first, *rest])]:
         key, _, value = item.partition("=")

@@ -6,7 +6,7 @@ attention reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ...kernels.formats.table import CACHE_TYPES, FORMATS, Format
 from ...kernels.shapes import PAGE, columns, parts
@@ -92,14 +92,34 @@ def segment_bytes(config: Config, spec: CacheSpec) -> list[int]:
     return found
 
 
-def held_bytes(config: Config, spec: CacheSpec, tokens: int) -> int:
-    """Return the bytes that a sequence of n tokens takes and attention reads, in part pages; raises UsageError."""
+def held_bytes(config: Config, spec: CacheSpec, tokens: int, *, windows: bool = True) -> int:
+    """Return the bytes that a sequence of n tokens takes and attention reads, in part pages; raises UsageError.
+
+    windows: False leaves out the layers with a sliding window.
+    """
     s, each = spec.segments, segment_bytes(config, spec)
-    held = [min(tokens, kind.window or tokens) for kind in kinds(config)]
+    held = [min(tokens, kind.window if windows else 0) if kind.window else tokens for kind in kinds(config)]
     if s is not None:
         sink, body = (PAGE * n for n in s.borders.whole(tokens))
         held = [body, *held[1:], tokens - PAGE * s.borders.left(tokens), sink]
     return sum(n * nbytes for n, nbytes in zip(held, each, strict=True))
+
+
+def computed_bytes(config: Config, spec: CacheSpec, bits: Callable[[str, int, int], float], tokens: int) -> float:
+    """Return the bytes that n tokens would take in a format that has no kernel, in layers without a sliding window.
+
+    spec: its policy says which tokens lie in sink and tail, which are counted as f16. bits: those of a value of K ("k")
+    or V in the body, by side, KV heads and head_dim.
+    """
+    assert spec.borders is not None
+    body, found = PAGE * spec.borders.whole(tokens)[1], 0.0
+    for i in kinds(config)[0].layers:
+        layer = config.layers[i]
+        for side in "kv":
+            size = head_size(layer, side)
+            each = body * bits(side, layer.n_head_kv, size) + (tokens - body) * 16
+            found += layer.n_head_kv * size * each / 8
+    return found
 
 
 def position_bytes(config: Config) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ import tiny
 from pyllm import LLM, CacheSpec, SamplingParams
 from pyllm.__main__ import main
 from pyllm.engine.policy.load import choose, load
+from pyllm.models.cache.papers import kivi
 from pyllm.models.cache.sizes import held_bytes
 from pyllm.models.errors import UsageError
 
-ROOT = Path(__file__).parents[2]
 TOKENS: list[int] = np.random.default_rng(1).integers(3, 259, 250).tolist()
 LESS = "def policy(k, v, layer, position):\n    return k / 2, v / 2\n"
 
@@ -86,9 +85,8 @@ def test_a_policy_that_drops_tokens_has_no_attention(file: Path) -> None:
 
 def test_kivi_in_numpy() -> None:
     """A group has as many values as its bits allow, the least and the largest are kept, and K has groups of tokens."""
-    kivi = runpy.run_path(str(ROOT / "docs" / "policies" / "kivi.py"))
     k, v = np.random.default_rng(2).normal(size=(2, 64, 2, 64)).astype(np.float32)
-    new_k, new_v = kivi["policy"](k, v, 0, 0)
+    new_k, new_v = kivi.policy(k, v, 0, 0)
     for old, new in (
         (k[:32, 1, 5], new_k[:32, 1, 5]),
         (k[32:, 0, 63], new_k[32:, 0, 63]),
