@@ -33,7 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (rows, "TYPES", ("f16", "q4_0")), (rows, "MIXED", ("q4_0", "q8_0")), (rows, "BODIES", (("q4_0", "q4_0"),)),
-        (measure, "STEPS", 2), (measure, "ROUNDS", 1), (papers, "names", lambda: ["kivi", "random_tokens"]), (papers, "variants", lambda: ["kivi", "kivi4"]),
+        (measure, "STEPS", 2), (measure, "ROUNDS", 1), (papers, "names", lambda: ["kivi", "random_tokens"]),
+        (papers, "variants", lambda: ["kivi", "kivi4"]),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
