@@ -34,6 +34,7 @@ from .machine import host
 from .machine.fit import check_fit
 from .many import complete_all
 from .policy import load as policy
+from .policy.evict import Evictor
 from .policy.what_if import Changer, WhatIf
 from .results import Bytes, Completion, Piece, Timings, moved
 from .sampler import Sampler, SamplingParams
@@ -112,6 +113,9 @@ class LLM:
         )  # fmt: skip
         if what_if is not None:
             self.model.fill_body(Changer(what_if, self.model).apply)
+        if (segments := spec.segments) and segments.keep is not None:
+            chosen = policy.eviction(segments)
+            self.model.fill_body(Evictor(chosen, self.model).apply, all_of_it=False)
         model.gguf.check_unchanged()
         self.stepper = Stepper(self.model, self._check, model.gguf.check_unchanged)
         self.pools = pools(self.model.kv)
@@ -248,7 +252,7 @@ class LLM:
         Takes these tokens in again, and computes the weights in NumPy from Q and from K as it is stored. Raises
         UsageError if the cache's policy drops tokens.
         """
-        if (borders := self.model.kv.borders) and not borders.body:
+        if (borders := self.model.kv.borders) and not (borders.body and borders.most is None):
             raise UsageError(f"attention: {self.cache.policy} drops tokens; take another policy, or none")
         at, session = self.config.layers[self._number(layer)], self._filled()
         tokens = list(session.tokens)

@@ -165,7 +165,7 @@ class _Side:
 
 
 def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator[_Side]:
-    """Yield K and V of each layer, and of each of its segments."""
+    """Yield K and V of each layer, and of each of its segments, and then the marks of its tokens."""
     every = [(at, held) for i, at in enumerate(model.config.layers) for held in model.kv.segments(i)]
     for at, layer in every:
         table, n_pages = sequence.tables[layer.kind], model.kv.tables[layer.kind].pool
@@ -175,6 +175,12 @@ def _sides(model: Model, sequence: Sequence, smaller: Format | None) -> Iterator
         k, v = (layer.k_pool.reshape(-1, n_pages, layer.k_page), layer.v_pool.reshape(-1, n_pages, layer.v_page))
         yield _Side(k, held, _smaller_copy("k", layer.k_format, smaller, at.head_dim_k))
         yield _Side(v, held, _smaller_copy("v", layer.v_format, smaller, at.head_dim_v))
+    for i, pair in model.kv.marks.items():  # what a policy goes by
+        for layer, marks in zip((model.kv.layers[i], model.kv.tails[i]), pair, strict=True):
+            table = sequence.tables[layer.kind]
+            held = table.pages[table.first : table.count]
+            for numbers in (marks.mass, marks.positions):
+                yield _Side(numbers.view(np.uint8).reshape(*numbers.shape[:2], -1), held, None)
 
 
 def _smaller_copy(side: Literal["k", "v"], held: Format, smaller: Format | None, head_dim: int) -> SmallerCopy | None:

@@ -180,7 +180,7 @@ class Scheduler:
                 break
             self._turn.remove(r)
             self._turn.append(r)
-            chosen.append((r, min(left, r.left)))
+            chosen.append((r, r.own.at_once(min(left, r.left))))
             left -= chosen[-1][1]
         for r, n in sorted(chosen, key=lambda each: each[0].order):
             self._reserve(r, n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 
+from ..kernels.shapes import PAGE
 from ..models.cache.store import KVCache
 from ..models.forward.span import Span
 from .page_table import PagePool, PageTable, PoolFull
@@ -22,6 +23,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.tables = [PageTable(pool, n_ctx, pages.kept) for pool, pages in zip(pools, kv.tables, strict=True)]
         self._pages = kv.tables
+        self._chooses = kv.borders is not None and kv.borders.most is not None
         self.tokens: list[int] = []
 
     @property
@@ -34,8 +36,16 @@ class Sequence:
 
         prompt: they are part of a prompt, not generated.
         """
+        assert len(tokens) <= self.at_once(len(tokens))
         self.reserve(self.n_past + len(tokens))
         return Span(tokens, self.n_past, [table.pages for table in self.tables], prompt)
+
+    def at_once(self, n: int) -> int:
+        """Return how many of n tokens a step may take: where tokens are chosen, none after the end of a page.
+
+        So the choice, which is made before a step, depends on no other way to cut a prompt.
+        """
+        return min(n, PAGE - self.n_past % PAGE) if self._chooses else n
 
     def extend(self, tokens: Tokens[int]) -> None:
         """Add tokens that a step has taken in."""
@@ -59,10 +69,13 @@ class Sequence:
     def rewind(self, n: int) -> int:
         """Forget all but the first n tokens, or all if a window gave back pages that token n sees; return what is left.
 
-        The caller takes in again what it still needs.
+        Where tokens are chosen, those after the first n had a part in that, so all are forgotten. The caller takes in
+        again what it still needs.
         """
         n = min(n, self.n_past)
         each = list(zip(self.tables, self._pages, strict=True))
+        if self._chooses and n < self.n_past:
+            n = 0
         if not all(not pages.window or table.holds(max(0, n + 1 - pages.window)) for table, pages in each):
             n = 0
         del self.tokens[n:]

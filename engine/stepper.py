@@ -71,12 +71,12 @@ class Stepper:
 
         progress: called with the tokens taken in so far and len(tokens). Raises UsageError if they do not fit."""
         self._check(sequence, len(tokens))
-        n, size = len(tokens), self.model.n_batch
-        for start in range(0, n, size):
-            batch = tokens[start : start + size]
-            logits = self._take(sequence, batch, [len(batch) - 1] if start + size >= n else [])
+        n = len(tokens)
+        for start, batch in _batches(sequence, tokens, self.model.n_batch):
+            end = start + len(batch)
+            logits = self._take(sequence, batch, [len(batch) - 1] if end == n else [])
             if progress is not None:
-                progress(min(n, start + size), n)
+                progress(end, n)
         last: F32Array = logits[0]
         return last
 
@@ -90,8 +90,7 @@ class Stepper:
         """Take in tokens and yield the logits after each, piece by piece: (index of the first, (rows, n_vocab))."""
         self._check(sequence, len(tokens))
         size = min(self.model.max_logits, self.model.n_batch)
-        for start in range(0, len(tokens), size):
-            batch = tokens[start : start + size]
+        for start, batch in _batches(sequence, tokens, size):
             yield start, self._take(sequence, batch, range(len(batch)))
 
     def repeat(self, sequence: Sequence, n: int) -> None:
@@ -106,6 +105,15 @@ class Stepper:
         for i in range(full, whole.count) if self.model.kv.borders is None else ():
             self.model.kv.copy_page(0, int(whole.pages[i % full]), int(whole.pages[i]))
         sequence.tokens = (sequence.tokens[: full * PAGE] * (-(-n // (full * PAGE))))[:n]
+
+
+def _batches(sequence: Sequence, tokens: Tokens[int], size: int) -> Iterator[tuple[int, Tokens[int]]]:
+    """Yield the tokens as a sequence takes them in, `size` at most: (index of the first, tokens)."""
+    start = 0
+    while start < len(tokens):
+        batch = tokens[start : start + sequence.at_once(size)]
+        yield start, batch
+        start += len(batch)
 
 
 class Session:

@@ -54,6 +54,7 @@ class FakeModel:
             for i, held in enumerate(self.held)
         ]  # fmt: skip
         self.kv.every, self.kv.borders, self.kv.segments = self.kv.layers, None, lambda i: self.kv.layers[i : i + 1]
+        self.kv.marks = {}
         self.pools: list[PagePool] = []
         self.steps, self.ends = 0, True
 

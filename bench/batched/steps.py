@@ -68,19 +68,22 @@ def sample(llm: LLM, case: BatchedCase) -> Sample:
 def chunks(
     sequences: Sequence[TokenSequence], prompts: Sequence[Sequence[int]], n_rows: int
 ) -> Iterator[tuple[list[Take], list[int]]]:
-    """Yield steps of n_rows tokens, which go through the prompts in order, and the rows of the last token of each."""
+    """Yield steps of n_rows tokens, which go through the prompts in order, and the rows of the last token of each.
+
+    A step has fewer where a sequence may not take so many at once.
+    """
     takes: list[Take] = []
     last: list[int] = []
     rows = 0
     for sequence, prompt in zip(sequences, prompts, strict=True):
         at = 0
         while at < len(prompt):
-            part = prompt[at : at + n_rows - rows]
+            part = prompt[at : at + sequence.at_once(n_rows - rows)]
             takes.append(Take(sequence, part, True))
             at, rows = at + len(part), rows + len(part)
             if at == len(prompt):
                 last.append(rows - 1)
-            if rows == n_rows:
+            if rows == n_rows or at < len(prompt):  # a sequence is in a step once
                 yield takes, last
                 takes, last, rows = [], [], 0
     if takes:

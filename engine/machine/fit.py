@@ -82,15 +82,17 @@ def needs(gguf: GGUF, config: Config, n_ctx: int, cache: CacheSpec, sequences: i
     whole, *windows = kinds(config)
     check(config, cache)
     b, rows, fixed = cache.borders, 1, 0
+    grows = b is None or (b.body and b.most is None)  # whether layers that keep all tokens take more for more of them
     if b is not None:  # rows of prompts leave as many sums as decode rows
         rows = step_rows(b, PREFILL_ROWS)
-        *_, tail, sink = zip(
+        body, *_, tail, sink = zip(
             tables(config, b, n_ctx, PREFILL_ROWS, sequences), segment_bytes(config, cache), strict=True
         )
-        fixed = sum(table.pool * PAGE * nbytes for table, nbytes in (tail, sink))
+        same = (tail, sink) if grows else (body, tail, sink)
+        fixed = sum(table.pool * PAGE * nbytes for table, nbytes in same)
     return Needs(
         weights=held(gguf.tensors),
-        kv_per_token=token_bytes(config, cache, whole.layers) if b is None or b.body else 0,
+        kv_per_token=token_bytes(config, cache, whole.layers) if grows else 0,
         positions_per_token=position_bytes(config),
         sums_per_token=-(-rows * sums_bytes(config) // (PART * PAGE)),
         buffers=buffer_bytes(config) + PROGRAM,

@@ -1,18 +1,24 @@
-"""The function that changes K and V: a paper's, or one of the user's own, from a file or a caller."""
+"""The function of a policy, which changes K and V or chooses tokens: a paper's, or the user's own, from a file or a
+caller."""
 
 from __future__ import annotations
 
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ...models.cache import papers
+from ...models.cache import evictions, papers
+from ...models.cache.evictions import Eviction
+from ...models.cache.segments import Segments
 from ...models.cache.spec import CacheSpec
 from ...models.errors import UsageError
 from .what_if import WhatIf
 
 FUNCTION = "policy"
-"""The name of the function in the user's file."""
+"""The name of the function in the user's file that changes K and V."""
+SCORE = "score"
+"""The name of the one that chooses tokens."""
 
 
 def load(path: str) -> WhatIf:
@@ -22,17 +28,32 @@ def load(path: str) -> WhatIf:
     """
     if paper := papers.find(path):
         return paper.policy
+    function: WhatIf = _named_in(path, FUNCTION, "(k, v, layer, position): return k, v")[0]
+    return function
+
+
+def eviction(segments: Segments) -> Eviction:
+    """Return the policy that chooses tokens, a paper's or the user's own, by its name. Raises UsageError."""
+    if found := evictions.find(segments.name):
+        return found
+    score, rest = _named_in(segments.name, SCORE, "(seen): return seen.mass")
+    rows = rest.get("ROWS", "all")
+    if rows not in evictions.ROWS:
+        raise UsageError(f"--cache-policy {segments.name}: ROWS is {rows!r}, must be 'all', 'page' or ''")
+    return Eviction(segments.name, score, segments.keep or 0, 0, 0, rows)
+
+
+def _named_in(path: str, name: str, example: str) -> tuple[Any, dict[str, Any]]:
+    """Run a Python file, and return its function of this name, and all that it defines."""
     if not Path(path).is_file():
         raise UsageError(f"--cache-policy {path}: there is no such file")
     try:
-        found = runpy.run_path(path, run_name="pyllm_policy").get(FUNCTION)
+        found = runpy.run_path(path, run_name="pyllm_policy")
     except Exception as error:  # whatever the user's code does
         raise UsageError(f"--cache-policy {path}: raised {type(error).__name__}: {error}") from error
-    if not callable(found):
-        wanted = f"def {FUNCTION}(k, v, layer, position): return k, v"
-        raise UsageError(f"--cache-policy {path}: has no function named {FUNCTION}; write {wanted}")
-    function: WhatIf = found
-    return function
+    if not callable(found.get(name)):
+        raise UsageError(f"--cache-policy {path}: has no function named {name}; write def {name}{example}")
+    return found[name], found
 
 
 def choose(

@@ -93,6 +93,8 @@ def tables(config: Config, borders: Borders | None, n_ctx: int, n_batch: int, se
     seen = PAGE * (b.tail - 1) + 2  # the next row's pages in the tail, and those that it lets go
     rest = max(0, whole - b.tail - b.sink) if b.body else 0
     found[0] = TablePages(rest, 0, 0, b.sink, b.tail) if b.body else TablePages(0, 0, 0, 0, b.tail, 0)
+    if b.most is not None:
+        found[0] = TablePages(min(rest, b.most * sequences), 0, 0, b.sink, b.tail, b.sink + b.most)
     tail = TablePages(min(whole, kept) * sequences, kept, seen)
     sink = TablePages(min(whole, b.sink) * sequences, 0, 0, 0, b.tail, b.sink)
     assert len(found) + 2 <= MAX_TABLES

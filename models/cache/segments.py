@@ -2,7 +2,8 @@
 
 A policy's text is turned into `Segments`, and these into `Borders`, in whole pages. Every token is stored in the tail
 first. When its page leaves the tail, it is encoded anew, once: in the sink's type if it is one of the first pages, else
-in the body's, which is the type of -ctk and -ctv; or it is dropped.
+in the body's, which is the type of -ctk and -ctv; or it is dropped. Where the body has a size, the tokens that stay
+are chosen once it is full, those of the page included (see evictions/).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from ...kernels.formats.table import CACHE_TYPES, FORMATS
 from ...kernels.shapes import PAGE, pages
 from ..errors import UsageError, did_you_mean
-from . import layer_map, papers
+from . import evictions, layer_map, papers
 
 STREAMING = "streaming"
 """The policy that keeps the first tokens and a window of recent ones, and drops the others (StreamingLLM)."""
@@ -42,27 +43,42 @@ class Segment:
 
 @dataclass(frozen=True)
 class Segments:
-    """A policy, parsed. name: "", STREAMING, a paper's (see papers/) or the path of a user's Python file."""
+    """A policy, parsed.
+
+    name: "", STREAMING, a paper's (see papers/ and evictions/) or the path of a user's Python file.
+    """
 
     name: str
     sink: Segment
     tail: Segment
+    keep: int | None = None  # tokens that stay in the body, which the policy chooses; None: all that come
 
     def __str__(self) -> str:
         tail = "window" if self.name == STREAMING else "tail"
-        items = [f"sink={self.sink}"] if self.sink.tokens else []
+        given = papers.find(self.name) or evictions.find(self.name)
+        usual = 4 if self.name == STREAMING else given.sink if given else 0  # what no sink= would mean
+        items = [f"sink={self.sink}"] if self.sink.tokens or usual else []
+        items += [f"keep={self.keep}"] if self.keep is not None else []
         return ",".join([*([self.name] if self.name else []), *items, f"{tail}={self.tail}"])
 
     @property
     def function(self) -> str:
         """Return the name whose function changes K and V (see engine/policy/what_if.py); "" if there is none."""
-        return "" if self.name == STREAMING else self.name
+        return "" if self.name == STREAMING or self.keep is not None else self.name
+
+    @property
+    def weighs(self) -> bool:
+        """Return whether a policy that chooses tokens wants their weights in attention."""
+        found = evictions.find(self.name)
+        return self.keep is not None and (found is None or found.rows != "")
 
     @property
     def borders(self) -> Borders:
         """Return where the segments lie, in pages."""
-        tail = pages(self.tail.tokens) + 1
-        return Borders(pages(self.sink.tokens), max(2, tail) if self.function else tail, self.name != STREAMING)
+        tail, most = pages(self.tail.tokens) + 1, None if self.keep is None else pages(self.keep)
+        if self.name and self.name != STREAMING:  # what Python looks at is full before the step
+            tail = max(2, tail)
+        return Borders(pages(self.sink.tokens), tail, self.name != STREAMING, most)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,7 @@ class Borders:
     sink: int
     tail: int  # pages at the end that are in the tail, the one being filled included
     body: bool = True  # False: pages between sink and tail are dropped
+    most: int | None = None  # pages of the body at most, in which tokens are chosen then; None: as many as come
 
     def left(self, tokens: int) -> int:
         """Return how many pages have left the tail of a sequence of n tokens."""
@@ -80,32 +97,53 @@ class Borders:
     def whole(self, tokens: int) -> tuple[int, int]:
         """Return the pages in the sink and in the body of a sequence of n tokens."""
         left = self.left(tokens)
-        return min(left, self.sink), max(0, left - self.sink) if self.body else 0
+        body = max(0, left - self.sink) if self.body else 0
+        return min(left, self.sink), body if self.most is None else min(body, self.most)
 
 
 def parse(text: str) -> Segments:
     """Return the segments that the value of --cache-policy stands for; raises UsageError."""
     first, *rest = text.split(",")
     name = "" if "=" in first else first.strip()
-    paper = papers.find(name)
-    if name and name != STREAMING and paper is None and not name.endswith(".py"):
-        use = f"{STREAMING}, {', '.join(papers.names())}, sink=N:TYPE,tail=N:TYPE or a file.py"
-        raise _error(name, f"unknown policy; use {use}", (STREAMING, *papers.variants()))
+    paper, eviction = papers.find(name), evictions.find(name)
+    if name and name != STREAMING and paper is None and eviction is None and not name.endswith(".py"):
+        every = ", ".join([STREAMING, *evictions.names(), *papers.names()])
+        use = f"{every}, sink=N:TYPE,tail=N:TYPE or a file.py"
+        raise _error(name, f"unknown policy; use {use}", (STREAMING, *evictions.names(), *papers.variants()))
     known = {"sink": "sink", "window" if name == STREAMING else "tail": "tail"}
-    default = "" if name == STREAMING else "f32" if name else layer_map.DEFAULT  # a file's function sees exact values
+    choose = eviction is not None or (name.endswith(".py") and any(_key(item) == "keep" for item in rest))
+    if choose:
+        known = {"sink": "sink", "keep": "keep", "tail": "tail"}
+    # The function of a file or a paper sees exact values, and what is not changed stays as it is.
+    default = "" if name == STREAMING else "f32" if name and not choose else layer_map.DEFAULT
     found = {"sink": Segment(4), "tail": Segment(1020)} if name == STREAMING else {}
-    if paper is not None:
-        found = {"sink": Segment(paper.sink, default, default), "tail": Segment(paper.tail, default, default)}
+    if ends := paper or eviction:
+        found = {"sink": Segment(ends.sink, default, default), "tail": Segment(ends.tail, default, default)}
+    if eviction is not None:
+        found["keep"] = Segment(eviction.keep)
     given = set()
     for item in [part.strip() for part in (rest if name else [first, *rest])]:
         key, _, value = item.partition("=")
         if key not in known or key in given:
             raise _error(item, f"use {' and '.join(f'{key}=N' for key in known)}, each once", tuple(known))
         given.add(key)
-        found[known[key]] = _segment(item, value, default)
+        found[known[key]] = _segment(item, value, "" if key == "keep" else default)
     sink = found.get("sink", Segment())
     tail = found.get("tail", Segment(0, sink.k or default, sink.v or default))
-    return Segments(name, sink, tail)
+    if not choose:
+        return Segments(name, sink, tail)
+    if not found["keep"].tokens:
+        raise _error("keep=0", f"keeps no token; give it {PAGE} or more, or take {STREAMING}")
+    for cache_type in (tail.k, tail.v):
+        if FORMATS[cache_type].size > 1:
+            raise _error(
+                f"tail={tail}", f"tokens of {cache_type} would be encoded anew; give the tail f32, f16 or bf16"
+            )
+    return Segments(name, sink, tail, found["keep"].tokens)
+
+
+def _key(item: str) -> str:
+    return item.partition("=")[0].strip()
 
 
 def _segment(item: str, value: str, typed: str) -> Segment:

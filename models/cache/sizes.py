@@ -14,6 +14,7 @@ from ..config import Config, Layer
 from ..errors import UsageError, did_you_mean
 from . import rotation
 from .kinds import kinds, tables
+from .marks import MARK
 from .segments import Borders
 from .spec import CacheSpec
 
@@ -81,7 +82,8 @@ def cache_bytes(config: Config, spec: CacheSpec, n_ctx: int, *, n_batch: int = P
 def segment_bytes(config: Config, spec: CacheSpec) -> list[int]:
     """Return the bytes that one token takes in each table of a sequence, in the order of `tables`; raises UsageError.
 
-    That is one for each kind of layers and, with segments, one for the tail and one for the sink.
+    That is one for each kind of layers and, with segments, one for the tail and one for the sink. Where tokens of the
+    body are chosen, those of body and tail have marks too (see marks.py).
     """
     each, s = kinds(config), spec.segments
     found = [token_bytes(config, spec, kind.layers) for kind in each]
@@ -89,6 +91,9 @@ def segment_bytes(config: Config, spec: CacheSpec) -> list[int]:
         for segment in (s.tail, s.sink):
             other = CacheSpec(segment.k or spec.k, segment.v or spec.v)
             found.append(token_bytes(config, other, each[0].layers))
+        if s.keep is not None:
+            marks = MARK * sum(config.layers[i].n_head_kv for i in each[0].layers)
+            found[0], found[-2] = found[0] + marks, found[-2] + marks
     return found
 
 
@@ -137,7 +142,8 @@ def sums_places(sequence_ctx: int, sequences: int = 1, n_batch: int = 0, borders
     """
     if borders is None:
         return n_batch + sequences * parts(sequence_ctx)
-    return n_batch * (parts(PAGE * borders.sink) + parts(sequence_ctx) + parts(PAGE * borders.tail))
+    body = sequence_ctx if borders.most is None else min(sequence_ctx, PAGE * borders.most)
+    return n_batch * (parts(PAGE * borders.sink) + parts(body) + parts(PAGE * borders.tail))
 
 
 def sums_bytes(config: Config) -> int:

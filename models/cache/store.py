@@ -18,6 +18,7 @@ from ...kernels.shapes import PAGE
 from ..config import Config, Layer
 from . import rotation
 from .kinds import TablePages, kind_of, tables
+from .marks import Marks
 from .sizes import check_cache_type
 from .spec import CacheSpec
 
@@ -57,6 +58,7 @@ class KVCache:
         self.layers: list[LayerCache] = []  # with segments, the body
         self.tails: dict[int, LayerCache] = {}  # of layers with segments
         self.sinks: dict[int, LayerCache] = {}
+        self.marks: dict[int, tuple[Marks, Marks]] = {}  # of body and tail, in layers whose tokens are chosen
         kinds = len(self.tables) - (2 if segments else 0)
         for i, (layer, (k, v)) in enumerate(zip(config.layers, spec.layers(config.n_layer), strict=True)):
             kind = kind_of(config, i)
@@ -66,6 +68,9 @@ class KVCache:
             types = [(k, v), segments.tail.types(k, v), segments.sink.types(k, v)]
             body, self.tails[i], self.sinks[i] = self._layer(config, layer, (0, kinds, kinds + 1), types)
             self.layers.append(body)
+            if segments.keep is not None:
+                pools = [self.tables[kind].pool for kind in (0, kinds)]
+                self.marks[i] = Marks(layer.n_head_kv, pools[0]), Marks(layer.n_head_kv, pools[1])
 
     def _layer(
         self, config: Config, layer: Layer, kinds: Iterable[int], types: Sequence[tuple[str, str]]
@@ -116,7 +121,8 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Return the bytes of all pools, which sizes.cache_bytes computes in advance."""
-        return sum(held.k_pool.nbytes + held.v_pool.nbytes for held in self.every)
+        marks = sum(each.nbytes for pair in self.marks.values() for each in pair)
+        return marks + sum(held.k_pool.nbytes + held.v_pool.nbytes for held in self.every)
 
     @property
     def tokens(self) -> int:

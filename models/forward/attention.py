@@ -15,6 +15,8 @@ from ...kernels.attention import softmax
 from ...kernels.attention.attend_exact import attend_exact
 from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
+from ...kernels.attention.mass import add_mass
+from ...kernels.attention.mass import scratch_bytes as mass_scratch
 from ...kernels.attention.prefill import attend_many
 from ...kernels.attention.prefill_amx import attend_wide
 from ...kernels.attention.values import as_integers
@@ -185,6 +187,8 @@ def record(r: Recorder, i: int, q: Rows, k: Rows, v: Rows, extras: Extras) -> Ro
         parts_stride=places[0].parts.nbytes, heads=c.n_head, v_dim=c.head_dim_v,
         v_columns=v_columns, v_rotation=kv.v_rotation, sinks=_or_none(extras.sinks), y=to.x, **r.handed_over(to),
     )  # fmt: skip
+    if i in r.kv.marks and r.kv.spec.segments is not None and r.kv.spec.segments.weighs:
+        _record_mass(r, i, places[1:], queries, shared)
     return to
 
 
@@ -244,6 +248,26 @@ def _record_moves(r: Recorder, i: int, shared: dict[str, Any]) -> None:
             moves=at.moves[n],
             **_pools(tail), **{f"{name}_to": value for name, value in _pools(to).items()},
             **{name: value for name, value in shared.items() if name not in ("group", "max_rows")},
+        )  # fmt: skip
+
+
+def _record_mass(r: Recorder, i: int, places: list[Place], queries: Rows, shared: dict[str, Any]) -> None:
+    """Record what adds up the weights of the tokens in body and tail, for a policy that chooses by them."""
+    c = r.config.layers[i]
+    assert r.buffers.scratch_bytes >= mass_scratch(shared["k_columns"])
+    for place, marks in zip(places, r.kv.marks[i], strict=True):
+        kv = place.kv
+        r.plan.add(
+            "mass",
+            add_mass(kv.k_format.name),
+            items=c.n_head_kv,
+            cost=AttendCost(c, kv, ("macs_f32", "macs_f32"), r.prefill, place.held).keys,
+            barrier=place is places[-1],
+            spans=place.spans, table=place.table, rows=r.step.rows, softcap=c.softcap, q=queries.x,
+            q_bytes=queries.x.strides[0], k_pool=kv.k_pool, k_head=kv.k_head, k_page=kv.k_page,
+            k_tile=tiles.tile_bytes(kv.k_format, shared["k_columns"]), sums=r.buffers.sums, sums_at=r.step.sums_at,
+            mass=marks.mass, mass_head=marks.mass.strides[0],
+            **{name: value for name, value in shared.items()},
         )  # fmt: skip
 
 

@@ -110,10 +110,13 @@ class Model:
         logits: npt.NDArray[np.float32] = self._buffers.logits.x[: len(logits_rows), : self.config.n_vocab]
         return logits
 
-    def fill_body(self, function: Callable[[Sequence[Span]], None]) -> None:
-        """Let a function fill the body of a cache with segments: with the pages that leave the tail, before a step."""
+    def fill_body(self, function: Callable[[Sequence[Span]], None], *, all_of_it: bool = True) -> None:
+        """Let a function fill the body of a cache with segments: with the pages that leave the tail, before a step.
+
+        all_of_it: False leaves it the pages for which the body has no room, of which it may put some tokens there.
+        """
         assert self._step.segmented is not None
-        self._fill_body, self._step.segmented.changed = function, True
+        self._fill_body, self._step.segmented.changed = function, all_of_it
 
     def broken(self) -> str | None:
         """Return the operation of the last step that first gave NaN or infinity, as in "blk.1.ffn_down", or None.

@@ -30,10 +30,11 @@ def moves(span: Span, borders: Borders) -> tuple[list[Move], list[Move]]:
     """Return the pages that leave the tail when a span is taken in: those for the sink and those for the body."""
     body, (tail, sink) = span.tables[0], span.tables[-2:]
     found: tuple[list[Move], list[Move]] = [], []
+    end = None if borders.most is None else borders.sink + borders.most  # of those after it, some tokens may stay
     for i in range(borders.left(span.position), borders.left(span.position + len(span.tokens))):
         if i < borders.sink:
             found[SINK].append((int(tail[i]), int(sink[i])))
-        elif borders.body:
+        elif borders.body and (end is None or i < end):
             found[BODY].append((int(tail[i]), int(body[i])))
     return found
 
@@ -65,6 +66,8 @@ class Segmented:
         left = np.maximum(positions // PAGE + 1 - b.tail, 0)
         sink = np.minimum(left, b.sink)
         body = left - sink if b.body else np.zeros_like(left)
+        if b.most is not None:
+            body = np.minimum(body, b.most)
         r, row = self._records, 0
         position, table = 2, 3
         r[SINK, :rows, position], r[BODY, :rows, position] = sink * PAGE - 1, body * PAGE - 1

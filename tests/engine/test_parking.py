@@ -6,6 +6,7 @@ import errno
 import random
 import tempfile
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def test_a_smaller_type(tmp_path: Path, k: str, v: str, smaller: str) -> None:
         np.testing.assert_array_equal(llm.logits(tokens), exact)
 
 
-@pytest.mark.parametrize("policy", ["sink=64:f16/q8_0,tail=64:f16", "streaming,window=100"])
+@pytest.mark.parametrize(
+    "policy", ["sink=64:f16/q8_0,tail=64:f16", "streaming,window=100", "h2o,keep=128,tail=64", "snapkv,keep=128"]
+)
 @pytest.mark.parametrize("cache_type", [None, "turbo4"])
 def test_segments(tmp_path: Path, policy: str, cache_type: str | None) -> None:
     """All segments come back, and the sequence goes on as if nothing had been; with a smaller type nearly so."""
@@ -151,15 +154,21 @@ def test_segments(tmp_path: Path, policy: str, cache_type: str | None) -> None:
     with LLM(path, n_ctx=9 * PAGE, cache=cache, n_threads=1) as llm:
         session = llm.session()
         session.prefill(tokens)
-        expected = session.decode(7).copy()
-        session.rewind(n)
         parked = Parking(tmp_path, cache_type=cache_type).park(llm.model, session.sequence)
+        expected = session.decode(7).copy()
         assert parked is not None and parked.exact == (cache_type is None)
         session.rewind(0)
         for held in llm.model.kv.every:
             held.k_pool[:], held.v_pool[:] = 255, 255
+        for marks in chain.from_iterable(llm.model.kv.marks.values()):
+            marks.mass[:], marks.positions[:] = np.nan, -1
         assert parked.restore(llm.model, session.sequence) and session.tokens == tokens
         np.testing.assert_allclose(session.decode(7), expected, atol=0 if cache_type is None else 1)
+        if cache_type is None:
+            more = session.prefill([5] * 70).copy()
+            session.rewind(0)
+            session.prefill([*tokens, 7])
+            np.testing.assert_array_equal(session.prefill([5] * 70), more)
         parked.close()
 
 

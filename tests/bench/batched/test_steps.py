@@ -33,7 +33,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 12))
 def test_prompts_go_through_in_full_steps(lengths: list[int], n_rows: int) -> None:
-    sequences: Any = [SimpleNamespace(number=i) for i in range(len(lengths))]
+    sequences: Any = [SimpleNamespace(number=i, at_once=int) for i in range(len(lengths))]
     prompts = [[10 * i + j for j in range(n)] for i, n in enumerate(lengths)]
     steps = list(chunks(sequences, prompts, n_rows))
     flat = [token for takes, _ in steps for take in takes for token in take.tokens]

@@ -148,7 +148,7 @@ def test_names() -> None:
     assert str(parse("skvq,tail=64")) == "skvq,sink=5:f32,tail=64:f32"
     assert load("kivi4") is not None
     for wrong in ("kivi3", "kivy", "kivi44", "__init__"):
-        with pytest.raises(UsageError, match="unknown policy; use streaming, hf, kivi"):
+        with pytest.raises(UsageError, match="unknown policy; use streaming, chance, h2o"):
             parse(wrong)
     with pytest.raises(UsageError, match="did you mean kivi"):
         parse("kivy")

@@ -27,6 +27,8 @@ POLICY = st.one_of(
     st.builds("tail={}:{}/{}".format, TOKENS, FLOATS, FLOATS),
     st.builds("streaming,sink={},window={}".format, TOKENS, TOKENS),
     st.builds("my own.py,sink={},tail={}".format, TOKENS, TOKENS),
+    st.builds("h2o,sink={}:{},keep={},tail={}:{}".format, TOKENS, TYPES, st.integers(1, 400), TOKENS, FLOATS),
+    st.builds("my own.py,keep={}".format, st.integers(1, 400)),
 )
 SPEC = st.builds(CacheSpec, TYPES, TYPES, policy=POLICY)
 
@@ -53,6 +55,9 @@ def test_prints_as_flags(spec: CacheSpec) -> None:
         ("sink=64:f16,tail=128:f32", "f16", "tail=128:f32"),
         ("streaming", "q4_0", "streaming,sink=4,window=1020"),
         ("a.py", "f16", "a.py,tail=0:f32"),
+        ("a.py,keep=9", "q4_0", "a.py,keep=9,tail=0:f16"),
+        ("h2o", "q4_0", "h2o,keep=512,tail=512:f16"),
+        ("snapkv,sink=4", "q4_0", "snapkv,sink=4:f16,keep=960,tail=64:f16"),
     ],
 )
 def test_normal_form(policy: str, body: str, normal: str) -> None:
@@ -71,6 +76,12 @@ def test_normal_form(policy: str, body: str, normal: str) -> None:
         ("sink=1,sink=2", "sink=2: use sink=N and tail=N, each once"),
         ("streaming,tail=2", "tail=2: use sink=N and window=N, each once"),
         ("streaming,sink=4:f16", "sink=4:f16: must be a number of tokens"),
+        ("keep=3", "keep=3: use sink=N and tail=N, each once"),
+        ("h2o,keep=0", "keep=0: keeps no token; give it 64 or more, or take streaming"),
+        ("h2o,keep=64:f16", "keep=64:f16: must be a number of tokens"),
+        ("h2o,tail=64:q4_0", "tail=64:q4_0: tokens of q4_0 would be encoded anew; give the tail f32, f16 or bf16"),
+        ("h2", "h2: unknown policy; use streaming, "),
+        ("h3o", "did you mean h2o"),
         ("tail=3:q8_0", "tail=3:q8_0: K of q8_0 is to be encoded anew as q4_0; give the tail f32, f16 or bf16"),
     ],
 )
@@ -101,7 +112,7 @@ def test_bytes_add_up(config: Config, spec: CacheSpec, n_ctx: int, sequences: in
         held[place.kind] = kv.positions(place, tokens, kv.tables[place.kind].first)
     lie = [i for positions in held for i in positions]
     assert len(set(lie)) == len(lie), "no token lies twice"
-    if spec.borders.body:
+    if spec.borders.body and spec.borders.most is None:
         assert sorted(lie) == list(range(tokens)), "and each once"
     assert held_bytes(config, spec, tokens) == sum(
         len(positions) * nbytes for positions, nbytes in zip(held, segment_bytes(config, spec), strict=True)
@@ -111,6 +122,11 @@ def test_bytes_add_up(config: Config, spec: CacheSpec, n_ctx: int, sequences: in
     if not spec.borders.body:
         most = (spec.borders.sink + spec.borders.tail) * PAGE
         assert held_bytes(config, spec, tokens) <= most * token_bytes(config, spec)
+    if spec.borders.most is not None:
+        assert (
+            len(held[0])
+            == min(segments.borders.most or 0, max(0, spec.borders.left(tokens) - spec.borders.sink)) * PAGE
+        )
 
 
 @settings(deadline=None, max_examples=60)
@@ -125,7 +141,7 @@ def test_pages_add_up(config: Config, spec: CacheSpec, n_ctx: int, steps: list[t
             kept = sequence.rewind(max(0, sequence.n_past - n))
             assert kept == sequence.n_past and (kept or not sequence.tokens)
         while not back and n and sequence.n_past < n_ctx:
-            take = min(n, rows, n_ctx - sequence.n_past)
+            take = sequence.at_once(min(n, rows, n_ctx - sequence.n_past))
             span = sequence.span([1] * take, prompt=True)
             if kv.borders is not None:
                 first = kv.borders.left(span.position)

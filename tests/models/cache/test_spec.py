@@ -117,7 +117,7 @@ def test_flags_that_say_no_cache(text: str, says: str) -> None:
 
 
 def test_policies_that_nobody_knows() -> None:
-    with pytest.raises(UsageError, match="--cache-policy snap: unknown policy; use streaming, hf, kivi"):
+    with pytest.raises(UsageError, match="--cache-policy snap: unknown policy; use streaming, chance, h2o"):
         CacheSpec(policy="snap")
 
 
