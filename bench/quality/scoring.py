@@ -45,15 +45,28 @@ def divergences(
     for session in (reference, *sessions):
         _fill(session, tokens[:begin])
     scored = tokens[begin:-1]
-    others = [logprobs(session, scored, decode=decode) for session in sessions]
     parts: list[list[Divergence]] = [[] for _ in sessions]
     at = begin + 1
-    for expected in logprobs(reference, scored, decode=decode):
+    each = [logprobs(session, scored, decode=decode) for session in (reference, *sessions)]
+    for expected, *others in _pieces(each):
         targets = np.array(tokens[at : at + len(expected)])
         for found, other in zip(parts, others, strict=True):
-            found.append(Divergence.of(expected, next(other), targets))
+            found.append(Divergence.of(expected, other, targets))
         at += len(expected)
     return [Divergence.joined(found) for found in parts]
+
+
+def _pieces(each: Sequence[Iterator[F32Array]]) -> Iterator[list[F32Array]]:
+    """Yield the same rows of all; a cache whose tokens are chosen takes fewer of them at once."""
+    held = [np.empty((0, 0), np.float32)] * len(each)
+    while True:
+        try:
+            held = [rows if len(rows) else next(more) for rows, more in zip(held, each, strict=True)]
+        except StopIteration:  # all have as many rows
+            return
+        n = min(map(len, held))
+        yield [rows[:n] for rows in held]
+        held = [rows[n:] for rows in held]
 
 
 def _fill(session: Session, tokens: Sequence[int]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import chain, permutations, product
 
 from ...kernels.shapes import PAGE
-from ...models.cache import papers, sizes
+from ...models.cache import evictions, papers, sizes
 from ...models.cache.layer_map import written
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
@@ -21,7 +21,7 @@ SEGMENTS = "sink=64:f16,tail=128:f16"
 BODIES = (("q4_0", "q4_0"), ("q4_0", "q2_1"), ("turbo3", "turbo3"), ("q2_1", "q2_1"), ("turbo2", "turbo2"))
 """Types of the body below SEGMENTS."""
 RETRIEVAL = ("passkey", "dictionary")
-KINDS = ("types", "segments", "streaming", "papers")
+KINDS = ("types", "segments", "streaming", "evictions", "papers")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def contenders(config: Config, context: int, budgets: Sequence[float]) -> list[C
     """
     sizes.check(config, CacheSpec(policy="streaming"))
     found: dict[CacheSpec, Contender] = {}
-    for kind, name, k, v, policy in _named(context, budgets):
+    for kind, name, k, v, policy in chain(_named(context, budgets), _chosen(config, context, budgets)):
         try:
             cache = CacheSpec(_map(config, k), _map(config, v), policy=policy)
             sizes.check(config, cache)
@@ -83,6 +83,23 @@ def _named(context: int, budgets: Sequence[float]) -> Iterator[tuple[str, str, s
     for name in papers.variants():
         if name not in first:
             yield "papers", name, "f32", "f32", name
+
+
+def _chosen(config: Config, context: int, budgets: Sequence[float]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the policies that choose tokens likewise, with as large a body as each budget has room for."""
+    f16 = sizes.held_bytes(config, CacheSpec(), context, windows=False)
+    for budget, t, name in product(budgets, ("f16", "q8_0"), evictions.names()):
+        ends = evictions.find(name)
+        assert ends is not None
+        for pages in range(context // PAGE - 3, 0, -1):
+            # As many recent tokens as chosen ones, as in the paper, or a page.
+            tail = PAGE * pages if ends.tail == ends.keep else ends.tail
+            policy = f"{name},keep={PAGE * pages},tail={tail}:f16"
+            cache = CacheSpec(_map(config, t), _map(config, t), policy=policy)
+            whole = pages + tail // PAGE + 1 < context // PAGE
+            if whole and sizes.held_bytes(config, cache, context, windows=False) <= budget * f16:
+                yield "evictions", f"{t}/{t} {policy}", t, t, policy
+                break
 
 
 def _map(config: Config, cache_type: str) -> str:

@@ -23,7 +23,7 @@ class Cache:
     def __init__(self, n_pages: int, windows: tuple[int, ...] = (0,), kept: int = 4) -> None:
         self.pools = [PagePool(n_pages) for _ in windows]
         tables = [TablePages(n_pages, kept if window else 0, window) for window in windows]
-        self._kv: Any = SimpleNamespace(tables=tables)
+        self._kv: Any = SimpleNamespace(tables=tables, borders=None)
         self.prefixes = Prefixes(self.pools, windows)
 
     def sequence(self) -> Sequence:
