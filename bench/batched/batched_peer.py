@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import UsageError
-from ..speed.peer import NO_ROTATION, complaint, help_of
+from ..speed.peer import NO_POLICIES, NO_ROTATION, complaint, help_of
 from ..speed.throughput import Unable
 from .grid import BatchedCase
 from .steps import Sample
@@ -74,6 +74,8 @@ class BatchedPeer:
 
     def sample(self, case: BatchedCase) -> Sample:
         """Return the times of one repetition. Raises Unable."""
+        if case.cache.policy:
+            raise Unable(NO_POLICIES)
         shared = ["-pps", *(["-kvu"] if self.unified else [])] if case.shared else []
         each = -(-(case.n_prompt + case.n_gen) // PADDING) * PADDING
         flags: list[object] = [

@@ -11,7 +11,7 @@ import numpy as np
 from ...engine.machine.tables import Table
 from ..machine.roofs import Roofs
 from ..speed import output
-from ..speed.output import NO_PEER, SETUP, Column, in_bytes, number
+from ..speed.output import HELD, NO_PEER, SETUP, Column, in_bytes, number
 from ..speed.record import Record
 from .grid import BatchedCase
 from .steps import Sample, StepCost
@@ -24,9 +24,11 @@ PEERS: dict[str, type] = {
 }  # fmt: skip
 
 # pyllm's own. Bytes and multiply-adds are of a decode step; GB are 10^9 bytes; itl is the time from token to token.
+# bytes_held is what the KV cache of a sequence takes at the end.
 # bus and unit: shares of a step's time that its bytes and its multiply-adds take at the least; bound: the larger.
 OURS: dict[str, type] = {
-    "model_filename": str, "model_type": str, "type_k": str, "type_v": str, "cache_rotate": str, "pages": int,
+    "model_filename": str, "model_type": str, "type_k": str, "type_v": str, "cache_rotate": str, "cache_policy": str,
+    "bytes_held": int, "pages": int,
     "itl_p50_ms": float, "itl_p99_ms": float, "bytes_weights": int, "bytes_k": int, "bytes_v": int, "macs": int,
     "gbps": float, "bus": float, "unit": float, "bound": float, "gain": float, "build_commit": str, "cpu_info": str,
     "cpu_features": str, "numba_version": str, "test_time": str, "peer": str, "peer_rotation": str, "peer_t_pp": float,
@@ -54,7 +56,7 @@ def of_case(case: BatchedCase, n_ctx: int) -> Record:
         "is_pp_shared": int(case.shared), "n_gpu_layers": 0, "n_threads": case.n_threads,
         "n_threads_batch": case.n_threads, "pp": case.n_prompt, "tg": case.n_gen, "pl": case.n_sequences,
         "n_kv": case.n_kv, "type_k": case.cache.k, "type_v": case.cache.v, "cache_rotate": case.cache.rotate,
-        "pages": case.n_pages,
+        "cache_policy": case.cache.policy, "pages": None if case.cache.policy else case.n_pages,
     }  # fmt: skip
 
 
@@ -101,7 +103,18 @@ def gains(records: Sequence[Record]) -> None:
     """Set of each record how many times the decode speed of one sequence it reaches, where that was measured too."""
 
     def rest(record: Record) -> tuple[object, ...]:
-        names = ("model_filename", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "cache_rotate", "pp", "tg")
+        names = (
+            "model_filename",
+            "n_batch",
+            "n_ubatch",
+            "n_threads",
+            "type_k",
+            "type_v",
+            "cache_rotate",
+            "cache_policy",
+            "pp",
+            "tg",
+        )
         return tuple(record[name] for name in names)
 
     single = {rest(r): r["speed_tg"] for r in records if r["pl"] == 1}
@@ -136,6 +149,7 @@ COLUMNS = (
     Column("GB/s", number("gbps", "{:.1f}")),
     Column("bus", number("bus", "{:.0%}")),
     Column("unit", number("unit", "{:.0%}")),
+    HELD,
     Column("pages", number("pages", "{}")),
 )
 

@@ -8,7 +8,7 @@ from itertools import product
 
 from ...kernels.shapes import PAGE, pages
 from ...models.errors import UsageError
-from ..speed.cases import Run, Runs
+from ..speed.cases import Run, Runs, cached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class BatchedCase(Run):
 
     def __str__(self) -> str:
         tests = f"pp{self.n_prompt} tg{self.n_gen} B{self.n_sequences}"
-        return f"{tests}{' shared' * self.shared} {self.cache.pair} -t {self.n_threads}"
+        return f"{tests}{' shared' * self.shared} {cached(self.cache)} -t {self.n_threads}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,9 @@ class BatchedGrid(Runs):
         if not grid:
             raise UsageError("-npp 0 -ntg 0: there is nothing to measure; give -npp or -ntg a number of tokens")
         for case in grid:
+            if case.shared and case.cache.policy:
+                problem = "-pps: what a page holds depends on how far its sequence has come, so none are shared"
+                raise UsageError(f"--cache-policy {case.cache.policy}: does not go with {problem}")
             if case.n_sequences > case.setup.n_rows:
                 most = f"a step has at most {case.setup.n_rows} rows (the smaller of -b and -ub)"
                 raise UsageError(f"-npl {case.n_sequences}: {most}; raise -ub, or take fewer sequences")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...engine.llm import LLM
 from ...engine.machine.bars import Bars
+from ...models.cache.sizes import held_bytes
 from ...models.progress import silent
 from ..machine.noise import Others
 from ..machine.roofs import Roofs
@@ -40,6 +41,7 @@ class Rounds:
     others: float = field(default=0.0, init=False)  # share of the machine that other programs took
     _samples: dict[tuple[BatchedCase, str], list[Sample]] = field(default_factory=dict, init=False)
     _costs: dict[BatchedCase, StepCost | None] = field(default_factory=dict, init=False)
+    _held: dict[BatchedCase, int] = field(default_factory=dict, init=False)
     _n_ctx: dict[BatchedCase, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class Rounds:
             with Bars() as progress:  # they have a thread, which must not run during a measurement
                 for case in cases:
                     llm = engines.of(case.setup, progress).llm
+                    each = case.n_prompt + case.n_gen
+                    self._held[case] = held_bytes(llm.config, case.cache, each)
                     self._costs[case], self._n_ctx[case] = StepCost.of(llm, case), llm.n_ctx
             if self.warm_up:
                 for case in cases:
@@ -102,6 +106,7 @@ class Rounds:
                 continue
             model = record.model(self.models[case.model][0])
             asked = figures.of_case(case, self._n_ctx[case])
+            asked["bytes_held"] = self._held[case]
             parts = [system, model, asked, figures.ours(case, samples, self._costs[case], roofs)]
             if self.peer:
                 parts.append({"peer": self.peer.name, "peer_rotation": self.peer.rotates(case)})

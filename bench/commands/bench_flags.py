@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...engine.commands.flags import MODEL, add_layers, add_offline, add_output, value, whole
+from ...engine.commands.flags import MODEL, add_layers, add_offline, add_output, policy, value, whole
 
 BENCH = """\
 Measures how fast a model processes prompts and generates tokens, with llama-bench's flags and columns.
@@ -48,6 +48,13 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     add_layers(tests, "k")
     add_layers(tests, "v")
     _list(tests, "--cache-rotate", "MODE", "which quantized sides to rotate: auto, k, v, both, none (default: auto)")
+    tests.add_argument(
+        "--cache-policy",
+        metavar="POLICY",
+        type=policy,
+        action="append",
+        help="which tokens are kept in which types, as for `run`; may be repeated, also `none`",
+    )
     _list(tests, "-t --threads", "N", "threads (default: one for each core)")
     shapes = "0.5B, 1.1B, 1.5B, 3B, 8B; with experts: 1.3B-A0.4B, 7B-A1B"
     _list(tests, "--synthetic", "SIZE", f"models with random weights in the shapes of known ones: {shapes}")

@@ -37,6 +37,7 @@ def settings(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         "type_k": cases.cache_types("k", args.cache_type_k, args.cache_type_k_layers),
         "type_v": cases.cache_types("v", args.cache_type_v, args.cache_type_v_layers),
         "cache_rotate": cases.names("--cache-rotate", args.cache_rotate or ["auto"], tuple(MODES)),
+        "cache_policy": args.cache_policy or [""],
         "n_threads": whole("-t", args.threads, str(usable_cores()), 1, THREADS),
         "models": list(models(args, progress)),  # last, after the flags are checked: it may fetch or write a file
     }

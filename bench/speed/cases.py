@@ -66,6 +66,10 @@ class Case(Run):
         return self.cache.rotate
 
     @property
+    def cache_policy(self) -> str:
+        return self.cache.policy
+
+    @property
     def n_tokens(self) -> int:
         """Return the tokens that are timed."""
         return self.n_prompt + self.n_gen
@@ -76,7 +80,12 @@ class Case(Run):
         return self.n_depth + self.n_tokens
 
     def __str__(self) -> str:
-        return f"{label(self.n_prompt, self.n_gen, self.n_depth)} {self.cache.pair} -t {self.n_threads}"
+        return f"{label(self.n_prompt, self.n_gen, self.n_depth)} {cached(self.cache)} -t {self.n_threads}"
+
+
+def cached(cache: CacheSpec) -> str:
+    """Return how a status line names a cache."""
+    return f"{cache.pair} {cache.policy}".rstrip()
 
 
 def label(n_prompt: int, n_gen: int, n_depth: int) -> str:
@@ -95,13 +104,17 @@ class Runs:
     type_k: Sequence[str]
     type_v: Sequence[str]
     cache_rotate: Sequence[str]
+    cache_policy: Sequence[str] = ("",)
     n_threads: Sequence[int]
 
     def runs(self) -> Iterator[dict[str, Any]]:
         """Yield the fields of each Run but its model; the last list varies fastest."""
-        lists = self.n_batch, self.n_ubatch, self.type_k, self.type_v, self.cache_rotate, self.n_threads
-        for batch, ubatch, k, v, rotate, threads in product(*lists):
-            yield {"n_batch": batch, "n_ubatch": ubatch, "cache": CacheSpec(k, v, rotate), "n_threads": threads}
+        caches = [CacheSpec(*of) for of in product(self.type_k, self.type_v, self.cache_rotate, self.cache_policy)]
+        for batch, ubatch, cache, threads in product(self.n_batch, self.n_ubatch, caches, self.n_threads):
+            if cache.segments and cache.segments.function:
+                problem = "has no kernel, so its speed says nothing; `pyllm perplexity` says what it loses"
+                raise UsageError(f"--cache-policy {cache.policy}: {problem}")
+            yield {"n_batch": batch, "n_ubatch": ubatch, "cache": cache, "n_threads": threads}
 
 
 @dataclass(frozen=True, kw_only=True)

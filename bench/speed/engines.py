@@ -69,13 +69,13 @@ class Engine:
     sessions: dict[int, Session] = field(default_factory=dict)
 
     def at(self, depth: int, progress: Progress) -> Session:
-        """Return a session with `depth` tokens in the cache, which is filled once and then only rewound."""
+        """Return a session with `depth` tokens in the cache, which is filled once and then rewound."""
         if depth not in self.sessions:
-            session = self.sessions[depth] = self.llm.session()
-            if depth:
-                self.fill(session, random_tokens(self.llm.config.n_vocab, depth), progress)
-        self.sessions[depth].rewind(depth)
-        return self.sessions[depth]
+            self.sessions[depth] = self.llm.session()
+        session = self.sessions[depth]
+        if session.rewind(depth) < depth:  # it is new, or a policy does not go back so far
+            self.fill(session, random_tokens(self.llm.config.n_vocab, depth), progress)
+        return session
 
 
 class Models:

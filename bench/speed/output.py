@@ -116,8 +116,11 @@ SETUP = (
     Column("type_k", number("type_k", "{}"), names=True, usual=("type_k", "f16")),
     Column("type_v", number("type_v", "{}"), names=True, usual=("type_v", "f16")),
     Column("rotate", number("cache_rotate", "{}"), names=True, usual=("cache_rotate", "auto")),
+    Column("policy", number("cache_policy", "{}"), left=True, names=True, usual=("cache_policy", "")),
 )
 """What each case runs with; columns that all results of `bench` have."""
+HELD = Column("KV held", in_bytes("bytes_held"), usual=("cache_policy", ""))
+"""What the KV cache of a sequence takes at the end, where a policy makes that another figure than bytes per token."""
 COLUMNS = (
     Column("model", number("model_type", "{}"), left=True, names=True),
     Column("size", in_bytes("model_size")),
@@ -133,6 +136,7 @@ COLUMNS = (
     Column("weights/token", in_bytes("bytes_weights")),
     Column("K/token", in_bytes("bytes_k")),
     Column("V/token", in_bytes("bytes_v")),
+    HELD,
     Column("GB/s", number("gbps", "{:.1f}")),
     Column("bus", number("mbu", "{:.0%}")),
 )

@@ -16,6 +16,7 @@ from ...models.errors import UsageError
 from .cases import Case
 from .throughput import Unable
 
+NO_POLICIES = "it has no policies for its cache"
 NO_ROTATION = {"LLAMA_ATTN_ROT_DISABLE": "1"}
 
 
@@ -78,6 +79,8 @@ class Peer:
 
     def sample(self, case: Case) -> int:
         """Return the nanoseconds of one repetition. Raises Unable."""
+        if case.cache.policy:
+            raise Unable(NO_POLICIES)
         if not case.n_depth or self.depth == "-d":
             depth = ["-d", case.n_depth] if case.n_depth else []
             if case.n_prompt and case.n_gen:

@@ -27,10 +27,12 @@ LLAMA_BENCH: dict[str, type] = {
 }  # fmt: skip
 
 # pyllm's own. Bytes are per token; GB are 10^9 bytes; mbu is gbps / gbps_ceiling, the share of the memory bus.
+# bytes_held is what the KV cache of a sequence takes at the end.
 OURS: dict[str, type] = {
     "median_ns": int, "median_ts": float, "min_ts": float, "max_ts": float, "bytes_weights": int, "bytes_k": int,
     "bytes_v": int, "gbps": float, "gbps_ceiling": float, "mbu": float, "compile_s": float, "rss_peak": int,
-    "cache_rotate": str, "cpu_features": str, "numba_version": str, "peer": str, "peer_rotation": str,
+    "cache_rotate": str, "cache_policy": str, "bytes_held": int, "cpu_features": str, "numba_version": str,
+    "peer": str, "peer_rotation": str,
     "peer_median_ts": float, "peer_min_ts": float, "peer_max_ts": float, "ratio": float,
 }  # fmt: skip
 
@@ -85,7 +87,18 @@ def case(case: Case, ours: Samples, traffic: Traffic, ceiling: float) -> Record:
     """Return the fields of what was measured. ceiling: bytes per second that the same threads read at most."""
     tokens, (avg_ns, stddev_ns), (avg_ts, stddev_ts) = case.n_tokens, average(ours.ns), average(ours.ts)
     gbps = traffic.total / ours.median_ns
-    shared = ("n_prompt", "n_gen", "n_depth", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "cache_rotate")
+    shared = (
+        "n_prompt",
+        "n_gen",
+        "n_depth",
+        "n_batch",
+        "n_ubatch",
+        "n_threads",
+        "type_k",
+        "type_v",
+        "cache_rotate",
+        "cache_policy",
+    )
     return {
         **{name: getattr(case, name) for name in shared},
         "avg_ns": round(avg_ns),

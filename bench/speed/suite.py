@@ -8,6 +8,7 @@ from functools import partial
 from statistics import median
 
 from ...engine.machine.bars import Bars
+from ...models.cache.sizes import held_bytes
 from ...models.progress import silent
 from ..machine.bandwidth import ceiling
 from ..machine.noise import Others
@@ -39,6 +40,7 @@ class Suite:
     _results: Results = field(default_factory=dict, init=False)
     _models: Models = field(default_factory=Models, init=False)
     _traffic: dict[Case, Traffic] = field(default_factory=dict, init=False)
+    _held: dict[Case, int] = field(default_factory=dict, init=False)
     _compile_s: dict[Case, float] = field(default_factory=dict, init=False)
     _rss_peak: dict[Case, int] = field(default_factory=dict, init=False)
 
@@ -78,6 +80,7 @@ class Suite:
                 engine = engines.of(case.setup, progress)
                 engine.at(case.n_depth, progress)
                 self._traffic[case], self._compile_s[case] = Traffic.of(engine.llm, case), engine.compile_s
+                self._held[case] = held_bytes(engine.llm.config, case.cache, case.n_ctx)
 
     def _take_ceilings(self, engines: Engines, cases: Sequence[Case]) -> None:
         """Measure the read bandwidth with the threads of one engine for each number of threads."""
@@ -92,7 +95,11 @@ class Suite:
             ours = self._results.get((case, US))
             if ours is None:
                 continue
-            common = {"compile_s": self._compile_s[case], "rss_peak": self._rss_peak[case]}
+            common = {
+                "bytes_held": self._held[case],
+                "compile_s": self._compile_s[case],
+                "rss_peak": self._rss_peak[case],
+            }
             measured = record.case(case, ours, self._traffic[case], max(self.ceilings[case.n_threads]))
             parts = [system, record.model(self._models[case.model][0]), common, measured]
             if self.peer:

@@ -138,8 +138,8 @@ class Traffic:
         """Sum the costs of the plan. In decode they grow linearly, so first and last step give the mean."""
         end = case.n_depth + case.n_prompt
         steps = []
-        for start in range(case.n_depth, end, case.setup.n_rows):
-            rows = min(case.setup.n_rows, end - start)
+        for start in range(case.n_depth, end, llm.model.n_batch):
+            rows = min(llm.model.n_batch, end - start)
             steps.append((1.0, llm.model.cost(rows, start + rows)))
         if case.n_gen:
             steps += [(case.n_gen / 2, llm.model.cost(1, context)) for context in (end + 1, case.n_ctx)]

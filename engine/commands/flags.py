@@ -43,11 +43,16 @@ def add_layers(group: argparse._ActionsContainer, side: str) -> None:
 
 def add_policy(group: argparse._ActionsContainer) -> None:
     """Add --cache-policy."""
-    from ...models.cache.papers import names
+    from ...models.cache import evictions, papers
 
     text = "which tokens are kept in which types: sink=N:TYPE,tail=N:TYPE (the first and the last; others as -ctk and "
-    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), or what K and V would be in a format without "
-    text += f"a kernel, with -ctk f32 -ctv f32: a paper's ({', '.join(names())}; kivi4: 4 bits) or a file.py's"
+    text += "-ctv say), streaming[,sink=N,window=N] (others are dropped), a policy that chooses tokens to stay "
+    text += (
+        f"({', '.join(evictions.names())} or file.py; [,sink=N,keep=N,tail=N]), or what K and V would be in a format "
+    )
+    text += (
+        f"without a kernel, with -ctk f32 -ctv f32: a paper's ({', '.join(papers.names())}; kivi4: 4 bits) or file.py's"
+    )
     group.add_argument("--cache-policy", metavar="POLICY", type=policy, default="", help=text)
 
 

@@ -74,7 +74,9 @@ class Evictor:
         mass = np.concatenate([marks.mass[:, held].reshape(heads, -1), last.mass[:, page]], axis=1)
         old = marks.positions[:, held].reshape(heads, -1).astype(np.int64)
         new = np.broadcast_to(first + np.arange(PAGE), (heads, PAGE))
-        seen = Seen(i, now, np.concatenate([old, new], axis=1), mass, partial(self._read, i, slots, page))
+        positions = np.concatenate([old, new], axis=1)
+        positions.flags.writeable = mass.flags.writeable = False  # what the user's code may try
+        seen = Seen(i, now, positions, mass, partial(self._read, i, slots, page))
         order = np.argsort(-self._scored(seen), axis=1, kind="stable")
         stays = np.zeros(mass.shape, bool)
         np.put_along_axis(stays, order[:, :size], True, axis=1)
@@ -90,7 +92,7 @@ class Evictor:
         name = f"--cache-policy {self._kv.spec.policy}"
         try:
             scores = np.asarray(self._policy.score(seen), np.float32)
-        except Exception as error:  # whatever the user's code does
+        except (Exception, SystemExit) as error:  # whatever the user's code does
             raise UsageError(f"{name}: raised {type(error).__name__} in layer {seen.layer}: {error}") from error
         if scores.shape != seen.mass.shape:
             raise UsageError(f"{name}: returned scores of shape {scores.shape}, not {seen.mass.shape}")

@@ -49,7 +49,7 @@ def _named_in(path: str, name: str, example: str) -> tuple[Any, dict[str, Any]]:
         raise UsageError(f"--cache-policy {path}: there is no such file")
     try:
         found = runpy.run_path(path, run_name="pyllm_policy")
-    except Exception as error:  # whatever the user's code does
+    except (Exception, SystemExit) as error:  # whatever the user's code does
         raise UsageError(f"--cache-policy {path}: raised {type(error).__name__}: {error}") from error
     if not callable(found.get(name)):
         raise UsageError(f"--cache-policy {path}: has no function named {name}; write def {name}{example}")

@@ -50,7 +50,7 @@ class Changer:
         shapes = [side.shape for side in given]
         try:
             changed = [np.asarray(side, np.float32) for side in self._function(*given, i, position)]
-        except Exception as error:  # whatever the user's code does
+        except (Exception, SystemExit) as error:  # whatever the user's code does
             raise UsageError(
                 f"--cache-policy {self._name}: raised {type(error).__name__} in layer {i}: {error}"
             ) from error

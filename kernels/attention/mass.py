@@ -40,6 +40,10 @@ def scratch_bytes(k_columns: int) -> int:
     return PAGE * k_columns * 4 + ROWS * SCORE_ROW
 
 
+SLICES = 4
+"""Items of a KV head; each takes every fourth page of a sequence, as there are few heads."""
+
+
 @inline
 def _together(a, row):
     """Return how many rows from `row` on are of one sequence and see the same pages, and the table of these."""
@@ -64,39 +68,47 @@ def _add_row(a, head, row, g, page, scores, mass):
         store_f32(mass + t, load_f32(mass + t) + exp(load_f32(scores + t) - top) * share)
 
 
+@inline
+def _add_page(n, a, head, row, vectors, page, keys, scores, mass):
+    """Add the weights of `vectors` query vectors from `row` on, `n` (a constant) together, to those of a page."""
+    q = a.q + (head * a.max_rows + row) * a.group * a.q_bytes
+    for i in range(0, vectors, n):
+        for t in range(0, TILES, 2):  # scores of some vectors with 32 tokens
+            at = keys + t * a.k_columns * 64
+            left, right = pair_dot(n, at, at + a.k_columns * 64, a.k_columns, q + i * a.q_bytes, a.q_bytes)
+            store_rows(scores + 64 * t, SCORE_ROW, left)
+            store_rows(scores + 64 * t + 64, SCORE_ROW, right)
+        for j in range(i, min(i + n, vectors)):
+            _add_row(a, head, row + j // a.group, j % a.group, page, scores + (j - i) * SCORE_ROW, mass)
+
+
 @cache
-def add_mass(k_type: str) -> Kernel:
-    """Return the kernel that adds the weights of a step's rows to those of the tokens; items are KV heads.
+def add_mass(k_type: str, group: int) -> Kernel:
+    """Return the kernel that adds the weights of a step's rows to those of the tokens; items: KV heads x SLICES.
 
     They are added row by row, so a sum does not depend on how rows were cut into steps.
     """
-    n = ROWS
+    few = min(group, ROWS)
 
-    @kernel(MASS, f"add_mass_{k_type}")
+    @kernel(MASS, f"add_mass_{k_type}_{group}")
     def add_mass(a, begin, end, thread):
         room, k_floats = a.scratch + thread * a.scratch_bytes, a.k_columns * 64
         scores = room + TILES * k_floats
-        for head in range(begin, end):
-            row = 0
+        for item in range(begin, end):
+            head, slice, row = item // SLICES, item % SLICES, 0
             while row < peek_i64(a.rows):
                 rows, table = _together(a, row)
                 last = peek_i64(a.spans + SPAN_BYTES * (row + rows - 1) + SPAN_POSITION)
-                vectors, q = rows * a.group, a.q + (head * a.max_rows + row) * a.group * a.q_bytes
-                for p in range((last + PAGE) // PAGE):
+                for p in range(slice, (last + PAGE) // PAGE, SLICES):
                     page = peek_i64(table + 8 * p)
                     k, mass = a.k_pool + head * a.k_head + page * a.k_page, a.mass + head * a.mass_head
                     keys = floats_of(k_type, k, a.k_columns, 0, a.k_columns, room)
                     for t in range(1, TILES):
                         floats_of(k_type, k + t * a.k_tile, a.k_columns, 0, a.k_columns, room + t * k_floats)
-                    for i in range(0, vectors, n):
-                        for t in range(0, TILES, 2):  # scores of some vectors with 32 tokens
-                            at = keys + t * k_floats
-                            left, right = pair_dot(n, at, at + k_floats, a.k_columns, q + i * a.q_bytes, a.q_bytes)
-                            store_rows(scores + 64 * t, SCORE_ROW, left)
-                            store_rows(scores + 64 * t + 64, SCORE_ROW, right)
-                        for j in range(i, min(i + n, vectors)):
-                            at = scores + (j - i) * SCORE_ROW
-                            _add_row(a, head, row + j // a.group, j % a.group, p, at, mass + page * SCORE_ROW)
+                    if rows == 1:
+                        _add_page(few, a, head, row, a.group, p, keys, scores, mass + page * SCORE_ROW)
+                    else:
+                        _add_page(ROWS, a, head, row, rows * a.group, p, keys, scores, mass + page * SCORE_ROW)
                 row += rows
 
     return add_mass

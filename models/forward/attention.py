@@ -15,7 +15,7 @@ from ...kernels.attention import softmax
 from ...kernels.attention.attend_exact import attend_exact
 from ...kernels.attention.combine import combine
 from ...kernels.attention.decode import attend_one
-from ...kernels.attention.mass import add_mass
+from ...kernels.attention.mass import SLICES, add_mass
 from ...kernels.attention.mass import scratch_bytes as mass_scratch
 from ...kernels.attention.prefill import attend_many
 from ...kernels.attention.prefill_amx import attend_wide
@@ -259,8 +259,8 @@ def _record_mass(r: Recorder, i: int, places: list[Place], queries: Rows, shared
         kv = place.kv
         r.plan.add(
             "mass",
-            add_mass(kv.k_format.name),
-            items=c.n_head_kv,
+            add_mass(kv.k_format.name, shared["group"]),
+            items=c.n_head_kv * SLICES,
             cost=AttendCost(c, kv, ("macs_f32", "macs_f32"), r.prefill, place.held).keys,
             barrier=place is places[-1],
             spans=place.spans, table=place.table, rows=r.step.rows, softcap=c.softcap, q=queries.x,

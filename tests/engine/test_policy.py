@@ -44,6 +44,47 @@ def test_files_that_are_no_policy(tmp_path: Path, content: str | None, says: str
     assert str(caught.value).startswith(f"--cache-policy {path}: {says}") and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "def policy(k, v, layer, position): return k, v",
+            "has no function named score; write def score(seen): return",
+        ),
+        ("def score(seen): return seen.mass\nROWS = 'some'", "ROWS is 'some', must be 'all', 'page' or ''"),
+        ("def score(seen): raise KeyError('x')", "raised KeyError in layer 0: 'x'"),
+        ("def score(seen): return seen.mass[0]", "returned scores of shape (128,), not (2, 128)"),
+        ("def score(seen): return 'abc'", "raised ValueError in layer 0: could not convert string"),
+        (
+            "def score(seen): return seen.mass * float('nan')",
+            "returned scores that are not numbers, in layer 0 at token",
+        ),
+        ("import sys\ndef score(seen): sys.exit(3)", "raised SystemExit in layer 0: 3"),
+        (
+            "def score(seen): seen.mass[:] = 0; return seen.mass",
+            "raised ValueError in layer 0: assignment destination is",
+        ),
+    ],
+)
+def test_files_that_choose_no_tokens(file: Path, tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "p.py"
+    path.write_text(content)
+    policy = f"{path},keep=64,tail=0"
+    with pytest.raises(UsageError) as caught, LLM(file, n_ctx=256, cache_policy=policy, n_threads=1) as llm:
+        llm.logits(TOKENS)
+    assert str(caught.value).startswith(f"--cache-policy {path}") and says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_chooses_as_h2o_does(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("def score(seen): return seen.mass")
+    found = []
+    for name in ("h2o", tmp_path / "p.py"):
+        with LLM(file, n_ctx=256, cache_policy=f"{name},keep=64,tail=0", n_threads=1) as llm:
+            found.append(llm.logits(TOKENS))
+    np.testing.assert_array_equal(*found)
+
+
 def less(k: np.ndarray, v: np.ndarray, layer: int, position: int) -> tuple[np.ndarray, np.ndarray]:
     return k / 2, v / 2
 

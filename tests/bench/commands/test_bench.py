@@ -58,6 +58,29 @@ def test_the_grid_measured(model: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "read bandwidth" in err and "cpu: " in err
 
 
+def test_policies_side_by_side(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A step reads, and a sequence holds, what the policy keeps; going back by pages is filled again."""
+    flags = ["--cache-policy", "none", "--cache-policy", "h2o,keep=64,tail=0", "--cache-policy", "sink=64:q8_0,tail=64"]
+    code, out, err = bench(capsys, "-p 0 -n 70 -d 300 -t 1 -r 2 -o json", *flags, model)
+    assert code == 0, err
+    every = {r["cache_policy"].partition(",")[0]: r for r in json.loads(out)}
+    assert list(every) == ["", "h2o", "sink=64:q8_0"]
+    token = 2 * 2 * 2 * 32 * 2  # layers, K and V, KV heads, values, bytes
+    assert every[""]["bytes_held"] == 370 * token
+    assert every["h2o"]["bytes_held"] == (64 + 370 - 256) * (token + 2 * 2 * 8), "with a mass and a position each"
+    assert every["h2o"]["bytes_v"] < every["sink=64:q8_0"]["bytes_v"] < every[""]["bytes_v"]
+    flags = ["-npp", "200", "-ntg", "4", "-npl", "2", *flags]
+    code, out, err = bench(capsys, "-t 1 -r 1 -o json", *flags, model)
+    assert code == 0, err
+    assert [r["pages"] for r in json.loads(out)] == [8, None, None]
+    code, out, _ = bench(capsys, "-t 1 -r 1", *flags, model)
+    assert code == 0 and "h2o,keep=64" in out and "KV held" in out
+    code, _, err = bench(capsys, "-pps", *flags, model)
+    assert code == 2 and "does not go with -pps" in err
+    code, _, err = bench(capsys, "-t 1", "--cache-policy", "kivi", model)
+    assert code == 2 and "kivi,tail=128:f32: has no kernel, so its speed says nothing" in err
+
+
 def test_markdown_says_what_it_was_measured_on(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = bench(capsys, "-p 4 -n 0 -r 1 -t 1 --no-warmup -o md -m", model)
     assert code == 0 and "warming up" not in err

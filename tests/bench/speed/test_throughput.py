@@ -93,7 +93,7 @@ def test_traffic_is_that_of_all_steps() -> None:
         steps.append((rows, context))
         return Cost(weights=1000, k=10 * context, v=context)
 
-    llm: Any = SimpleNamespace(model=SimpleNamespace(cost=cost))
+    llm: Any = SimpleNamespace(model=SimpleNamespace(cost=cost, n_batch=8))
     traffic = Traffic.of(llm, case(n_prompt=20, n_ubatch=8, n_depth=100))
     assert steps == [(8, 108), (8, 116), (4, 120)]
     assert (traffic.weights, traffic.k, traffic.v) == (3000, 3440, 344)
