@@ -72,9 +72,11 @@ STUDY = """\
 Measures what quantizing K and V costs on a model: perplexity and KL divergence from an f32 cache for pairs of cache
 types, by task and context length, layer by layer, and where bits are best spent.
 
-The most informative measurements come first, and each is saved at once: to continue a study that was interrupted or
-ran out of budget, give the same command again. The same seed and texts give the same file. Activations are float32, so
-that the loss is the cache's alone; the row "f16/f16, fast" shows what the rounding of activations in answers adds.
+A first look comes first, about a minute on a small model: f16, q8_0 and q4_0 in K and V, alone and together, rotated
+and not, a longer text, a number to be found in a text. Then all of it with more texts, and more types and tasks, what
+tells most first. Each measurement is saved at once: the same command continues a study that was interrupted or ran out
+of budget. The same seed and texts give the same file. Activations are float32, so that the loss is the cache's alone;
+the row "f16/f16, fast" shows what the rounding of activations in answers adds.
 
   pyllm study kv model.gguf --budget 10m --report report/
   pyllm study kv model.gguf --data ../shared/data -c 512,4096 --types q8_0,q4_0 --budget 2h"""
@@ -89,7 +91,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     subjects += "policies --help` have the flags of the others"
     add("subject", metavar="kv", choices=("kv", "concurrency", "policies"), help=subjects)
     add("model", metavar="MODEL", nargs="?", help=MODEL)
-    add("--budget", metavar="TIME", type=duration, default=600.0, help="time to spend: 90s, 10m, 2h (default: 10m)")
+    add(
+        "--budget",
+        metavar="TIME",
+        type=duration,
+        default=600.0,
+        help="time to spend: 90s, 10m, 2h (default: 10m); compiling kernels for the first look is not counted",
+    )
     types = f"cache types to study, a list (default: all quantized ones): {', '.join(CACHE_TYPES)}"
     add("--types", metavar="TYPES", action="append", help=types)
     contexts = "a list of context lengths: all pairs at the first; prose and retrieval at the others too (default: 512)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -15,8 +15,13 @@ from ...models.config import Config
 from ..quality import split
 from .tasks import TASKS
 
-LAYER_CONTEXT, CONTEXT = 512, 1024
-"""Tokens of the contexts for single layers, and for all else that needs no other length; at most the model's own."""
+LAYER_CONTEXT, CONTEXT, LONG = 512, 1024, 2048
+"""Tokens of the contexts for single layers, for all else that needs no other length, and of the first look's long one;
+at most the model's own."""
+LEAD = ("f16", "q8_0", "q4_0")
+"""The types whose cross comes first: the ones that users choose from."""
+FAR = ("passkey", "dictionary", "copy")
+"""Tasks whose answer stands somewhere in the text."""
 PROBE = "q4_0"
 """The type whose loss in a single layer measures how sensitive the layer is."""
 
@@ -34,14 +39,18 @@ class Cell:
     context: int
     cache: CacheSpec
     fast: bool = False  # the cache computes as answers do, in a study whose other cells are exact
+    few: bool = False  # one sample, for a first look
 
     @property
     def key(self) -> str:
-        return f"{self.measure} {self.task} {self.context} {self.cache.key}{' fast' if self.fast else ''}"
+        how = f"{' fast' if self.fast else ''}{' few' if self.few else ''}"
+        return f"{self.measure} {self.task} {self.context} {self.cache.key}{how}"
 
     @property
     def samples(self) -> int:
         """Return the number of samples of the task."""
+        if self.few:
+            return 1
         if self.measure != "score":
             return 2
         if not TASKS[self.task].fills:
@@ -58,43 +67,98 @@ class Options:
     rotate: tuple[str, ...]  # the first is studied in full
     fast: bool = False  # all cells compute as answers do
 
+    def lead(self) -> list[str]:
+        """Return the types whose cross comes first: LEAD, or as many others in their place."""
+        found = [t for t in LEAD if t in self.types]
+        more = [t for t in (*self.types[:2], *self.types[-1:]) if t not in found]
+        return [*found, *more[: len(LEAD) - len(found)]]
+
+    def crossed(self) -> list[tuple[str, str]]:
+        """Return the pairs of the lead's quantized types, the smallest last."""
+        quantized = [t for t in self.lead() if t != "f16"]
+        return [(k, v) for k, v in product(quantized, repeat=2)]
+
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the pairs that are measured in most tasks: equal types, and neighbours in both orders."""
-        found: list[tuple[str, str]] = [(t, t) for t in self.types]
+        """Return the pairs that are measured in most tasks: the lead's, equal types, and neighbours in both orders."""
+        found: list[tuple[str, str]] = [("f16", "f16"), *self.crossed(), *((t, t) for t in self.types)]
         for a, b in pairwise(self.types[1:]):
             found += [(a, b), (b, a)]
-        return found
+        return list(dict.fromkeys(found))
 
 
 def cells(options: Options, config: Config, results: Results) -> Iterator[Cell]:
     """Yield all cells, the most informative first. Cells that depend on results come only once these are there."""
     main, *other = options.rotate
-    context = usual(config)
+    context, first, pairs = usual(config), options.contexts[0], options.pairs()
+    lead, crossed = lead_pairs(options), [("f16", "f16"), *options.crossed()]
 
     def of(measure: str, task: str, context: int, pairs: Pairs, rotate: str = main) -> Iterator[Cell]:
         return (Cell(measure, task, context, CacheSpec(k, v, rotate)) for k, v in pairs)
 
-    pairs = options.pairs()
-    alone = [pair for t in options.types for pair in ((t, "f32"), ("f32", t))]
-    first = options.contexts[0]
-    yield from of("score", "prose", first, [*pairs, *alone])
+    yield from first_look(options, config, results)
+    yield from of("score", "prose", first, lead)
     yield from floor(options)
-    yield norms(options, config)
-    for rotate in options.rotate:
-        yield from of("attention", "prose", context, [(t, t) for t in options.types], rotate)
-    yield from layer_cells(options, config)
-    yield from splits(options, config, results)
+    for task in (*FAR[:2], "questions", "sums"):
+        yield from of("score", task, context, crossed)
+    yield from of("score", "prose", long(config), crossed)
     for rotate in other:
-        yield from of("score", "prose", first, [*pairs, *alone], rotate)
-    for task in ("questions", "sums"):
-        yield from of("score", task, context, pairs)
-    for task in ("passkey", "dictionary", "copy"):
+        yield from of("score", "prose", first, changed_by_rotation(lead), rotate)
+    yield from (cell for cell in attention_cells(options, config) if cell.cache.k in options.lead())
+    yield from layer_cells(options, config)
+    yield norms(options, config)
+    yield from splits(options, config, results)
+    yield from of("score", "prose", first, [*pairs, *alone(options.types)])
+    for rotate in other:
+        yield from of("score", "prose", first, changed_by_rotation([*pairs, *alone(options.types)]), rotate)
+    yield from attention_cells(options, config)
+    for task in ("questions", "sums", *FAR):
         yield from of("score", task, context, pairs)
     yield from of("generate", "prose", context, pairs)
-    for longer in options.contexts[1:]:
-        for task in ("prose", "passkey", "dictionary", "copy"):
+    for longer in (*options.contexts[1:], long(config)):
+        for task in ("prose", *FAR):
             yield from of("score", task, longer, pairs)
-    yield from of("score", "prose", first, [(k, v) for k, v in product(options.types, repeat=2) if (k, v) not in pairs])
+    yield from of("score", "prose", first, [(k, v) for k in options.types for v in options.types])
+
+
+def first_look(options: Options, config: Config, results: Results) -> Iterator[Cell]:
+    """Yield what matters most, of one sample each; not where the cell of all samples is known."""
+    main, *other = options.rotate
+    lead, first = lead_pairs(options), options.contexts[0]
+    looks = [("prose", first, lead, main)]
+    looks += [("prose", first, changed_by_rotation(lead), rotate) for rotate in other[:1]]
+    looks += [("prose", long(config), options.crossed(), main), ("passkey", usual(config), options.crossed(), main)]
+    for task, context, pairs, rotate in looks:
+        for k, v in pairs:
+            whole = Cell("score", task, context, CacheSpec(k, v, rotate))
+            if whole.key not in results:
+                yield replace(whole, few=True)
+
+
+def lead_pairs(options: Options) -> list[tuple[str, str]]:
+    """Return the cross of the lead's types in K and V, and each quantized one alone beside an exact side."""
+    cross = [(k, v) for k in options.lead() for v in options.lead()]
+    return [*cross, *alone([t for t in options.lead() if t != "f16"])]
+
+
+def alone(types: Sequence[str]) -> list[tuple[str, str]]:
+    return [pair for t in types for pair in ((t, "f32"), ("f32", t))]
+
+
+def changed_by_rotation(pairs: Pairs) -> list[tuple[str, str]]:
+    """Return the pairs that have a quantized side: others are never rotated."""
+    return [pair for pair in pairs if set(pair) - {"f16", "f32"}]
+
+
+def attention_cells(options: Options, config: Config) -> Iterator[Cell]:
+    """Yield the cells that compare attention's inner figures, of equal types in each rotation."""
+    for rotate in options.rotate:
+        for t in options.types:
+            yield Cell("attention", "prose", usual(config), CacheSpec(t, t, rotate))
+
+
+def long(config: Config) -> int:
+    """Return the context of the first look's long text, in tokens."""
+    return min(LONG, config.n_ctx_train)
 
 
 def floor(options: Options) -> Iterator[Cell]:

@@ -16,9 +16,10 @@ from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ...models.errors import UsageError
 from ...models.file.gguf import GGUF
-from ..study.cells import Cell, Options, Results, cells
-from ..study.measure import Bench, groups, measure
-from ..study.texts import Sources
+from .cells import Cell, Options, Results, cells, first_look
+from .measure import Bench, groups, measure, prepare
+from .pace import Pace
+from .texts import Sources
 
 
 def all_types(config: Config) -> list[str]:
@@ -44,23 +45,41 @@ def headed(gguf: GGUF, config: Config, asked: Sources, seed: int, *, fast: bool 
 
 
 def fill(bench: Bench, options: Options, study: StudyFile, budget: float, progress: Bars) -> None:
-    """Measure the cells of `study kv` that are not known yet, until `budget` seconds are over."""
+    """Measure the cells of `study kv` that are not known yet, until `budget` seconds are over.
+
+    The kernels of the first look are compiled before the clock starts.
+    """
     config = bench.caches.config
+    look = [cell for cell in first_look(options, config, study.results) if cell.key not in study.results]
+    if budget and look:
+        ready = list({cell.cache.pair: cell for cell in look}.values())
+        for n, cell in enumerate(ready):
+            progress("compiling kernels", n, len(ready), cell.cache.pair)
+            prepare(bench, [cell])
     fill_cells(bench, lambda results: cells(options, config, results), study, budget, progress)
 
 
 def fill_cells(
     bench: Bench, wanted: Callable[[Results], Iterable[Cell]], study: StudyFile, budget: float, progress: Bars
 ) -> None:
-    """Measure the cells that are wanted, given the results so far, and not known yet, until the budget is over."""
-    begin = monotonic()
+    """Measure the cells that are wanted, given the results so far, and not known yet, within `budget` seconds.
+
+    A cell begins only if it is likely to end in time; one that takes too long makes way for the next that does not.
+    """
+    begin, pace = monotonic(), Pace()
     while todo := [cell for cell in wanted(study.results) if cell.key not in study.results]:
-        if monotonic() - begin > budget:
+        left = budget - (monotonic() - begin)
+        found = (pace.fitting(group, left) for group in groups(bench, once(todo)))
+        if (group := next(filter(None, found), None)) is None:
             return
-        group = next(iter(groups(bench, once(todo))))  # then ask again: cells that depend on it may come first
         known = len(study.results)
         progress("study", known, known + len(todo), said(group[0]))
-        study.add(measure(bench, group))
+        started = monotonic()
+        prepare(bench, group)
+        ready = monotonic()
+        results = measure(bench, group)
+        pace.learn(group, ready - started, monotonic() - ready)
+        study.add(results)  # then ask again: cells that depend on these may come first
         known = len(study.results)
         progress("study", known, known + sum(cell.key not in study.results for cell in todo), said(group[-1]))
 

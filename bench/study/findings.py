@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...models.cache.sizes import token_bytes
 from ...models.cache.spec import CacheSpec
 from ...models.config import Config
 from ..report.report import Table
-from .cells import Cell, Options, Results, floor, norms, sensitivity, splits, targets, usual
+from .cells import Cell, Options, Results, floor, long, norms, sensitivity, splits, targets, usual
 from .stats import frontier, more_bits, rank_correlation
 from .tasks import TASKS
 
@@ -18,6 +18,12 @@ from .tasks import TASKS
 def _side(losses: Mapping[tuple[str, int], float], side: str) -> list[float]:
     """Return the losses of one side ("k" or "v"), layer by layer."""
     return [losses[key] for key in sorted(losses) if key[0] == side]
+
+
+def _with_error(result: Mapping[str, Any], name: str, digits: str) -> str:
+    """Return a figure with its standard error; without it where an older study has none."""
+    error = result.get(f"{name.removesuffix('_mean')}_error")
+    return f"{result[name]:{digits}}" + ("" if error is None else f" ± {error:{digits.removeprefix('+')}}")
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,12 @@ class Findings:
     options: Options
 
     def of(self, measure: str, task: str, context: int, k: str, v: str, rotate: str | None = None) -> Any:
-        """Return the result of a cell, or None if it was not measured or the task had no samples."""
-        found = self.results.get(Cell(measure, task, context, CacheSpec(k, v, rotate or self.options.rotate[0])).key)
+        """Return the result of a cell, or of a first look at it.
+
+        None if neither was measured, or the task had no samples.
+        """
+        cell = Cell(measure, task, context, CacheSpec(k, v, rotate or self.options.rotate[0]))
+        found = self.results.get(cell.key) or self.results.get(replace(cell, few=True).key)
         return None if found is None or found.get("samples") == 0 else found
 
     def tables(self) -> Iterator[Table]:
@@ -50,11 +60,15 @@ class Findings:
             found += [("f16", "f16", ", fast", self.results.get(cell.key)) for cell in floor(self.options)
                       if cell.cache.rotate == rotate]  # fmt: skip
             rows = [
-                [f"{k}/{v}{how}", self._bytes(k, v), f"{r['ppl']:.3f}", f"{r['ln_ppl_ratio']:+.4f}",
-                 f"{r['kld_mean']:.5f} ± {r['kld_error']:.5f}", f"{r['kld_99']:.3f}", f"{r['same_top']:.1%}"]
+                [f"{k}/{v}{how}", self._bytes(k, v), _with_error(r, "kld_mean", ".5f"), f"{r['kld_99']:.3f}",
+                 f"{r['same_top']:.1%}", _with_error(r, "ppl", ".2f"), _with_error(r, "ln_ppl_ratio", "+.4f"),
+                 str(r["samples"])]
                 for k, v, how, r in found if r
             ]  # fmt: skip
-            columns = ["K/V", "per token", "PPL", "ln ratio", "KLD from f32", "99 %", "same top"]
+            for n, r in sorted({r["samples"]: r for *_, r in found if r}.items()):  # the reference on as many texts
+                exact = _with_error(r, "ppl_reference", ".2f")
+                rows.insert(0, ["f32/f32", self._bytes("f32", "f32"), "0", "0", "100%", exact, "0", str(n)])
+            columns = ["K/V", "per token", "KLD from f32", "99 %", "same top", "PPL", "ln ratio", "texts"]
             yield Table(f"Pairs on prose, {first} tokens, rotation {rotate}", columns, rows)
 
     def _frontier(self) -> Table:
@@ -88,14 +102,17 @@ class Findings:
     def _tasks(self) -> Table:
         rows = []
         for task in TASKS:
-            for context in dict.fromkeys((*self.options.contexts, usual(self.config))):
+            for context in sorted({*self.options.contexts, usual(self.config), long(self.config)}):
+                if task == "prose" and context == self.options.contexts[0]:
+                    continue  # the pairs' own table has it
                 for k, v in self.options.pairs():
                     if r := self.of("score", task, context, k, v):
                         loss = f"{r['ln_ppl_ratio']:+.4f} ± {r['ln_ppl_ratio_error']:.4f}"
                         hits = "" if task == "prose" else f"{r['hits']:.0%} of {r['hits_reference']:.0%}"
                         kld = f"{r['kld_mean']:.4f} ± {r['kld_error']:.4f}"
-                        rows.append([task, str(context), f"{k}/{v}", kld, loss, f"{r['same_top']:.1%}", hits])
-        columns = ["task", "tokens", "K/V", "KLD", "loss of log p", "same top", "hits, of f32's"]
+                        same = f"{r['same_top']:.1%}"
+                        rows.append([task, str(context), f"{k}/{v}", kld, loss, same, hits, str(r["samples"])])
+        columns = ["task", "tokens", "K/V", "KLD", "loss of log p", "same top", "hits, of f32's", "texts"]
         return Table("Tasks and lengths", columns, rows, keys=(0, 1, 2))
 
     def _attention(self) -> Iterator[Table]:
@@ -131,7 +148,7 @@ class Findings:
             each = [("uniform", k, v)]
             each += [(name, made[at].cache.k, made[at].cache.v) for i, name in enumerate(names)
                      if (at := i * len(targets(self.options)) + number) < len(made)]  # fmt: skip
-            for name, key, value in each:
+            for name, key, value in each if len(each) > 1 else ():
                 if r := self.of("score", "prose", self.options.contexts[0], key, value):
                     flags = (
                         f"--cache-type-k-layers {key} --cache-type-v-layers {value}" if ":" in key else f"{key}/{value}"

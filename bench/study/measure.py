@@ -59,9 +59,9 @@ def groups(bench: Bench, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
         yield from _fitting(bench, run)
 
 
-def _alike(cell: Cell) -> tuple[str, str, int, bool]:
+def _alike(cell: Cell) -> tuple[str, str, int, bool, bool]:
     """Return what cells that are measured side by side have in common."""
-    return cell.measure, cell.task, cell.context, cell.fast
+    return cell.measure, cell.task, cell.context, cell.fast, cell.few
 
 
 def _fitting(bench: Bench, cells: list[Cell]) -> Iterator[list[Cell]]:
@@ -72,6 +72,15 @@ def _fitting(bench: Bench, cells: list[Cell]) -> Iterator[list[Cell]]:
     waiting = iter(cells)
     for group in bench.caches.groups([cell.cache for cell in cells], [EXACT]):
         yield [next(waiting) for _ in group]
+
+
+def prepare(bench: Bench, cells: Sequence[Cell]) -> None:
+    """Have the kernels of these cells compiled, where they are not yet."""
+    for cell in cells:
+        if cell.measure in BESIDE:
+            bench.caches.n_ctx = max(cell.context, 64)
+            with bench.caches.open([cell.cache], fast=cell.fast):
+                pass
 
 
 def measure(bench: Bench, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
@@ -103,8 +112,10 @@ def _score(bench: Bench, cell: Cell, exact: Session, others: Sequence[Session]) 
 def _summary(parts: Sequence[Divergence]) -> dict[str, Any]:
     """Return the statistics of a cell's samples, how often the whole answer is right, and the loss along the answer."""
     whole = divergence.statistics(Divergence.joined(parts))
-    keys = ("ppl", "ppl_reference", "nll", "ln_ppl_ratio", "ln_ppl_ratio_error", "kld_mean", "kld_error", "kld_max",
-            "delta_p_mean", "delta_p_rms", "same_top", "same_top_error")  # fmt: skip
+    keys = (
+        "ppl", "ppl_error", "ppl_reference", "ppl_reference_error", "nll", "ln_ppl_ratio", "ln_ppl_ratio_error",
+        "kld_mean", "kld_error", "kld_max", "delta_p_mean", "delta_p_rms", "same_top", "same_top_error",
+    )  # fmt: skip
     length = min(len(part.kld) for part in parts)
     course = np.mean(
         [[piece.mean() for piece in np.array_split(part.kld[:length], min(8, length))] for part in parts], axis=0
